@@ -1,0 +1,7 @@
+"""traceark: the archive for the runs of LLM agents."""
+
+from traceark.models import Event, Goal, GoalStats, GoalTree, Message, Trace, Usage
+from traceark.protocol import TraceStore
+
+__all__ = ["Event", "Goal", "GoalStats", "GoalTree", "Message", "Trace", "TraceStore", "Usage"]
+__version__ = "0.1.0"
