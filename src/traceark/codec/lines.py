@@ -1,0 +1,238 @@
+"""JSON, exactly, and the lines that prove themselves.
+
+The standard library's JSON with NaN refused and nothing coerced: a value that would come back as
+another is refused with its path. A *line* is one record (or one header) as flat JSON whose last
+field, ``_crc``, is the CRC-32 of the bytes before it. This module knows no files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from traceark.errors import CorruptFileError, InvalidValueError
+from traceark.models import RESERVED_FIELDS, ArchiveModel, Json, JsonObject, path_of
+
+MAX_DEPTH = 500
+# Python refuses to print or parse longer integers (sys.int_info.default_max_str_digits is 4300).
+_MAX_INTEGER = 10**4299
+_CRC_BYTES = len(b',"_crc":"00000000"}')
+
+_readable = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+_ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
+def check_json(value: object, path: tuple[str | int, ...] = ()) -> None:
+    """Refuse a value that JSON cannot say exactly.
+
+    Raises
+    ------
+    InvalidValueError
+        NaN, an infinity, a key that is no text, a type that JSON has not (tuple, bytes, datetime,
+        …), nesting deeper than 500; the error names the path.
+
+    Examples
+    --------
+    >>> check_json({"a": [1, float("nan")]}, ("content",))
+    Traceback (most recent call last):
+    traceark.errors.InvalidValueError: content.a[1]: nan is no JSON number
+    """
+    if value is None or type(value) is str:
+        return
+    stack: list[tuple[object, tuple[str | int, ...]]] = [(value, path)]
+    base = len(path)
+    while stack:
+        item, where = stack.pop()
+        if item is None or isinstance(item, str | bool):
+            continue
+        if isinstance(item, dict):
+            if len(where) - base > MAX_DEPTH:
+                raise InvalidValueError(f"nested deeper than {MAX_DEPTH}", path_of(where[:8]) + "…")
+            for key, child in item.items():
+                if not isinstance(key, str):
+                    raise InvalidValueError(f"the key {key!r} is no text", path_of(where))
+                if child is not None and type(child) is not str:
+                    stack.append((child, (*where, key)))
+        elif isinstance(item, list):
+            if len(where) - base > MAX_DEPTH:
+                raise InvalidValueError(f"nested deeper than {MAX_DEPTH}", path_of(where[:8]) + "…")
+            for index, child in enumerate(item):
+                if child is not None and type(child) is not str:
+                    stack.append((child, (*where, index)))
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise InvalidValueError(f"{item} is no JSON number", path_of(where))
+        elif isinstance(item, int):
+            if not -_MAX_INTEGER < item < _MAX_INTEGER:
+                raise InvalidValueError("an integer of more than 4,299 digits", path_of(where))
+        else:
+            hint = "; make it a list" if isinstance(item, tuple | set | frozenset) else ""
+            raise InvalidValueError(f"JSON has no {type(item).__name__}{hint}", path_of(where))
+
+
+def dumps(value: object) -> str:
+    """Return checked JSON as compact text that UTF-8 can encode.
+
+    Text is left readable; only where it holds a lone surrogate is everything escaped.
+    """
+    text = _readable.encode(value)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _ascii.encode(value)
+    return text
+
+
+def loads(text: str) -> Any:
+    """Return the value of JSON text that this module wrote."""
+    return json.loads(text)
+
+
+def time_text(moment: datetime) -> str:
+    """Return a UTC time as the archive writes it.
+
+    Examples
+    --------
+    >>> time_text(datetime(2026, 1, 2, tzinfo=UTC))
+    '2026-01-02T00:00:00.000000Z'
+    """
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def check_texts(model: ArchiveModel, path: tuple[str | int, ...] = ()) -> None:
+    """Refuse lone surrogates in typed text fields, which a Parquet column cannot hold."""
+    for name, value in model.__dict__.items():
+        if isinstance(value, ArchiveModel):
+            check_texts(value, (*path, name))
+        elif isinstance(value, str) and not value.isascii() and not _is_utf8(value):
+            raise InvalidValueError("the text holds a lone surrogate, which only JSON fields keep", path_of((*path, name)))
+        elif isinstance(value, list) and name not in JSON_FIELDS:
+            for index, item in enumerate(value):
+                if isinstance(item, ArchiveModel):
+                    check_texts(item, (*path, name, index))
+                elif isinstance(item, str) and not _is_utf8(item):
+                    raise InvalidValueError("the text holds a lone surrogate", path_of((*path, name, index)))
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+JSON_FIELDS = frozenset({"content", "context", "metadata", "payload"})
+
+
+def to_record(model: ArchiveModel, path: tuple[str | int, ...] = ()) -> JsonObject:
+    """Return a model as a flat JSON object, checked: fields that are None left out, extra ones kept.
+
+    Raises
+    ------
+    InvalidValueError
+        A JSON field or an extra field holds what JSON cannot say, or an extra field has a reserved name.
+    """
+    record: JsonObject = {}
+    for name, value in model.__dict__.items():
+        if value is None:
+            continue
+        if name in JSON_FIELDS:
+            check_json(value, (*path, name))
+            record[name] = value
+        elif isinstance(value, datetime):
+            record[name] = time_text(value)
+        elif isinstance(value, ArchiveModel):
+            record[name] = to_record(value, (*path, name))
+        elif isinstance(value, list):
+            record[name] = [
+                to_record(item, (*path, name, index)) if isinstance(item, ArchiveModel) else item
+                for index, item in enumerate(value)
+            ]
+        else:
+            record[name] = value
+    extra = model.__pydantic_extra__
+    if extra:
+        for name, value in extra.items():
+            if name in RESERVED_FIELDS:
+                raise InvalidValueError("the name is reserved for the archive's own use", path_of((*path, name)))
+            check_json(value, (*path, name))
+            _check_name(name, path)
+            record[name] = value
+    return record
+
+
+def _check_name(name: str, path: tuple[str | int, ...]) -> None:
+    if not name.isascii() and not _is_utf8(name):
+        raise InvalidValueError(f"the field name {name!a} holds a lone surrogate", path_of(path))
+
+
+def record_text(model: ArchiveModel, record: JsonObject) -> str:
+    """Return the JSON text of `to_record(model)`, refusing surrogates in typed fields."""
+    text = _readable.encode(record)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        check_texts(model)
+        return _ascii.encode(record)
+    return text
+
+
+def seal_line(body: str) -> bytes:
+    """Return the line of a JSON object's text: its ``_crc`` added, a newline at the end."""
+    proven = body[:-1].encode()
+    return b'%b,"_crc":"%08x"}\n' % (proven, zlib.crc32(proven))
+
+
+def encode_line(record: Mapping[str, Json]) -> bytes:
+    """Return a JSON object as a line that proves itself.
+
+    Examples
+    --------
+    >>> encode_line({"role": "user"})
+    b'{"role":"user","_crc":"c95db8c1"}\\n'
+    """
+    return seal_line(dumps(record))
+
+
+def proves_itself(line: bytes) -> bool:
+    """Say whether a line (without its newline) is whole and unchanged."""
+    if len(line) <= _CRC_BYTES or line[-_CRC_BYTES:-10] != b',"_crc":"' or line[-2:] != b'"}':
+        return False
+    return line[-10:-2] == b"%08x" % zlib.crc32(line[:-_CRC_BYTES])
+
+
+def decode_line(line: bytes, what: str) -> JsonObject:
+    """Return the JSON object of a line that proves itself, without its ``_crc``.
+
+    Parameters
+    ----------
+    line : bytes
+        With or without the newline.
+    what : str
+        The file (and line) for the error.
+
+    Raises
+    ------
+    CorruptFileError
+        The line does not prove itself.
+    """
+    line = line.removesuffix(b"\n")
+    if not proves_itself(line):
+        raise CorruptFileError(f"{what} does not prove itself (its _crc is missing or wrong); restore it from a copy")
+    try:
+        record = json.loads(line.decode())
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise CorruptFileError(f"{what} is no JSON object: {error}") from None
+    if not isinstance(record, dict):
+        raise CorruptFileError(f"{what} is no JSON object")
+    del record["_crc"]
+    return cast("JsonObject", record)

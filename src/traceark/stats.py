@@ -1,0 +1,313 @@
+"""Totals and stats as folds over a trace's messages.
+
+Pure: records in, sums out. The sums do not depend on the order in which goals and messages
+arrive; cost is summed exactly. What a caller sets is kept as an *adjustment*, the difference
+between what was set and what the messages added up to at that moment, so that a recount still
+proves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Context, Decimal, Inexact
+from typing import NamedTuple, cast
+
+from traceark.errors import InvalidValueError
+from traceark.models import INT64_MAX, INT64_MIN, Goal, GoalStats, GoalTree, JsonObject
+
+PREVIEW_TOOLS = 5
+PREVIEW_ARROW = " → "
+# Doubles need at most 767 significant digits and reach from 1e-324 to 1e308; sums of 2**63 of them
+# still fit. Inexact is trapped, so a sum that would round is an error and not a wrong total.
+EXACT = Context(prec=1500, traps=[Inexact], Emin=-10_000, Emax=10_000)
+
+
+def exact(cost: float | None) -> Decimal:
+    """Return a cost as the decimal that is written for it."""
+    return Decimal(repr(cost)) if cost else Decimal(0)
+
+
+class Facts(NamedTuple):
+    """What the folds need to know of one message."""
+
+    offset: int
+    sequence: int
+    goal_id: str | None
+    tokens: int
+    cost: float | None
+    duration_ms: int
+    tool_name: str | None
+
+
+def counted_tokens(record: Mapping[str, object]) -> int:
+    """Return the tokens that a message record adds to the totals (see `Message.counted_tokens`)."""
+    tokens = record.get("tokens")
+    if tokens is not None:
+        return cast("int", tokens)
+    usage = cast("dict[str, int | None] | None", record.get("usage"))
+    if not usage:
+        return 0
+    kinds = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    return sum(usage.get(kind) or 0 for kind in kinds)
+
+
+def facts_of(record: Mapping[str, object], offset: int) -> Facts:
+    """Return the facts of a message record that was added at an offset."""
+    return Facts(
+        offset,
+        cast("int", record["sequence"]),
+        cast("str | None", record.get("goal_id")),
+        counted_tokens(record),
+        cast("float | None", record.get("cost")),
+        cast("int | None", record.get("duration_ms")) or 0,
+        cast("str | None", record.get("tool_name")),
+    )
+
+
+@dataclass(slots=True)
+class Sums:
+    """Counts and sums over some messages."""
+
+    count: int = 0
+    tokens: int = 0
+    cost: Decimal = Decimal(0)
+    duration_ms: int = 0
+    tools: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, facts: Facts, sign: int = 1) -> None:
+        """Count one message in (``sign=1``) or out (``-1``, which leaves `tools` alone)."""
+        self.count += sign
+        self.tokens += sign * facts.tokens
+        self.duration_ms += sign * facts.duration_ms
+        if facts.cost:
+            self.cost = EXACT.add(self.cost, exact(facts.cost) * sign)
+        if sign > 0 and facts.tool_name is not None:
+            self.tools.append((facts.offset, facts.tool_name))
+            if len(self.tools) > 4 * PREVIEW_TOOLS:
+                self.tools = sorted(self.tools)[-PREVIEW_TOOLS:]
+
+    def absorb(self, other: Sums) -> None:
+        """Add another goal's sums."""
+        self.count += other.count
+        self.tokens += other.tokens
+        self.duration_ms += other.duration_ms
+        self.cost = EXACT.add(self.cost, other.cost)
+        self.tools = sorted([*self.tools, *other.tools])[-PREVIEW_TOOLS:]
+
+    def last_tools(self) -> list[tuple[int, str]]:
+        """Return the last few tool names with their offsets, oldest first."""
+        return sorted(self.tools)[-PREVIEW_TOOLS:]
+
+
+class MessageFold:
+    """The running fold over a trace's message log: totals, sums by goal, facts by message id."""
+
+    def __init__(self) -> None:
+        self.total = Sums()
+        self.by_goal: dict[str | None, Sums] = {}
+        self.facts: dict[str, Facts] = {}
+        self.last_sequence = 0
+
+    def check_room(self, facts: Facts) -> None:
+        """Refuse a message that would carry a total beyond 64 bits."""
+        for name, total, more in (
+            ("tokens", self.total.tokens, facts.tokens),
+            ("duration_ms", self.total.duration_ms, facts.duration_ms),
+        ):
+            if not INT64_MIN <= total + more <= INT64_MAX:
+                raise InvalidValueError("the trace's total would pass 64 bits", name)
+
+    def add(self, message_id: str, facts: Facts) -> None:
+        """Fold in a message that was added."""
+        self.facts[message_id] = facts
+        self.last_sequence = max(self.last_sequence, facts.sequence)
+        self.total.add(facts)
+        sums = self.by_goal.get(facts.goal_id)
+        if sums is None:
+            sums = self.by_goal[facts.goal_id] = Sums()
+        sums.add(facts)
+
+    def replace(self, message_id: str, facts: Facts) -> None:
+        """Fold in an update: the message counts with its new facts and no more with its old ones."""
+        old = self.facts[message_id]
+        if old == facts:
+            return
+        self.facts[message_id] = facts
+        self.total.add(old, -1)
+        self.total.add(facts)
+        self.by_goal[old.goal_id].add(old, -1)
+        self.by_goal.setdefault(facts.goal_id, Sums()).add(facts)
+        if (old.goal_id, old.tool_name) != (facts.goal_id, facts.tool_name) or old.tool_name is not None:
+            self._recount_tools({old.goal_id, facts.goal_id})
+
+    def _recount_tools(self, goal_ids: set[str | None]) -> None:
+        for goal_id in goal_ids:
+            self.by_goal[goal_id].tools = sorted(
+                (facts.offset, facts.tool_name)
+                for facts in self.facts.values()
+                if facts.goal_id == goal_id and facts.tool_name is not None
+            )[-PREVIEW_TOOLS:]
+
+
+def updated_facts(old: Facts, fields: Mapping[str, object], usage: Mapping[str, object] | None, tokens: int | None) -> Facts:
+    """Return the facts of a message after an update has set `fields`.
+
+    `usage` and `tokens` are the message's own after the update.
+    """
+    changes: dict[str, object] = {}
+    if "goal_id" in fields:
+        changes["goal_id"] = fields["goal_id"]
+    if "tool_name" in fields:
+        changes["tool_name"] = fields["tool_name"]
+    if "cost" in fields:
+        changes["cost"] = fields["cost"]
+    if "duration_ms" in fields:
+        changes["duration_ms"] = fields["duration_ms"] or 0
+    if "tokens" in fields or "usage" in fields:
+        changes["tokens"] = counted_tokens({"tokens": tokens, "usage": usage})
+    return old._replace(**changes) if changes else old  # type: ignore[arg-type]
+
+
+TOTALS = ("total_messages", "total_tokens", "total_cost", "total_duration_ms")
+STATS = ("message_count", "total_tokens", "total_cost", "total_duration_ms")
+
+Adjustments = dict[str, Decimal]
+
+
+def totals_of(sums: Sums, adjustments: Mapping[str, Decimal]) -> dict[str, int | float]:
+    """Return trace totals: what the messages add up to, plus what was set."""
+    counted = (Decimal(sums.count), Decimal(sums.tokens), sums.cost, Decimal(sums.duration_ms))
+    totals: dict[str, int | float] = {}
+    for name, value in zip(TOTALS, counted, strict=True):
+        whole = EXACT.add(value, adjustments.get(name, Decimal(0)))
+        totals[name] = float(whole) if name == "total_cost" else int(whole)
+    return totals
+
+
+def adjustment(name: str, value: float, sums: Sums) -> Decimal:
+    """Return what must be added to a recount so that it gives the value that was set."""
+    counted = {
+        "total_messages": Decimal(sums.count),
+        "message_count": Decimal(sums.count),
+        "total_tokens": Decimal(sums.tokens),
+        "total_cost": sums.cost,
+        "total_duration_ms": Decimal(sums.duration_ms),
+    }[name]
+    return EXACT.subtract(Decimal(repr(value)) if isinstance(value, float) else Decimal(value), counted)
+
+
+@dataclass(slots=True)
+class SetStats:
+    """What a caller set of one goal's stats: adjustments by field, and the preview with its offset."""
+
+    adjustments: Adjustments = field(default_factory=dict)
+    preview: str | None = None
+    preview_offset: int = 0
+
+    def to_json(self) -> JsonObject:
+        """Return it as `goal_tree.json` keeps it."""
+        out: JsonObject = {name: str(value) for name, value in self.adjustments.items()}
+        if self.preview_offset:
+            out["preview"] = {"value": self.preview, "offset": self.preview_offset - 1}
+        return out
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, object]) -> SetStats:
+        """Return it from what `goal_tree.json` keeps."""
+        found = cls()
+        for name, value in stored.items():
+            if name == "preview":
+                preview = cast("dict[str, object]", value)
+                found.preview = cast("str | None", preview["value"])
+                found.preview_offset = cast("int", preview["offset"]) + 1
+            else:
+                found.adjustments[name] = Decimal(cast("str", value))
+        return found
+
+
+# Per goal id: what was set of self_stats and of cumulative_stats.
+SetGoals = dict[str, tuple[SetStats, SetStats]]
+
+
+def _goal_stats(sums: Sums, was_set: SetStats | None, template: GoalStats) -> GoalStats:
+    adjustments = was_set.adjustments if was_set else {}
+    tools = sums.last_tools()
+    names = [name for _, name in tools]
+    if was_set is not None and was_set.preview_offset:
+        later = [name for offset, name in tools if offset >= was_set.preview_offset]
+        names = ([*was_set.preview.split(PREVIEW_ARROW), *later] if was_set.preview else later)[-PREVIEW_TOOLS:]
+        if not later and was_set.preview is not None:
+            names = [was_set.preview]
+    counted = (Decimal(sums.count), Decimal(sums.tokens), sums.cost, Decimal(sums.duration_ms))
+    fields: dict[str, object] = dict(template.__pydantic_extra__ or {})
+    for name, value in zip(STATS, counted, strict=True):
+        whole = EXACT.add(value, adjustments.get(name, Decimal(0)))
+        fields[name] = float(whole) if name == "total_cost" else int(whole)
+    fields["preview"] = PREVIEW_ARROW.join(names) if names else None
+    return GoalStats.parse(fields)
+
+
+def _with_self_adjustments(sums: Sums, was_set: SetStats | None) -> Sums:
+    if was_set is None:
+        return Sums(sums.count, sums.tokens, sums.cost, sums.duration_ms, sums.last_tools())
+    adjust = was_set.adjustments
+    return Sums(
+        sums.count + int(adjust.get("message_count", 0)),
+        sums.tokens + int(adjust.get("total_tokens", 0)),
+        EXACT.add(sums.cost, adjust.get("total_cost", Decimal(0))),
+        sums.duration_ms + int(adjust.get("total_duration_ms", 0)),
+        sums.last_tools(),
+    )
+
+
+def goal_sums(goals: Iterable[Goal], by_goal: Mapping[str | None, Sums], was_set: SetGoals) -> dict[str, tuple[Sums, Sums]]:
+    """Return, per goal, the sums of its own messages and of its own plus all descendants'.
+
+    The first leaves adjustments out; the second contains the self adjustments of all goals below
+    and of the goal itself, but no cumulative ones.
+    """
+    listed = list(goals)
+    own = {goal.id: by_goal.get(goal.id) or Sums() for goal in listed}
+    cumulative = {
+        goal.id: _with_self_adjustments(own[goal.id], was_set[goal.id][0] if goal.id in was_set else None) for goal in listed
+    }
+    parents = {goal.id: goal.parent_id for goal in listed}
+    depth: dict[str, int] = {}
+    for goal_id in parents:
+        chain: list[str] = []
+        step: str | None = goal_id
+        while step is not None and step not in depth:
+            chain.append(step)
+            step = parents[step]
+        base = depth[step] if step is not None else -1
+        for distance, link in enumerate(reversed(chain), start=1):
+            depth[link] = base + distance
+    for goal_id in sorted(parents, key=lambda each: depth[each], reverse=True):
+        parent = parents[goal_id]
+        if parent is not None:
+            cumulative[parent].absorb(cumulative[goal_id])
+    return {goal.id: (own[goal.id], cumulative[goal.id]) for goal in listed}
+
+
+def with_stats(tree: GoalTree, fold: MessageFold, was_set: SetGoals) -> GoalTree:
+    """Return the tree with every goal's stats as the messages and what was set make them."""
+    sums = goal_sums(tree.goals, fold.by_goal, was_set)
+    nothing = (None, None)
+    goals = []
+    for goal in tree.goals:
+        own_set, cumulative_set = was_set.get(goal.id, nothing)
+        own, cumulative = sums[goal.id]
+        copy = goal.model_copy()
+        copy.__dict__["self_stats"] = _goal_stats(own, own_set, goal.self_stats)
+        copy.__dict__["cumulative_stats"] = _goal_stats(cumulative, cumulative_set, goal.cumulative_stats)
+        goals.append(copy)
+    out = tree.model_copy()
+    out.__dict__["goals"] = goals
+    return out
+
+
+def set_from(given: GoalStats, sums: Sums, offset: int) -> SetStats:
+    """Return what a caller set by giving these stats after the log had reached `offset`."""
+    adjustments = {name: adjustment(name, getattr(given, name), sums) for name in STATS}
+    return SetStats({name: value for name, value in adjustments.items() if value}, given.preview, offset + 1)
