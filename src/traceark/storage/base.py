@@ -1,0 +1,197 @@
+"""What the archive needs of a storage: bytes under keys, and what it can promise about them.
+
+A key is relative to the archive, with ``/`` between its components. Two kinds exist and a trace
+is written differently on each: an `AppendStorage` can append to a file under a lock, any other
+`Storage` can only create and replace whole objects, conditionally. Nothing here knows of traces.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from traceark.errors import StorageError
+
+Durability = Literal["fsync", "os"]
+
+
+class KeyMissingError(StorageError):
+    """No object lies under this key."""
+
+
+class KeyExistsError(StorageError):
+    """An exclusive creation found the key taken."""
+
+
+class VersionMismatchError(StorageError):
+    """A conditional replace found another version than the one given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object in a listing: its size in bytes, its version, and its age.
+
+    `version` differs whenever the content was replaced; `modified` is seconds since the epoch by
+    the storage's own clock.
+    """
+
+    size: int
+    version: str
+    modified: float
+
+
+class Storage(ABC):
+    """Bytes under keys, with exclusive creation and conditional replacement.
+
+    Attributes
+    ----------
+    url : str
+        Where the archive is, without secrets.
+    grace_seconds : float
+        How long a superseded object must be kept, since a late writer may still rely on it.
+    """
+
+    url: str
+    grace_seconds: float = 0.0
+
+    @abstractmethod
+    async def read(self, key: str, start: int = 0) -> bytes:
+        """Return an object's bytes from `start` on.
+
+        Raises
+        ------
+        KeyMissingError
+        """
+
+    @abstractmethod
+    async def read_versioned(self, key: str) -> tuple[bytes, str]:
+        """Return an object's bytes and its version."""
+
+    @abstractmethod
+    async def list(self, prefix: str) -> dict[str, Entry]:
+        """Return all objects below a prefix, by their key relative to it; empty if there are none."""
+
+    @abstractmethod
+    async def children(self, prefix: str) -> list[str]:
+        """Return the names right below a prefix that have objects below them."""
+
+    @abstractmethod
+    async def create(self, key: str, data: bytes) -> str:
+        """Create an object that must not be there yet; return its version.
+
+        Raises
+        ------
+        KeyExistsError
+            Also when the answer to a creation that worked was lost: read back and compare.
+        """
+
+    @abstractmethod
+    async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
+        """Put an object, whole or not at all; return its version.
+
+        Parameters
+        ----------
+        key, data
+            What to put where.
+        version : str, optional
+            Replace only this version.
+
+        Raises
+        ------
+        VersionMismatchError
+        """
+
+    @abstractmethod
+    async def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, in this order; one that is gone already is no error."""
+
+    async def check_writable(self) -> None:
+        """Refuse a storage on which writers could overwrite each other.
+
+        Raises
+        ------
+        UnsafeStorageError
+        """
+
+    async def close(self) -> None:
+        """Give back what the storage holds."""
+
+
+class Appender(ABC):
+    """A segment that is open for appending. All methods are brief and do not suspend."""
+
+    size: int
+
+    @abstractmethod
+    def append(self, data: bytes) -> None:
+        """Append bytes whole, or leave the file as it was and raise."""
+
+    @abstractmethod
+    def current_size(self) -> int | None:
+        """Return the file's size now, or None when it was deleted."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """Return when all that was appended is on stable storage."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+
+class Lock(ABC):
+    """The lock of one trace among all processes of a host, with a generation that survives them.
+
+    Whoever changes anything but the end of the last segment bumps the generation, so that the
+    others list again.
+    """
+
+    @abstractmethod
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody holds it."""
+
+    @abstractmethod
+    def acquire(self) -> None:
+        """Take the lock, waiting for it; may block for long."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give the lock back."""
+
+    @abstractmethod
+    def generation(self) -> int:
+        """Return the generation; -1 when the trace was deleted."""
+
+    @abstractmethod
+    def bump(self, *, deleted: bool = False) -> None:
+        """Make the generation a new one, or mark the trace as deleted."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the lock."""
+
+
+class AppendStorage(Storage):
+    """A storage whose files can be appended to under a lock: a local disk."""
+
+    @abstractmethod
+    def lock(self, prefix: str) -> Lock:
+        """Open the lock of the trace at a prefix, whose directory must exist."""
+
+    @abstractmethod
+    def make_directory(self, prefix: str) -> None:
+        """Make a directory, durably."""
+
+    @abstractmethod
+    def remove_directory(self, prefix: str) -> None:
+        """Remove a directory and what is left in it."""
+
+    @abstractmethod
+    def open_appender(self, key: str) -> Appender:
+        """Open a segment for appending, creating it durably when it is not there."""
+
+    @abstractmethod
+    async def sync(self, keys: Iterable[str]) -> None:
+        """Return when files are on stable storage."""

@@ -1,0 +1,306 @@
+"""The local disk: appending under `flock`, publishing by rename, syncing what is acknowledged.
+
+Small file calls are made right here, inside the event loop: a hop to a thread costs more than
+they do. Large reads and slow syncs go to a thread. One host at a time may write; network file
+systems written from several hosts, and Windows, are not supported for writing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from traceark.errors import StorageError
+from traceark.layout import LOCK
+from traceark.storage.base import (
+    Appender,
+    AppendStorage,
+    Durability,
+    Entry,
+    KeyExistsError,
+    KeyMissingError,
+    Lock,
+    VersionMismatchError,
+)
+
+try:
+    import fcntl
+except ImportError:  # Windows: reading works, writing is refused in `lock`.
+    fcntl = None  # type: ignore[assignment]
+
+# Reading this much takes about as long as handing the work to a thread.
+_INLINE_READ_BYTES = 256 * 1024
+TEMPORARY = ".tmp-"
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """Turn the system's errors into this package's, naming the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise KeyMissingError(f"{what} is not there") from None
+    except FileExistsError:
+        raise KeyExistsError(f"{what} is there already") from None
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise StorageError(f"{what} is in the way: {error.strerror}; an archive keeps directories and files only") from error
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(error.errno, f"{what}: {error.strerror}; nothing was acknowledged") from error
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def sync_directory(path: Path) -> None:
+    """Return when the names in a directory are on stable storage."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class LocalAppender(Appender):
+    """A segment open with ``O_APPEND``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with _errors(str(path)):
+            new = not path.exists()
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            if new:
+                sync_directory(path.parent)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def append(self, data: bytes) -> None:
+        start = self.size
+        view = memoryview(data)
+        try:
+            written = os.write(self._descriptor, view)
+            while written < len(data):
+                written += os.write(self._descriptor, view[written:])
+        except OSError as error:
+            # A half-written record must not stand before the next one.
+            os.ftruncate(self._descriptor, start)
+            raise StorageError(error.errno, f"{self._path}: {error.strerror}; nothing was acknowledged") from error
+        self.size = start + len(data)
+
+    def current_size(self) -> int | None:
+        status = os.fstat(self._descriptor)
+        return status.st_size if status.st_nlink else None
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise StorageError(error.errno, f"{self._path}: sync failed: {error.strerror}") from error
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class LocalLock(Lock):
+    """`flock` on a file whose content is the generation."""
+
+    def __init__(self, path: Path) -> None:
+        if fcntl is None:
+            raise StorageError("writing needs flock, which this operating system has not; reading works")
+        self._path = path
+        with _errors(str(path)):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
+    def try_acquire(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def acquire(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def generation(self) -> int:
+        text = os.pread(self._descriptor, 24, 0)
+        try:
+            return int(text or b"0")
+        except ValueError:
+            return 0
+
+    def bump(self, *, deleted: bool = False) -> None:
+        generation = -1 if deleted else max(self.generation(), 0) + 1
+        os.pwrite(self._descriptor, b"%-20d\n" % generation, 0)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class LocalStorage(AppendStorage):
+    """An archive in a directory.
+
+    Parameters
+    ----------
+    root : Path
+        The archive's directory; made when something is written.
+    durability : {'fsync', 'os'}
+        With ``os`` a directory's new names are left to the operating system; contents of
+        published files are synced all the same.
+    """
+
+    def __init__(self, root: Path, durability: Durability = "fsync") -> None:
+        self.root = root.absolute()
+        self.url = str(self.root)
+        self._sync_names = durability == "fsync"
+
+    def path(self, key: str) -> Path:
+        """Return where a key lies."""
+        return self.root / key
+
+    async def read(self, key: str, start: int = 0) -> bytes:
+        path = self.path(key)
+        with _errors(str(path)):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            with _errors(str(path)):
+                size = os.fstat(descriptor).st_size - start
+                if size <= _INLINE_READ_BYTES:
+                    return _pread(descriptor, start, max(size, 0))
+                return await asyncio.to_thread(_pread, descriptor, start, size)
+        finally:
+            os.close(descriptor)
+
+    async def read_versioned(self, key: str) -> tuple[bytes, str]:
+        path = self.path(key)
+        with _errors(str(path)):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                status = os.fstat(descriptor)
+                return _pread(descriptor, 0, status.st_size), _version(status)
+            finally:
+                os.close(descriptor)
+
+    async def list(self, prefix: str) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
+        self._scan(str(self.path(prefix)), "", found)
+        return found
+
+    def _scan(self, directory: str, below: str, found: dict[str, Entry]) -> None:
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            self._scan(entry.path, f"{below}{entry.name}/", found)
+                            continue
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    found[below + entry.name] = Entry(status.st_size, _version(status), status.st_mtime)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageError(error.errno, f"{directory}: {error.strerror}") from error
+
+    async def children(self, prefix: str) -> list[str]:
+        try:
+            with os.scandir(self.path(prefix)) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+
+    async def create(self, key: str, data: bytes) -> str:
+        return await asyncio.to_thread(self._publish, key, data, exclusive=True)
+
+    async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
+        if version is not None:
+            with _errors(str(self.path(key))):
+                if _version(self.path(key).stat()) != version:
+                    raise VersionMismatchError(f"{self.path(key)} was replaced since it was read")
+        return await asyncio.to_thread(self._publish, key, data, exclusive=False)
+
+    def _publish(self, key: str, data: bytes, *, exclusive: bool) -> str:
+        path = self.path(key)
+        temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+        with _errors(str(path)):
+            self._make(path.parent)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                try:
+                    view = memoryview(data)
+                    while view:
+                        view = view[os.write(descriptor, view) :]
+                    os.fsync(descriptor)
+                    status = os.fstat(descriptor)
+                finally:
+                    os.close(descriptor)
+                if exclusive:
+                    os.link(temporary, path)
+                else:
+                    temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            if self._sync_names:
+                sync_directory(path.parent)
+        return _version(status)
+
+    def _make(self, path: Path) -> None:
+        if path.is_dir():
+            return
+        self._make(path.parent)
+        path.mkdir(exist_ok=True)
+        if self._sync_names:
+            sync_directory(path.parent)
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            with _errors(str(self.path(key))):
+                self.path(key).unlink(missing_ok=True)
+
+    def lock(self, prefix: str) -> LocalLock:
+        return LocalLock(self.path(prefix) / LOCK)
+
+    def make_directory(self, prefix: str) -> None:
+        with _errors(str(self.path(prefix))):
+            self._make(self.path(prefix))
+
+    def remove_directory(self, prefix: str) -> None:
+        shutil.rmtree(self.path(prefix), ignore_errors=True)
+
+    def open_appender(self, key: str) -> LocalAppender:
+        with _errors(str(self.path(key))):
+            self._make(self.path(key).parent)
+        return LocalAppender(self.path(key))
+
+    async def sync(self, keys: Iterable[str]) -> None:
+        await asyncio.to_thread(self._sync, list(keys))
+
+    def _sync(self, keys: list[str]) -> None:
+        for key in keys:
+            with _errors(str(self.path(key))):
+                descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+
+def _pread(descriptor: int, start: int, size: int) -> bytes:
+    pieces = []
+    while size > 0:
+        piece = os.pread(descriptor, size, start)
+        if not piece:
+            break
+        pieces.append(piece)
+        start += len(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,268 @@
+"""Object stores through fsspec: S3 with conditional writes, any other file system of fsspec without.
+
+s3fs's own calls are made on fsspec's I/O loop, so that a store works from any event loop. Its
+listing cache is never used, and its errors are told apart by the server's answer, since a failed
+condition reaches us as a plain `OSError`. The S3 traps that this handles are: an empty exclusive
+write carries no condition (no object here is empty), and a creation whose answer was lost
+conflicts with itself (`create` then says that the key is taken; callers read back).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+import fsspec
+import fsspec.asyn
+
+from traceark.errors import StorageError, UnsafeStorageError
+from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
+
+Answer = TypeVar("Answer")
+_PARALLEL = 32
+
+
+class FsspecStorage(Storage):
+    """An archive on any file system of fsspec: readable, and writable by one writer at a time.
+
+    fsspec has no conditional replacement, so writing wants ``allow_unsafe_writes``.
+    """
+
+    grace_seconds = 15 * 60.0
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
+        self.url = url.rstrip("/")
+        self._fs, self._root = fsspec.core.url_to_fs(self.url, **dict(storage_options))
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    async def _call(self, what: str, work: Callable[[], Answer]) -> Answer:
+        try:
+            return await asyncio.to_thread(work)
+        except FileNotFoundError:
+            raise KeyMissingError(f"{what} is not there") from None
+        except FileExistsError:
+            raise KeyExistsError(f"{what} is there already") from None
+        except OSError as error:
+            raise StorageError(error.errno, f"{what}: {error}") from error
+
+    async def read(self, key: str, start: int = 0) -> bytes:
+        path = self._path(key)
+        return await self._call(f"{self.url}/{key}", lambda: bytes(self._fs.cat_file(path, start=start or None)))
+
+    async def read_versioned(self, key: str) -> tuple[bytes, str]:
+        data = await self.read(key)
+        return data, secrets.token_hex(8)
+
+    async def list(self, prefix: str) -> dict[str, Entry]:
+        path = self._path(prefix)
+        self._fs.invalidate_cache(path)
+        try:
+            found = await self._call(f"{self.url}/{prefix}", lambda: self._fs.find(path, detail=True))
+        except KeyMissingError:
+            return {}
+        start = len(self._fs._strip_protocol(path)) + 1
+        return {
+            name[start:]: Entry(int(info["size"] or 0), _version_of(info), _modified_of(info))
+            for name, info in found.items()
+            if info["type"] == "file"
+        }
+
+    async def children(self, prefix: str) -> list[str]:
+        path = self._path(prefix)
+        self._fs.invalidate_cache(path)
+        try:
+            found = await self._call(f"{self.url}/{prefix}", lambda: self._fs.ls(path, detail=True))
+        except KeyMissingError:
+            return []
+        return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory")
+
+    async def create(self, key: str, data: bytes) -> str:
+        path = self._path(key)
+
+        def work() -> str:
+            if self._fs.exists(path):
+                raise FileExistsError
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(path, data)
+            return secrets.token_hex(8)
+
+        return await self._call(f"{self.url}/{key}", work)
+
+    async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
+        path = self._path(key)
+
+        def work() -> str:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(path, data)
+            return secrets.token_hex(8)
+
+        return await self._call(f"{self.url}/{key}", work)
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            try:
+                await self._call(f"{self.url}/{key}", lambda key=key: self._fs.rm_file(self._path(key)))  # type: ignore[misc]
+            except KeyMissingError:
+                continue
+
+    async def check_writable(self) -> None:
+        raise UnsafeStorageError(
+            f"{self.url}: this file system has no conditional writes, so two writers could overwrite each other; "
+            "with a single writer, open it with allow_unsafe_writes=True"
+        )
+
+
+def _version_of(info: Mapping[str, Any]) -> str:
+    for name in ("ETag", "etag", "mtime", "LastModified", "created"):
+        if info.get(name) is not None:
+            return f"{info[name]}-{info['size']}"
+    return str(info["size"])
+
+
+def _modified_of(info: Mapping[str, Any]) -> float:
+    moment = info.get("LastModified") or info.get("mtime") or info.get("created")
+    if moment is None:
+        return 0.0
+    return float(moment) if isinstance(moment, int | float) else float(moment.timestamp())
+
+
+class S3Storage(Storage):
+    """An archive on S3 or a server that speaks it; one request per call, but for listings by the thousand.
+
+    Parameters
+    ----------
+    url : str
+        ``s3://bucket/prefix``.
+    storage_options : mapping
+        Given to `s3fs.S3FileSystem`; credentials come from there or from the usual AWS chain.
+    """
+
+    grace_seconds = 15 * 60.0
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
+        try:
+            import s3fs
+        except ImportError:
+            raise StorageError("archives on S3 need s3fs: pip install 'traceark[s3]'") from None
+        self.url = url.rstrip("/")
+        self._bucket, _, root = self.url.partition("://")[2].partition("/")
+        self._root = f"{root}/" if root else ""
+        self._fs = s3fs.S3FileSystem(**dict(storage_options))
+
+    async def _run(self, work: Coroutine[Any, Any, Answer], what: str) -> Answer:
+        """Run a coroutine of s3fs on fsspec's own loop, and turn its errors into ours."""
+        future = asyncio.run_coroutine_threadsafe(work, fsspec.asyn.get_loop())
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # s3fs raises what botocore, aiohttp and the sockets below raise
+            raise _translated(error, what) from error
+
+    def _arguments(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._root + key}
+
+    async def read(self, key: str, start: int = 0) -> bytes:
+        return (await self._get(key, start))[0]
+
+    async def read_versioned(self, key: str) -> tuple[bytes, str]:
+        return await self._get(key)
+
+    async def _get(self, key: str, start: int = 0) -> tuple[bytes, str]:
+        ranged = {"Range": f"bytes={start}-"} if start else {}
+
+        async def work() -> tuple[bytes, str]:
+            answer = await self._fs._call_s3("get_object", **self._arguments(key), **ranged)
+            async with answer["Body"] as body:
+                return await body.read(), answer["ETag"]
+
+        return await self._run(work(), f"{self.url}/{key}")
+
+    async def list(self, prefix: str) -> dict[str, Entry]:
+        full = f"{self._root}{prefix}/"
+        found: dict[str, Entry] = {}
+        async for page in self._pages(Prefix=full):
+            for item in page.get("Contents", ()):
+                found[item["Key"][len(full) :]] = Entry(item["Size"], item["ETag"], item["LastModified"].timestamp())
+        return found
+
+    async def children(self, prefix: str) -> list[str]:
+        full = f"{self._root}{prefix}/"
+        names: list[str] = []
+        async for page in self._pages(Prefix=full, Delimiter="/"):
+            names += [item["Prefix"][len(full) : -1] for item in page.get("CommonPrefixes", ())]
+        return sorted(names)
+
+    async def _pages(self, **arguments: str) -> Any:
+        token: dict[str, str] = {}
+        while True:
+            page = await self._run(
+                self._fs._call_s3("list_objects_v2", Bucket=self._bucket, **arguments, **token), self.url
+            )
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def _put(self, key: str, data: bytes, **condition: str) -> str:
+        answer = await self._run(
+            self._fs._call_s3("put_object", **self._arguments(key), Body=data, **condition), f"{self.url}/{key}"
+        )
+        return str(answer["ETag"])
+
+    async def create(self, key: str, data: bytes) -> str:
+        try:
+            return await self._put(key, data, IfNoneMatch="*")
+        except VersionMismatchError:
+            raise KeyExistsError(f"{self.url}/{key} is there already") from None
+
+    async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
+        return await self._put(key, data, **({"IfMatch": version} if version else {}))
+
+    async def delete(self, keys: Iterable[str]) -> None:
+        # One by one: the order matters, and not every server answers DeleteObjects alike.
+        for key in keys:
+            await self._run(self._fs._call_s3("delete_object", **self._arguments(key)), f"{self.url}/{key}")
+
+    async def check_writable(self) -> None:
+        """Try on an object of its own that both conditions hold."""
+        key = f".traceark-probe-{secrets.token_hex(8)}"
+        weak = UnsafeStorageError(
+            f"{self.url}: this server ignores conditional writes (If-None-Match, If-Match), so two writers could "
+            "overwrite each other; with a single writer, open it with allow_unsafe_writes=True"
+        )
+        version = await self.create(key, b"1")
+        try:
+            try:
+                await self.create(key, b"2")
+            except KeyExistsError:
+                pass
+            else:
+                raise weak
+            version = await self.replace(key, b"3", version)
+            try:
+                await self.replace(key, b"4", '"00000000000000000000000000000000"')
+            except VersionMismatchError:
+                pass
+            else:
+                raise weak
+        finally:
+            await self.delete([key])
+
+
+def _translated(error: Exception, what: str) -> StorageError:
+    cause: Any = error if hasattr(error, "response") else error.__cause__
+    response = getattr(cause, "response", None) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = response.get("Error", {}).get("Code", "")
+    if code in ("PreconditionFailed", "ConditionalRequestConflict") or status in (409, 412):
+        return VersionMismatchError(f"{what} was replaced meanwhile")
+    if code in ("NoSuchKey", "404") or (isinstance(error, FileNotFoundError) and code != "NoSuchBucket"):
+        return KeyMissingError(f"{what} is not there")
+    if code == "InvalidRange":
+        return KeyMissingError(f"{what} is shorter than it was")
+    return StorageError(getattr(error, "errno", None) or 5, f"{what}: {code or type(error).__name__}: {error}")
