@@ -1,0 +1,30 @@
+"""Fixtures that all tests share: the S3 servers, one of each per test process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("traceark.testing")
+
+from servers import S3Server, ministack, moto  # noqa: E402
+
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def ministack_server() -> Iterator[S3Server]:
+    """A ministack server for this test process."""
+    with ministack() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """A moto server for this test process."""
+    with moto() as server:
+        yield server

@@ -1,0 +1,117 @@
+"""S3 servers for the tests: each is a process of its own on a free port, gone when the tests end."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import s3fs
+
+START_SECONDS = 60.0
+REGION = "eu-central-1"
+
+
+@dataclass
+class S3Server:
+    """A running server with one bucket; `place()` gives a prefix that nobody has used."""
+
+    endpoint: str
+    bucket: str = "archives"
+    _places: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """What s3fs needs to reach the server."""
+        return {
+            "key": "testing",
+            "secret": "testing",
+            "endpoint_url": self.endpoint,
+            "client_kwargs": {"region_name": REGION},
+        }
+
+    def place(self) -> str:
+        """Return the URL of an unused prefix."""
+        return f"s3://{self.bucket}/archive-{next(self._places)}"
+
+
+@contextmanager
+def ministack() -> Iterator[S3Server]:
+    """Run ministack, whose conditional writes hold under contention."""
+    port = free_port()
+    settings = {
+        "SERVICES": "s3",
+        "BIND_HOST": "127.0.0.1",
+        "GATEWAY_PORT": str(port),
+        # Nothing here may start containers.
+        "DOCKER_HOST": "unix:///nonexistent",
+    }
+    with _running([_program("ministack")], settings, port) as server:
+        yield server
+
+
+@contextmanager
+def moto() -> Iterator[S3Server]:
+    """Run moto's server, the one most people test with."""
+    port = free_port()
+    with _running([_program("moto_server"), "-H", "127.0.0.1", "-p", str(port)], {}, port) as server:
+        yield server
+
+
+def free_port() -> int:
+    """Return a TCP port that is free on this host."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _program(name: str) -> str:
+    """Return the path of a program installed beside the running Python."""
+    return str(Path(sys.executable).parent / name)
+
+
+@contextmanager
+def _running(command: list[str], settings: Mapping[str, str], port: int) -> Iterator[S3Server]:
+    endpoint = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_it_answers(endpoint, process)
+        server = S3Server(endpoint)
+        # s3fs sends no LocationConstraint unless it is told to, and both servers accept that.
+        s3fs.S3FileSystem(**server.storage_options, skip_instance_cache=True).mkdir(server.bucket)
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_it_answers(endpoint: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode} before it answered")
+        try:
+            urllib.request.urlopen(endpoint, timeout=1).close()
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"{process.args!r} did not answer within {START_SECONDS} seconds")
