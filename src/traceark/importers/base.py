@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,31 +17,43 @@ from traceark.models import GoalTree, Json, Message, Trace
 
 @dataclass(frozen=True, slots=True)
 class SourceEvent:
-    """An event as a source tells it; the store assigns its id."""
+    """An event as a source tells it; the store assigns its id and the time of appending."""
 
     event_type: str
     payload: Json
-    created_at: datetime | None = None
 
 
 @dataclass(slots=True)
 class SourceTrace:
     """One trace as a source tells it.
 
-    `messages` have ids that derive from the source's own, `events` are in the order of the
-    source; importing the same source, or one that has grown, yields the same ids and the same
-    events again, then more.
+    Importing the same source, or one that has grown, yields the same messages (by id) and events
+    (by position) again, then more; only usage and cost may move to a later message.
+
+    Attributes
+    ----------
+    digests : list of str
+        One per row of the source that belongs to the trace: a hash of that row and all before it.
+        Two states of one source are recognised by it: the older one's last digest is the newer
+        one's at the same place.
+    torn_tail : str, optional
+        The end of a source that is still being written, when it is not a whole row yet.
     """
 
     trace: Trace
     messages: list[Message] = field(default_factory=list)
     events: list[SourceEvent] = field(default_factory=list)
     goals: GoalTree | None = None
+    digests: list[str] = field(default_factory=list)
+    torn_tail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A piece of a source that could not be taken: where, and why."""
+    """A piece of a source that could not be taken as what it should be: where, and why.
+
+    `line` counts from 1; 0 speaks of the whole file.
+    """
 
     path: str
     line: int
@@ -51,9 +62,20 @@ class Problem:
 
 @dataclass(slots=True)
 class ImportCounts:
-    """What became of the rows of a source."""
+    """What became of the rows of a source.
+
+    Attributes
+    ----------
+    rows : Counter
+        Rows by kind, in the words of the source.
+    repaired : Counter
+        Values that a typed field cannot hold, by reason; they are kept raw beside it.
+    problems : list of Problem
+        What could not be read. It is kept raw too.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
 
 

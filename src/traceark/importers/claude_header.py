@@ -1,0 +1,129 @@
+"""The header of a Claude Code session's trace: task, model, status, times, and what the rows say of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+
+from traceark.importers.claude_goals import child_trace_id
+from traceark.importers.typed import Typed
+from traceark.models import Json, Message, Trace, TraceStatus
+
+# Text that the program itself puts into a user's row.
+_NO_PROMPT = re.compile(
+    r"\s*(<(local-command|command-|system-reminder|bash-|task-notification|user-)|Caveat:|\[Request)"
+)
+_COMMAND = re.compile(r"<command-name>(.*?)</command-name>", re.DOTALL)
+_ARGUMENTS = re.compile(r"<command-args>(.*?)</command-args>", re.DOTALL)
+_INTERRUPTED = "[Request interrupted by user"
+# Names of metadata by the row's field; the last value said counts.
+_FACTS = {
+    "cwd": "cwd",
+    "gitBranch": "gitBranch",
+    "version": "version",
+    "slug": "slug",
+    "entrypoint": "entrypoint",
+    "userType": "userType",
+    "permissionMode": "permissionMode",
+    "customTitle": "title",
+    "aiTitle": "title",
+    "agentName": "agentName",
+    "prUrl": "prUrl",
+}
+
+
+class HeaderFold:
+    """The header so far.
+
+    A session's file never says that a run has ended, and a file on disk is usually one that has:
+    the status is ``completed`` unless the last message is an API error (``failed``) or an
+    interruption by the user (``cancelled``). A file that grew brings the header up to date.
+    """
+
+    def __init__(self, trace_id: str, session: str, agent_id: str | None, typed: Typed) -> None:
+        self._typed = typed
+        self._session = session
+        self._trace = Trace(trace_id=trace_id, agent_type="claude-code", status="completed")
+        self._metadata: dict[str, Json] = {"sessionId": session}
+        self._models: list[Json] = []
+        self._command: str | None = None
+        if agent_id is not None:
+            self._trace.parent_trace_id = session
+            self._metadata["agentId"] = agent_id
+
+    def under(self, parent_agent: str | None, goal_id: str | None) -> None:
+        """Say which trace and goal this one belongs to."""
+        if parent_agent is not None:
+            self._trace.parent_trace_id = child_trace_id(self._session, parent_agent)
+        self._trace.parent_goal_id = goal_id
+
+    def see(self, row: Mapping[str, Json], at: datetime | None) -> None:
+        """Take what any row says of the whole run."""
+        trace = self._trace
+        if at is not None:
+            trace.created_at = min(trace.created_at or at, at)
+            trace.completed_at = max(trace.completed_at or at, at)
+        for name, metadata_name in _FACTS.items():
+            if name in row and (fact := self._typed.text(row[name])) is not None:
+                self._metadata[metadata_name] = fact
+        if row.get("type") == "summary" and (summary := self._typed.text(row.get("summary"))) is not None:
+            self._metadata.setdefault("title", summary)
+
+    def see_message(self, message: Message, row: Mapping[str, Json]) -> None:
+        """Take what a message says of the whole run."""
+        from_user = message.role == "user"
+        text = _prompt_of(message.content)
+        if from_user and self._trace.task is None and not (row.get("isMeta") or row.get("isCompactSummary")):
+            self._take_prompt(text)
+        if message.role == "assistant":
+            self._take_model(row)
+        self._take_outcome(message, row, text)
+
+    def trace(self) -> Trace:
+        """Return the header."""
+        trace = self._trace.model_copy()
+        trace.task = trace.task or self._command
+        trace.metadata = dict(self._metadata)
+        if len(self._models) > 1:
+            trace.metadata["models"] = list(self._models)
+        return trace
+
+    def _take_prompt(self, text: str) -> None:
+        if not text.strip():
+            return
+        if not _NO_PROMPT.match(text):
+            self._trace.task = self._typed.summary(text)
+        elif self._command is None and (command := _COMMAND.search(text)):
+            arguments = _ARGUMENTS.search(text)
+            self._command = self._typed.summary(f"{command[1]} {arguments[1] if arguments else ''}")
+
+    def _take_model(self, row: Mapping[str, Json]) -> None:
+        inner = row.get("message")
+        model = self._typed.text(inner.get("model")) if isinstance(inner, dict) else None
+        if model is None or model.startswith("<"):
+            return
+        self._trace.model = model
+        if model not in self._models:
+            self._models.append(model)
+
+    def _take_outcome(self, message: Message, row: Mapping[str, Json], text: str) -> None:
+        status: TraceStatus = "completed"
+        self._trace.error_message = None
+        if row.get("isApiErrorMessage") is True:
+            status, self._trace.error_message = "failed", self._typed.summary(text, 1000)
+        elif message.role != "assistant" and _INTERRUPTED in text[:100]:
+            status = "cancelled"
+        elif message.role == "assistant" and text.strip():
+            self._trace.result_summary = self._typed.summary(text, 500)
+        self._trace.status = status
+
+
+def _prompt_of(content: Json) -> str:
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        for block in content:
+            if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
+                return str(block["text"])
+    return ""

@@ -1,0 +1,224 @@
+"""One trace of a Claude Code session, put together row by row.
+
+Each user or assistant row becomes one message, every other row one event; goals and header are
+derived from them. What a row says beyond the message's fields stays in its extra field `source`.
+It is a fold over the past: the trace of the first rows is a beginning of the whole one, but that
+usage moves to the last row of its streamed message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from traceark.importers.base import ImportCounts, SourceEvent, SourceTrace
+from traceark.importers.claude_goals import GoalFold, Result
+from traceark.importers.claude_header import HeaderFold
+from traceark.importers.jsonl import Row
+from traceark.importers.typed import Typed
+from traceark.models import Json, JsonObject, Message, Usage
+
+NAME = "claude-code"
+_CALLS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+_USAGE_NAMES = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "cache_read_input_tokens": "cache_read_tokens",
+    "cache_creation_input_tokens": "cache_write_tokens",
+}
+
+
+@dataclass(slots=True)
+class _Spent:
+    """What one streamed message cost, by its last row so far."""
+
+    index: int
+    usage: Usage | None = None
+    cost: float | None = None
+
+
+class TraceBuilder:
+    """Takes the rows of one trace, in order."""
+
+    def __init__(self, trace_id: str, session: str, agent_id: str | None, counts: ImportCounts) -> None:
+        self.typed = Typed(counts.repaired)
+        self.goals = GoalFold(self.typed, session)
+        self.header = HeaderFold(trace_id, session, agent_id, self.typed)
+        self.torn_tail: str | None = None
+        self._trace_id = trace_id
+        self._counts = counts
+        self._messages: list[Message] = []
+        self._events: list[SourceEvent] = []
+        self._digests: list[str] = []
+        self._texts_by_id: dict[str, str] = {}
+        self._spent: dict[str, _Spent] = {}
+        self._tool_names: dict[str, str] = {}
+        self._time: datetime | None = None
+
+    def add(self, row: Row) -> None:
+        """Take a row or a piece that is none."""
+        before = self._digests[-1] if self._digests else ""
+        digest = hashlib.sha256(before.encode())
+        digest.update(row.text.encode("utf-8", "surrogateescape"))
+        self._digests.append(digest.hexdigest())
+        if row.value is None:
+            self._counts.rows["unreadable"] += 1
+            self._events.append(SourceEvent(f"{NAME}.unreadable", {"line": row.line, "text": row.text}))
+            return
+        told = row.value.get("type")
+        kind = self.typed.text(told) or "unknown"
+        self._counts.rows[kind] += 1
+        if not row.exact:
+            self._counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
+        at = self.typed.time(row.value.get("timestamp"))
+        self.header.see(row.value, at)
+        self._time = at or self._time
+        inner = row.value.get("message")
+        if kind in ("user", "assistant") and isinstance(inner, dict) and "content" in inner:
+            message_id = self._message_id(row)
+            if message_id is not None:
+                self._add_message(row, row.value, inner, message_id, kind)
+                return
+        self._link(row.value)
+        payload: Json = row.value if row.exact else {"line": row.line, "text": row.text}
+        self._events.append(SourceEvent(f"{NAME}.{kind}", payload))
+
+    def finish(self) -> SourceTrace:
+        """Return the trace."""
+        for spent in self._spent.values():
+            message = self._messages[spent.index]
+            message.usage = spent.usage
+            message.tokens = spent.usage.total() if spent.usage is not None else None
+            message.cost = spent.cost
+        trace = self.header.trace()
+        goals = self.goals.tree(trace.task or "")
+        trace.current_goal_id = goals.current_id if goals is not None else None
+        return SourceTrace(trace, self._messages, self._events, goals, self._digests, self.torn_tail)
+
+    def _message_id(self, row: Row) -> str | None:
+        """Return the row's id; None when the very same row has been taken already."""
+        told = self.typed.identifier(row.value["uuid"]) if row.value and "uuid" in row.value else None
+        message_id = told or f"{self._trace_id}-row-{row.number}"
+        name, again = message_id, 1
+        while (seen := self._texts_by_id.get(name)) is not None:
+            if seen == row.text:
+                self._counts.repaired["a row that repeats an earlier one, kept as an event"] += 1
+                return None
+            again += 1
+            name = f"{message_id}#{again}"
+        if again > 1:
+            self._counts.repaired["an id that another row has, made unique"] += 1
+        self._texts_by_id[name] = row.text
+        return name
+
+    def _add_message(self, row: Row, value: JsonObject, inner: JsonObject, message_id: str, kind: str) -> None:
+        without_content: JsonObject = {name: item for name, item in inner.items() if name != "content"}
+        fields: dict[str, object] = {
+            "message_id": message_id,
+            "trace_id": self._trace_id,
+            "role": kind,
+            "content": inner["content"],
+            "created_at": self._time,
+            "source": {**value, "message": without_content},
+        }
+        if not row.exact:
+            fields["source_text"] = row.text
+        message = Message.parse(fields)
+        before = self.goals.current()
+        if kind == "assistant":
+            self._take_calls(message, inner)
+            self._take_usage(value, inner)
+        else:
+            self._take_results(message, value, inner)
+        if message.goal_id is None:
+            message.goal_id = before or self.goals.current()
+        self.header.see_message(message, value)
+        self._messages.append(message)
+
+    def _take_calls(self, message: Message, inner: Mapping[str, Json]) -> None:
+        calls = [block for block in _blocks(inner["content"]) if block.get("type") in _CALLS]
+        for block in calls:
+            call_id, tool = self.typed.identifier(block.get("id")), self.typed.text(block.get("name"))
+            if call_id is None or tool is None:
+                continue
+            self._tool_names[call_id] = tool
+            arguments = block.get("input")
+            self.goals.call(call_id, tool, arguments if isinstance(arguments, dict) else {}, self._time)
+            if len(calls) == 1:
+                message.tool_call_id, message.tool_name = call_id, tool
+                message.goal_id = self.goals.agent_goal(call_id)
+
+    def _take_results(self, message: Message, value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
+        results = [block for block in _blocks(inner["content"]) if block.get("type") == "tool_result"]
+        if not results:
+            return
+        message.role = "tool"
+        beside = value.get("toolUseResult")
+        alone = len(results) == 1
+        details: Mapping[str, Json] = beside if alone and isinstance(beside, dict) else {}
+        for block in results:
+            call_id = self.typed.identifier(block.get("tool_use_id"))
+            if call_id is None:
+                continue
+            result = Result(call_id, text_of(block.get("content")), block.get("is_error") is True, details)
+            self.goals.result(result, self._time)
+            if alone:
+                message.tool_call_id, message.tool_name = call_id, self._tool_names.get(call_id)
+                message.goal_id = self.goals.agent_goal(call_id)
+                message.duration_ms = self.typed.duration_ms(details.get("durationMs", details.get("totalDurationMs")))
+                if result.is_error:
+                    message.status, message.error = "failed", self.typed.summary(result.text)
+
+    def _take_usage(self, value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
+        usage, cost = self._usage(inner.get("usage")), self.typed.cost(value.get("costUSD"))
+        if usage is None and cost is None:
+            return
+        index = len(self._messages)
+        told = inner.get("id")
+        spent = self._spent.setdefault(told if isinstance(told, str) and told else f"#{index}", _Spent(index))
+        spent.index = index
+        spent.usage = usage or spent.usage
+        spent.cost = cost if cost is not None else spent.cost
+
+    def _usage(self, raw: Json) -> Usage | None:
+        if not isinstance(raw, dict):
+            return None
+        usage = Usage()
+        extra = usage.__pydantic_extra__
+        assert extra is not None
+        for name, value in raw.items():
+            if name in _USAGE_NAMES:
+                setattr(usage, _USAGE_NAMES[name], self.typed.count(value))
+            elif name not in Usage.model_fields and self.typed.identifier(name) is not None:
+                extra[name] = value
+        return usage
+
+    def _link(self, value: Mapping[str, Json]) -> None:
+        """Note which sub-agent a call started, where a progress row tells it."""
+        data, call_id = value.get("data"), value.get("parentToolUseID")
+        agent_id = self.typed.identifier(data.get("agentId")) if isinstance(data, dict) else None
+        if agent_id is not None and isinstance(call_id, str):
+            self.goals.link_agent(call_id, agent_id)
+
+
+def text_of(content: Json) -> str:
+    """Return the text of a message's or a tool result's content.
+
+    Examples
+    --------
+    >>> text_of([{"type": "text", "text": "done"}, {"type": "image"}])
+    'done'
+    """
+    if isinstance(content, str):
+        return content
+    texts = (block.get("text") for block in _blocks(content) if block.get("type") == "text")
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _blocks(content: Json) -> Iterator[JsonObject]:
+    if isinstance(content, list):
+        for block in content:
+            if isinstance(block, dict):
+                yield block

@@ -1,0 +1,173 @@
+"""JSON Lines as they are found on disks: rows, and what is between them.
+
+Torn and merged lines, CRLF, NUL characters, conflict markers: every byte of a file comes out as
+part of a whole row or of a piece that is no row. It knows JSON and lines, no format built on them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from traceark.models import JsonObject
+
+# The archive keeps 500 levels; a row is kept some levels below the top of its record.
+MAX_ROW_DEPTH = 480
+# Python parses no longer integer (sys.int_info.default_max_str_digits).
+_MAX_DIGITS = 4299
+_ROW_START = re.compile(r'\{\s*"')
+# Each try may scan the rest of the line; a line with more starts than this is not worth it.
+_MAX_TRIES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row, or a piece of a file that is none.
+
+    Attributes
+    ----------
+    number, line : int
+        Which row or piece of the file, and on which line it is; both count from 1.
+    text : str
+        As it is in the file; bytes that are no UTF-8 are kept as lone surrogates.
+    value : dict, optional
+        The object, None for a piece that is no row.
+    exact : bool
+        Whether `value` says all that `text` says. It does not where a number is beyond any float
+        or integer (its text stands in its place) or a key comes twice.
+    torn : bool
+        The unfinished end of a file that is still being written.
+    reason : str
+        Why a piece is no row.
+    """
+
+    number: int
+    line: int
+    text: str
+    value: JsonObject | None = None
+    exact: bool = True
+    torn: bool = False
+    reason: str = ""
+
+
+class _Decoder:
+    """Decodes one JSON value, taking what strict JSON refuses and noting that it did."""
+
+    def __init__(self) -> None:
+        self.exact = True
+        self._json = json.JSONDecoder(
+            strict=False,
+            parse_float=self._float,
+            parse_int=self._int,
+            parse_constant=self._constant,
+            object_pairs_hook=self._object,
+        )
+
+    def decode(self, text: str, start: int) -> tuple[object, int]:
+        """Return a value and where it ends; ValueError or RecursionError when there is none."""
+        self.exact = True
+        value, end = self._json.raw_decode(text, start)
+        piece = text[start:end]
+        if piece.count("{") + piece.count("[") > MAX_ROW_DEPTH and _depth(value) > MAX_ROW_DEPTH:
+            raise RecursionError
+        return value, end
+
+    def _float(self, text: str) -> float | str:
+        value = float(text)
+        return value if math.isfinite(value) else self._constant(text)
+
+    def _int(self, text: str) -> int | str:
+        return int(text) if len(text) <= _MAX_DIGITS else self._constant(text)
+
+    def _constant(self, text: str) -> str:
+        self.exact = False
+        return text
+
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            self.exact = False
+        return found
+
+
+def _depth(value: object) -> int:
+    deepest = 0
+    stack = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if isinstance(item, dict | list):
+            deepest = max(deepest, depth)
+            stack.extend((child, depth + 1) for child in (item.values() if isinstance(item, dict) else item))
+    return deepest
+
+
+def rows_of(data: bytes) -> Iterator[Row]:
+    """Yield the rows of a file and the pieces between them, in order; blank lines are none.
+
+    A whole last row needs no newline. What follows the last whole row of an unterminated last line
+    is one torn piece: it may become a row when the file grows.
+
+    Examples
+    --------
+    >>> [(row.line, row.value, row.torn) for row in rows_of(b'{"a":1}{"b":2}\\n{"c"')]
+    [(1, {'a': 1}, False), (1, {'b': 2}, False), (2, None, True)]
+    """
+    decoder = _Decoder()
+    number = 0
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for line, raw in enumerate(lines, start=1):
+        text = raw.decode("utf-8", "surrogateescape")
+        for row in _pieces(decoder, text, line, terminated=line < len(lines)):
+            number += 1
+            yield Row(number, line, row.text, row.value, row.exact, row.torn, row.reason)
+
+
+def _pieces(decoder: _Decoder, text: str, line: int, *, terminated: bool) -> Iterator[Row]:
+    start, end = 0, len(text.rstrip(" \t\r"))
+    while (start := _skip_blank(text, start, end)) < end:
+        try:
+            value, stop = decoder.decode(text, start)
+        except RecursionError:
+            # Where such a value ends cannot be told.
+            yield Row(0, line, text[start:end], reason=f"nested deeper than {MAX_ROW_DEPTH}", torn=not terminated)
+            return
+        except ValueError as error:
+            if not terminated:
+                yield Row(0, line, text[start:end], reason="the last row is not whole (yet)", torn=True)
+                return
+            stop = _next_row(decoder, text, start + 1, end)
+            yield Row(0, line, text[start:stop], reason=f"not JSON: {error}")
+        else:
+            yield _row(decoder, text[start:stop], value, line, torn=not terminated and stop == end)
+        start = stop
+
+
+def _row(decoder: _Decoder, text: str, value: object, line: int, *, torn: bool) -> Row:
+    if isinstance(value, dict):
+        return Row(0, line, text, value=cast("JsonObject", value), exact=decoder.exact)
+    # A number may still grow; only an object tells by itself that it is whole.
+    return Row(0, line, text, reason=f"JSON, but no object: {text[:40]}", torn=torn)
+
+
+def _skip_blank(text: str, start: int, end: int) -> int:
+    while start < end and text[start] in " \t\r":
+        start += 1
+    return start
+
+
+def _next_row(decoder: _Decoder, text: str, start: int, end: int) -> int:
+    """Return where a whole object begins that reaches to the end of the line, else the end."""
+    for tries, match in enumerate(_ROW_START.finditer(text, start, end)):
+        if tries == _MAX_TRIES:
+            break
+        try:
+            value, stop = decoder.decode(text, match.start())
+        except (ValueError, RecursionError):
+            continue
+        if _skip_blank(text, stop, end) == end and isinstance(value, dict) and "type" in value and len(value) > 2:
+            return match.start()
+    return end

@@ -1,0 +1,261 @@
+"""What a source adds to a trace that may be in the archive already: a plan, and no I/O.
+
+How far a source has been taken is remembered in the trace's own metadata, under ``import``: the
+number of rows and the digest of all of them, so that an earlier or a later state of the same
+source is told from one that went another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from traceark.importers.base import SourceTrace
+from traceark.importers.report import Outcome
+from traceark.models import Event, Goal, GoalTree, Json, JsonObject, Message, Trace
+
+STATE = "import"
+# What a source says in a header; its parents are set when a trace is made and when it is linked.
+_HEADER = (
+    "mode",
+    "task",
+    "agent_type",
+    "model",
+    "status",
+    "current_goal_id",
+    "result_summary",
+    "error_message",
+    "created_at",
+    "completed_at",
+)
+_SPENT = ("usage", "tokens", "cost")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a source has been taken.
+
+    Attributes
+    ----------
+    importer : str
+    rows, sha256 : int, str
+        What has been taken for certain: so many rows, and their digest.
+    until : int
+        The rows that an import which has begun and not ended may have written in part; else 0.
+    torn_tail : str, optional
+        The unfinished end of the source as it was.
+    diverged : tuple of str
+        Digests of sources that disagreed.
+    """
+
+    importer: str
+    rows: int = 0
+    sha256: str = ""
+    until: int = 0
+    torn_tail: str | None = None
+    diverged: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, trace: Trace) -> State | None:
+        """Return the state that a trace remembers, None when no import wrote it."""
+        stored = trace.metadata.get(STATE)
+        if not isinstance(stored, dict):
+            return None
+        return cls(
+            str(stored.get("format")),
+            cast("int", stored.get("rows", 0)),
+            cast("str", stored.get("sha256", "")),
+            cast("int", stored.get("until", 0)),
+            cast("str | None", stored.get("torn_tail")),
+            tuple(cast("list[str]", stored.get("diverged", []))),
+        )
+
+    def to_json(self) -> JsonObject:
+        """Return it as metadata keeps it."""
+        out: JsonObject = {"format": self.importer, "rows": self.rows, "sha256": self.sha256}
+        if self.until:
+            out["until"] = self.until
+        if self.torn_tail is not None:
+            out["torn_tail"] = self.torn_tail
+        if self.diverged:
+            out["diverged"] = list(self.diverged)
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the archive holds of a trace."""
+
+    trace: Trace
+    messages: list[Message]
+    events: list[Event]
+    goals: GoalTree | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to write, in this order; each part may be empty.
+
+    Attributes
+    ----------
+    marks : dict
+        Updates of the header to write before anything else.
+    goals : GoalTree, optional
+    messages : list of Message
+    spent : list of (message id, updates)
+        Usage that is at another message now.
+    events : list of (event type, payload)
+    header : dict
+        Updates of the header that end the import.
+    """
+
+    outcome: Outcome
+    marks: dict[str, object] = field(default_factory=dict)
+    goals: GoalTree | None = None
+    messages: list[Message] = field(default_factory=list)
+    spent: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    events: list[tuple[str, Json]] = field(default_factory=list)
+    header: dict[str, object] = field(default_factory=dict)
+
+
+def begun(source: SourceTrace, importer: str) -> Trace:
+    """Return the header that a new trace is made with: running, until all of it is there."""
+    trace = source.trace.model_copy()
+    trace.status = "running"
+    trace.metadata = {**source.trace.metadata, STATE: State(importer, until=len(source.digests)).to_json()}
+    return trace
+
+
+def is_known(source: SourceTrace, stored: Trace) -> bool:
+    """Say whether the archive holds this very state of the source, from the header alone."""
+    state = State.of(stored)
+    if state is None or not source.digests:
+        return False
+    last = source.digests[-1]
+    if last in state.diverged:
+        return True
+    return (state.rows, state.sha256) == (len(source.digests), last) and _tail(source) <= len(state.torn_tail or "")
+
+
+def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
+    """Return what to write so that the archive holds the later of its own and the source's state.
+
+    Parameters
+    ----------
+    source : SourceTrace
+    stored : Stored
+        With the state that `begun` wrote when the trace has just been made.
+    importer : str
+        The name of the format.
+    """
+    state = State.of(stored.trace)
+    by_id = {str(message.message_id): message for message in stored.messages}
+    new = [message for message in source.messages if message.message_id not in by_id]
+    if state is None or not _agrees(source, state, by_id, stored.events):
+        return _diverged(source, stored, state or State(importer), new)
+    if state.rows > len(source.digests) or is_known(source, stored.trace):
+        # All of it is there, or the rest of a later state is: an import that ended wrote it.
+        return Plan("known" if is_known(source, stored.trace) else "older")
+    later = [(event.event_type, event.payload) for event in source.events[len(stored.events) :]]
+    plan = Plan("grown" if state.rows else "new", messages=new, events=later)
+    if state.until > len(source.digests):
+        # A later state was being imported and the import did not end; only repeating that can end it.
+        plan.outcome = "older"
+        return plan
+    if state.until < len(source.digests):
+        # Not sealed meanwhile, and if this import does not end, it shows.
+        begins = replace(state, until=len(source.digests))
+        plan.marks = {"status": "running", "metadata": {**stored.trace.metadata, STATE: begins.to_json()}}
+    plan.goals = _goals(source.goals, stored.goals)
+    plan.spent = _spent(source.messages, by_id)
+    plan.header = _header(source, stored.trace, state)
+    return plan
+
+
+def _tail(source: SourceTrace) -> int:
+    return len(source.torn_tail or "")
+
+
+def _agrees(source: SourceTrace, state: State, by_id: Mapping[str, Message], events: list[Event]) -> bool:
+    """Say whether what is stored is an earlier or a later state of the source."""
+    if 0 < state.rows <= len(source.digests) and source.digests[state.rows - 1] != state.sha256:
+        return False
+    for message in source.messages:
+        known = by_id.get(str(message.message_id))
+        if known is not None and not _same(known, message):
+            return False
+        if known is None and state.rows > len(source.digests):
+            return False
+    if state.rows > len(source.digests) and len(events) < len(source.events):
+        return False
+    # Events are known by position alone, and a shorter list is compared as far as it goes.
+    return all(
+        (stored.event_type, stored.payload) == (event.event_type, event.payload)
+        for stored, event in zip(events, source.events, strict=False)
+    )
+
+
+def _same(stored: Message, message: Message) -> bool:
+    one, other = stored.__pydantic_extra__ or {}, message.__pydantic_extra__ or {}
+    return (stored.role, stored.content, one) == (message.role, message.content, other)
+
+
+def _diverged(source: SourceTrace, stored: Stored, state: State, new: list[Message]) -> Plan:
+    last = source.digests[-1] if source.digests else ""
+    marked = replace(state, diverged=(*state.diverged, last))
+    # Its goals are not those of this tree, even where they have the same names.
+    strangers = [message.model_copy(update={"goal_id": None}) for message in new]
+    marks: dict[str, object] = {"metadata": {**stored.trace.metadata, STATE: marked.to_json()}}
+    return Plan("diverged", marks, messages=strangers)
+
+
+def _spent(messages: list[Message], by_id: Mapping[str, Message]) -> list[tuple[str, dict[str, object]]]:
+    found = []
+    for message in messages:
+        known = by_id.get(str(message.message_id))
+        if known is not None:
+            updates = {
+                name: getattr(message, name) for name in _SPENT if getattr(known, name) != getattr(message, name)
+            }
+            if updates:
+                found.append((str(message.message_id), updates))
+    return found
+
+
+def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, object]:
+    digests = source.digests
+    reached = replace(
+        state, rows=len(digests), sha256=digests[-1] if digests else "", until=0, torn_tail=source.torn_tail
+    )
+    updates: dict[str, object] = {
+        name: getattr(source.trace, name)
+        for name in _HEADER
+        if name == "status" or getattr(source.trace, name) != getattr(stored, name)
+    }
+    metadata = {**stored.metadata, **source.trace.metadata, STATE: reached.to_json()}
+    if metadata != stored.metadata:
+        updates["metadata"] = metadata
+    return updates
+
+
+def _goals(source: GoalTree | None, stored: GoalTree | None) -> GoalTree | None:
+    """Return the tree to write: the stored one, its stats and revision kept, brought up to date."""
+    if source is None or stored is None:
+        return source
+    tree = stored.model_copy()
+    known = {goal.id: goal for goal in stored.goals}
+    listed = {goal.id for goal in source.goals}
+    merged = [_merged(known.get(goal.id), goal) for goal in source.goals]
+    tree.goals = [*merged, *(goal for goal in stored.goals if goal.id not in listed)]
+    tree.mission, tree.current_id = source.mission, source.current_id
+    same = (tree.mission, tree.current_id, tree.goals) == (stored.mission, stored.current_id, stored.goals)
+    return None if same else tree
+
+
+def _merged(known: Goal | None, goal: Goal) -> Goal:
+    if known is None:
+        return goal
+    stats: dict[str, object] = {"self_stats": known.self_stats, "cumulative_stats": known.cumulative_stats}
+    links = [*goal.sub_trace_ids, *(each for each in known.sub_trace_ids if each not in goal.sub_trace_ids)]
+    return goal.model_copy(update={**stats, "sub_trace_ids": links})

@@ -1,0 +1,123 @@
+"""What an import did: per file, per trace, in all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Literal, cast
+
+from traceark.importers.base import Problem
+from traceark.models import Json, JsonObject
+
+Outcome = Literal["new", "grown", "known", "older", "diverged", "failed"]
+
+
+@dataclass(slots=True)
+class TraceReport:
+    """What became of one trace of a source.
+
+    Attributes
+    ----------
+    outcome : str
+        ``new``; ``grown``: the archive held an earlier state of the source; ``known``: it held
+        this very state; ``older``: it holds a later one; ``diverged``: the archive's trace and
+        the source disagree, and only messages of unknown ids were taken; ``failed``: nothing was.
+    """
+
+    trace_id: str
+    outcome: Outcome
+    new_messages: int = 0
+    known_messages: int = 0
+    new_events: int = 0
+    known_events: int = 0
+    goals: int = 0
+
+
+@dataclass(slots=True)
+class FileReport:
+    """What became of one file: its rows by kind, what they made, and what could not be read."""
+
+    path: str
+    importer: str
+    rows: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    traces: list[TraceReport] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import did.
+
+    Attributes
+    ----------
+    files : list of FileReport
+    skipped : list of str
+        Files in no format that an importer knows, and symbolic links.
+    """
+
+    files: list[FileReport] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems of all files."""
+        return [problem for file in self.files for problem in file.problems]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything was read and nothing disagreed."""
+        return not self.problems
+
+    @property
+    def rows(self) -> Counter[str]:
+        """Rows of all files by kind."""
+        return _sum(file.rows for file in self.files)
+
+    @property
+    def repaired(self) -> Counter[str]:
+        """Repaired values of all files by reason."""
+        return _sum(file.repaired for file in self.files)
+
+    def totals(self) -> dict[str, int]:
+        """Return the sums over all files.
+
+        Examples
+        --------
+        >>> ImportReport().totals()["new_messages"]
+        0
+        """
+        traces = [trace for file in self.files for trace in file.traces]
+        return {
+            "files": len(self.files),
+            "skipped": len(self.skipped),
+            "rows": self.rows.total(),
+            "traces": len({trace.trace_id for trace in traces}),
+            "new_traces": sum(trace.outcome == "new" for trace in traces),
+            "new_messages": sum(trace.new_messages for trace in traces),
+            "known_messages": sum(trace.known_messages for trace in traces),
+            "new_events": sum(trace.new_events for trace in traces),
+            "known_events": sum(trace.known_events for trace in traces),
+            "goals": sum(trace.goals for trace in traces),
+            "repaired": self.repaired.total(),
+            "problems": len(self.problems),
+        }
+
+    def to_json(self) -> JsonObject:
+        """Return the report as plain JSON."""
+        return {
+            "ok": self.ok,
+            "totals": cast("Json", self.totals()),
+            "rows": cast("Json", dict(self.rows)),
+            "repaired": cast("Json", dict(self.repaired)),
+            "files": [cast("Json", asdict(file)) for file in self.files],
+            "skipped": list(self.skipped),
+        }
+
+
+def _sum(counters: Iterable[Counter[str]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for counter in counters:
+        total.update(counter)
+    return total
