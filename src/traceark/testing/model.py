@@ -12,7 +12,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any, TypeVar
 
-from traceark.codec.lines import check_texts, to_record
+from traceark.codec.lines import JSON_FIELDS, check_texts, to_record
 from traceark.errors import (
     AmbiguousMessageId,
     GoalExistsError,
@@ -94,7 +94,7 @@ def _sequence(message: Message) -> int:
 def _checked(model: M) -> M:
     """Return a deep copy of a model whose every value the archive can keep exactly."""
     to_record(model)
-    check_texts(model)
+    check_texts(model.model_copy(update=dict.fromkeys(JSON_FIELDS & model.__dict__.keys())))
     return model.model_copy(deep=True)
 
 
@@ -248,10 +248,12 @@ class ModelStore:
         kept = self._kept(given.trace_id)
         taken = {added.first.message_id: added for added in kept.messages}
         sequence = kept.last_sequence() + 1 if given.sequence is None else given.sequence
-        message_id = given.message_id or f"{given.trace_id}-{sequence:04d}"
+        message_id = f"{given.trace_id}-{sequence:04d}" if given.message_id is None else given.message_id
         while given.message_id is None and given.sequence is None and message_id in taken:
             sequence += 1
             message_id = f"{given.trace_id}-{sequence:04d}"
+        if message_id in taken and given.message_id is None:
+            raise InvalidValueError(f"the id {message_id!r} that this sequence gives is taken", "sequence")
         if message_id in taken:
             known = taken[message_id]
             if same_message(given, known.first) or same_message(given, known.now):
