@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, Inexact
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from traceark.errors import InvalidValueError
 from traceark.models import INT64_MAX, INT64_MIN, Goal, GoalStats, GoalTree, JsonObject
@@ -29,40 +29,53 @@ def exact(cost: float | None) -> Decimal:
 
 
 class Facts(NamedTuple):
-    """What the folds need to know of one message."""
+    """What the folds need to know of one message: `tokens` as given, and the sum of its usage."""
 
     offset: int
     sequence: int
     goal_id: str | None
-    tokens: int
+    tokens: int | None
+    usage_tokens: int
     cost: float | None
     duration_ms: int
     tool_name: str | None
 
+    def counted_tokens(self) -> int:
+        """Return the tokens that the message adds to the totals."""
+        return self.usage_tokens if self.tokens is None else self.tokens
 
-def counted_tokens(record: Mapping[str, object]) -> int:
-    """Return the tokens that a message record adds to the totals (see `Message.counted_tokens`)."""
-    tokens = record.get("tokens")
-    if tokens is not None:
-        return cast("int", tokens)
-    usage = cast("dict[str, int | None] | None", record.get("usage"))
+
+def usage_tokens(usage: Mapping[str, int | None] | None) -> int:
+    """Return the tokens of a usage record (see `Usage.total`)."""
     if not usage:
         return 0
-    kinds = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-    return sum(usage.get(kind) or 0 for kind in kinds)
+    return sum(
+        usage.get(kind) or 0 for kind in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    )
 
 
-def facts_of(record: Mapping[str, object], offset: int) -> Facts:
+def facts_of(record: Mapping[str, Any], offset: int) -> Facts:
     """Return the facts of a message record that was added at an offset."""
     return Facts(
         offset,
-        cast("int", record["sequence"]),
-        cast("str | None", record.get("goal_id")),
-        counted_tokens(record),
-        cast("float | None", record.get("cost")),
-        cast("int | None", record.get("duration_ms")) or 0,
-        cast("str | None", record.get("tool_name")),
+        record["sequence"],
+        record.get("goal_id"),
+        record.get("tokens"),
+        usage_tokens(record.get("usage")),
+        record.get("cost"),
+        record.get("duration_ms") or 0,
+        record.get("tool_name"),
     )
+
+
+def updated_facts(old: Facts, fields: Mapping[str, Any]) -> Facts:
+    """Return the facts of a message after an update has set `fields`."""
+    changes: dict[str, Any] = {name: fields[name] for name in ("goal_id", "tool_name", "cost", "tokens") if name in fields}
+    if "duration_ms" in fields:
+        changes["duration_ms"] = fields["duration_ms"] or 0
+    if "usage" in fields:
+        changes["usage_tokens"] = usage_tokens(fields["usage"])
+    return old._replace(**changes) if changes else old
 
 
 @dataclass(slots=True)
@@ -78,7 +91,7 @@ class Sums:
     def add(self, facts: Facts, sign: int = 1) -> None:
         """Count one message in (``sign=1``) or out (``-1``, which leaves `tools` alone)."""
         self.count += sign
-        self.tokens += sign * facts.tokens
+        self.tokens += sign * facts.counted_tokens()
         self.duration_ms += sign * facts.duration_ms
         if facts.cost:
             self.cost = EXACT.add(self.cost, exact(facts.cost) * sign)
@@ -112,7 +125,7 @@ class MessageFold:
     def check_room(self, facts: Facts) -> None:
         """Refuse a message that would carry a total beyond 64 bits."""
         for name, total, more in (
-            ("tokens", self.total.tokens, facts.tokens),
+            ("tokens", self.total.tokens, facts.counted_tokens()),
             ("duration_ms", self.total.duration_ms, facts.duration_ms),
         ):
             if not INT64_MIN <= total + more <= INT64_MAX:
@@ -148,25 +161,6 @@ class MessageFold:
                 for facts in self.facts.values()
                 if facts.goal_id == goal_id and facts.tool_name is not None
             )[-PREVIEW_TOOLS:]
-
-
-def updated_facts(old: Facts, fields: Mapping[str, object], usage: Mapping[str, object] | None, tokens: int | None) -> Facts:
-    """Return the facts of a message after an update has set `fields`.
-
-    `usage` and `tokens` are the message's own after the update.
-    """
-    changes: dict[str, object] = {}
-    if "goal_id" in fields:
-        changes["goal_id"] = fields["goal_id"]
-    if "tool_name" in fields:
-        changes["tool_name"] = fields["tool_name"]
-    if "cost" in fields:
-        changes["cost"] = fields["cost"]
-    if "duration_ms" in fields:
-        changes["duration_ms"] = fields["duration_ms"] or 0
-    if "tokens" in fields or "usage" in fields:
-        changes["tokens"] = counted_tokens({"tokens": tokens, "usage": usage})
-    return old._replace(**changes) if changes else old  # type: ignore[arg-type]
 
 
 TOTALS = ("total_messages", "total_tokens", "total_cost", "total_duration_ms")

@@ -36,8 +36,10 @@ class SourceTrace:
         One per row of the source that belongs to the trace: a hash of that row and all before it.
         Two states of one source are recognised by it: the older one's last digest is the newer
         one's at the same place.
+    file_rows : int
+        Rows of the whole file, of all its traces.
     torn_tail : str, optional
-        The end of a source that is still being written, when it is not a whole row yet.
+        The end of a file that is still being written, when it is not a whole row yet.
     """
 
     trace: Trace
@@ -45,6 +47,7 @@ class SourceTrace:
     events: list[SourceEvent] = field(default_factory=list)
     goals: GoalTree | None = None
     digests: list[str] = field(default_factory=list)
+    file_rows: int = 0
     torn_tail: str | None = None
 
 

@@ -65,8 +65,11 @@ class ClaudeCode:
                 builder.torn_tail = row.text
             else:
                 builder.add(row)
+        file_rows = sum(not row.torn for row in rows)
         for builder in router.builders.values():
-            yield builder.finish()
+            source = builder.finish()
+            source.file_rows = file_rows
+            yield source
 
 
 def _first_lines(lines: Iterator[bytes]) -> Iterator[bytes]:

@@ -95,7 +95,7 @@ class TraceBuilder:
         trace = self.header.trace()
         goals = self.goals.tree(trace.task or "")
         trace.current_goal_id = goals.current_id if goals is not None else None
-        return SourceTrace(trace, self._messages, self._events, goals, self._digests, self.torn_tail)
+        return SourceTrace(trace, self._messages, self._events, goals, self._digests, torn_tail=self.torn_tail)
 
     def _message_id(self, row: Row) -> str | None:
         """Return the row's id; None when the very same row has been taken already."""
@@ -185,15 +185,13 @@ class TraceBuilder:
     def _usage(self, raw: Json) -> Usage | None:
         if not isinstance(raw, dict):
             return None
-        usage = Usage()
-        extra = usage.__pydantic_extra__
-        assert extra is not None
+        fields: dict[str, object] = {}
         for name, value in raw.items():
             if name in _USAGE_NAMES:
-                setattr(usage, _USAGE_NAMES[name], self.typed.count(value))
+                fields[_USAGE_NAMES[name]] = self.typed.count(value)
             elif name not in Usage.model_fields and self.typed.identifier(name) is not None:
-                extra[name] = value
-        return usage
+                fields[name] = value
+        return Usage.parse(fields)
 
     def _link(self, value: Mapping[str, Json]) -> None:
         """Note which sub-agent a call started, where a progress row tells it."""

@@ -43,8 +43,10 @@ class State:
         What has been taken for certain: so many rows, and their digest.
     until : int
         The rows that an import which has begun and not ended may have written in part; else 0.
+    file_rows : int
+        Rows of the file that was taken last, with those of other traces.
     torn_tail : str, optional
-        The unfinished end of the source as it was.
+        The unfinished end of that file.
     diverged : tuple of str
         Digests of sources that disagreed.
     """
@@ -53,6 +55,7 @@ class State:
     rows: int = 0
     sha256: str = ""
     until: int = 0
+    file_rows: int = 0
     torn_tail: str | None = None
     diverged: tuple[str, ...] = ()
 
@@ -67,6 +70,7 @@ class State:
             cast("int", stored.get("rows", 0)),
             cast("str", stored.get("sha256", "")),
             cast("int", stored.get("until", 0)),
+            cast("int", stored.get("file_rows", 0)),
             cast("str | None", stored.get("torn_tail")),
             tuple(cast("list[str]", stored.get("diverged", []))),
         )
@@ -76,6 +80,8 @@ class State:
         out: JsonObject = {"format": self.importer, "rows": self.rows, "sha256": self.sha256}
         if self.until:
             out["until"] = self.until
+        if self.file_rows:
+            out["file_rows"] = self.file_rows
         if self.torn_tail is not None:
             out["torn_tail"] = self.torn_tail
         if self.diverged:
@@ -127,19 +133,23 @@ def begun(source: SourceTrace, importer: str) -> Trace:
     return trace
 
 
-def is_known(source: SourceTrace, stored: Trace) -> bool:
-    """Say whether the archive holds this very state of the source, from the header alone."""
+def settled(source: SourceTrace, stored: Trace) -> Outcome | None:
+    """Return the outcome for a source that has nothing to add, if the header alone tells it."""
     state = State.of(stored)
     if state is None or not source.digests:
-        return False
+        return None
     last = source.digests[-1]
     if last in state.diverged:
-        return True
-    return (state.rows, state.sha256) == (len(source.digests), last) and _tail(source) <= len(state.torn_tail or "")
+        return "diverged"
+    reached = (source.file_rows, len(source.torn_tail or ""))
+    same = (state.rows, state.sha256, state.until) == (len(source.digests), last, 0)
+    return "known" if same and reached <= (state.file_rows, len(state.torn_tail or "")) else None
 
 
 def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
     """Return what to write so that the archive holds the later of its own and the source's state.
+
+    It is for a source that `settled` does not settle.
 
     Parameters
     ----------
@@ -152,29 +162,25 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
     state = State.of(stored.trace)
     by_id = {str(message.message_id): message for message in stored.messages}
     new = [message for message in source.messages if message.message_id not in by_id]
-    if state is None or not _agrees(source, state, by_id, stored.events):
+    if state is None or not (state.rows or state.until) or not _agrees(source, state, by_id, stored.events):
         return _diverged(source, stored, state or State(importer), new)
-    if state.rows > len(source.digests) or is_known(source, stored.trace):
-        # All of it is there, or the rest of a later state is: an import that ended wrote it.
-        return Plan("known" if is_known(source, stored.trace) else "older")
+    rows = len(source.digests)
+    if state.rows > rows:
+        return Plan("older")
     later = [(event.event_type, event.payload) for event in source.events[len(stored.events) :]]
-    plan = Plan("grown" if state.rows else "new", messages=new, events=later)
-    if state.until > len(source.digests):
+    plan = Plan("new" if not state.rows else "grown" if rows > state.rows else "known", messages=new, events=later)
+    if state.until > rows:
         # A later state was being imported and the import did not end; only repeating that can end it.
         plan.outcome = "older"
         return plan
-    if state.until < len(source.digests):
+    if state.until < rows and rows > state.rows:
         # Not sealed meanwhile, and if this import does not end, it shows.
-        begins = replace(state, until=len(source.digests))
+        begins = replace(state, until=rows)
         plan.marks = {"status": "running", "metadata": {**stored.trace.metadata, STATE: begins.to_json()}}
     plan.goals = _goals(source.goals, stored.goals)
     plan.spent = _spent(source.messages, by_id)
     plan.header = _header(source, stored.trace, state)
     return plan
-
-
-def _tail(source: SourceTrace) -> int:
-    return len(source.torn_tail or "")
 
 
 def _agrees(source: SourceTrace, state: State, by_id: Mapping[str, Message], events: list[Event]) -> bool:
@@ -206,8 +212,8 @@ def _diverged(source: SourceTrace, stored: Stored, state: State, new: list[Messa
     marked = replace(state, diverged=(*state.diverged, last))
     # Its goals are not those of this tree, even where they have the same names.
     strangers = [message.model_copy(update={"goal_id": None}) for message in new]
-    marks: dict[str, object] = {"metadata": {**stored.trace.metadata, STATE: marked.to_json()}}
-    return Plan("diverged", marks, messages=strangers)
+    header: dict[str, object] = {"metadata": {**stored.trace.metadata, STATE: marked.to_json()}}
+    return Plan("diverged", messages=strangers, header=header)
 
 
 def _spent(messages: list[Message], by_id: Mapping[str, Message]) -> list[tuple[str, dict[str, object]]]:
@@ -224,9 +230,9 @@ def _spent(messages: list[Message], by_id: Mapping[str, Message]) -> list[tuple[
 
 
 def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, object]:
-    digests = source.digests
+    digests, last = source.digests, source.digests[-1] if source.digests else ""
     reached = replace(
-        state, rows=len(digests), sha256=digests[-1] if digests else "", until=0, torn_tail=source.torn_tail
+        state, rows=len(digests), sha256=last, until=0, file_rows=source.file_rows, torn_tail=source.torn_tail
     )
     updates: dict[str, object] = {
         name: getattr(source.trace, name)

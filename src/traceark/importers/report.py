@@ -45,6 +45,17 @@ class FileReport:
     problems: list[Problem] = field(default_factory=list)
     traces: list[TraceReport] = field(default_factory=list)
 
+    def to_json(self) -> JsonObject:
+        """Return the report as plain JSON."""
+        return {
+            "path": self.path,
+            "importer": self.importer,
+            "rows": cast("Json", dict(self.rows)),
+            "repaired": cast("Json", dict(self.repaired)),
+            "problems": [cast("Json", asdict(problem)) for problem in self.problems],
+            "traces": [cast("Json", asdict(trace)) for trace in self.traces],
+        }
+
 
 @dataclass(slots=True)
 class ImportReport:
@@ -111,7 +122,7 @@ class ImportReport:
             "totals": cast("Json", self.totals()),
             "rows": cast("Json", dict(self.rows)),
             "repaired": cast("Json", dict(self.repaired)),
-            "files": [cast("Json", asdict(file)) for file in self.files],
+            "files": [file.to_json() for file in self.files],
             "skipped": list(self.skipped),
         }
 

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from traceark.errors import DamagedTraceError, ImportFailedError, InvalidValueError
 from traceark.importers.base import ImportCounts, Importer, Problem, SourceTrace
 from traceark.importers.claude_code import ClaudeCode
-from traceark.importers.merge import Plan, Stored, begun, is_known, plan_import
+from traceark.importers.merge import Plan, Stored, begun, plan_import, settled
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
 from traceark.models import Json, Message, Trace
 from traceark.protocol import TraceStore
@@ -180,8 +180,9 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str) -
         await store.create_trace(begun(source, importer))
         header = await store.get_trace(trace_id)
         assert header is not None
-    if is_known(source, header):
-        return _report(source, "known")
+    outcome = settled(source, header)
+    if outcome is not None:
+        return _report(source, outcome)
     stored = Stored(
         header,
         await store.get_trace_messages(trace_id),

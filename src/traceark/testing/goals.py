@@ -117,7 +117,8 @@ class GoalTests(StoreTests):
         [
             ("description", None), ("description", "\ud800"), ("status", 5), ("sub_trace_ids", "u"),
             ("sub_trace_ids", [5]), ("parent_id", "absent"), ("parent_id", "1"),
-            ("self_stats", {"total_tokens": 2**63}), ("created_at", 5), ("self_stats", {"total_cost": float("nan")}), ("sub_trace_ids", ["a", "\udfff"]),
+            ("self_stats", {"total_tokens": 2**63}), ("created_at", 5),
+            ("self_stats", {"total_cost": float("nan")}), ("sub_trace_ids", ["a", "\udfff"]),
         ],
     )  # fmt: skip
     @scenario

@@ -189,7 +189,8 @@ class MessageTests(StoreTests):
         [
             {"content": 1.0}, {"content": True}, {"content": "1"}, {"content": 1, "role": "tool"},
             {"content": 1, "cost": 0.0}, {"content": 1, "goal_id": "1"}, {"content": 1, "unknown": 1},
-            {"content": 1, "sequence": 9}, {}, {"content": 1, "created_at": datetime(2026, 1, 2, tzinfo=UTC)}, {"content": 1, "usage": {}},
+            {"content": 1, "sequence": 9}, {},
+            {"content": 1, "created_at": datetime(2026, 1, 2, tzinfo=UTC)}, {"content": 1, "usage": {}},
         ],
     )  # fmt: skip
     @scenario

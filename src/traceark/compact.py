@@ -1,0 +1,169 @@
+"""Compaction and sealing: closed segments into parts, a finished trace into its final form.
+
+Killed anywhere it leaves a trace that reads the same: parts are published whole before segments
+go, headers before the manifest, and the manifest last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from io import BytesIO
+
+from traceark.codec.parquet import PartInfo, PartRecord, part_info, write_part
+from traceark.errors import StorageError
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName
+from traceark.live import OpenTrace
+from traceark.log import read_log
+from traceark.manifest import encode_manifest, sha256
+from traceark.plan import join_runs, plan_log
+from traceark.reading import fold_updates
+from traceark.storage.base import Entry, KeyMissingError
+
+_ATTEMPTS = 20
+
+
+async def compact(trace: OpenTrace) -> int:
+    """Fold the closed segments of a live trace into parts; return how many records moved.
+
+    Writers go on in new segments meanwhile. Updates stay rows of their own, since a part of a live
+    trace keeps every record at its offset.
+    """
+    async with trace.exclusive() as writer:
+        await trace.refresh()
+        entries, ends = dict(trace.entries), dict(trace.ends)
+        writer.close_segments()
+    moved = 0
+    for log in LOGS:
+        covered = max((trace.parts[key].last for key in _part_keys(trace, log, entries)), default=0)
+        if ends[log] > covered:
+            await _build(trace, log, covered + 1, ends[log], entries, folded=False)
+            moved += ends[log] - covered
+    async with trace.exclusive():
+        await trace.refresh()
+        await trace.retry(trace.publish_both)
+        await _drop_superseded(trace)
+    return moved
+
+
+def _part_keys(trace: OpenTrace, log: LogName, entries: dict[str, Entry]) -> list[str]:
+    directory = f"{trace.prefix}/{log}/"
+    return [key for key in trace.parts if key.startswith(directory) and key[len(trace.prefix) + 1 :] in entries]
+
+
+async def _build(
+    trace: OpenTrace, log: LogName, first: int, last: int, entries: dict[str, Entry], *, folded: bool
+) -> str:
+    """Publish a part of the offsets given; return its key relative to the trace."""
+    incarnation = trace.header.incarnation
+    read = await read_log(trace.storage, trace.prefix, log, incarnation, entries, trace.parts, after=first - 1)
+    rows = [row for row in read.records if row.offset <= last]
+    covers = join_runs(run for run in read.runs if run.last >= first and run.first <= last)
+    covers = tuple(run if run.last <= last else type(run)(run.first, run.writer, last - run.first + 1) for run in covers)
+    if folded and log == "messages":
+        rows = sorted(fold_updates(rows), key=lambda row: row.offset)
+    info = PartInfo(log, trace.trace_id, incarnation, first, last, folded, covers)
+    data = await asyncio.to_thread(_encode, info, rows)
+    name = f"{log}/{PartName(first, last, incarnation, secrets.token_hex(4))}"
+    await trace.storage.create(f"{trace.prefix}/{name}", data)
+    return name
+
+
+def _encode(info: PartInfo, rows: list[PartRecord]) -> bytes:
+    sink = BytesIO()
+    write_part(sink, info, rows)
+    return sink.getvalue()
+
+
+async def _drop_superseded(trace: OpenTrace, keep: frozenset[str] = frozenset()) -> None:
+    """Delete files that parts supersede, once no late writer can rely on them."""
+    now = time.time()
+    entries = await trace.storage.list(trace.prefix)
+    gone: list[str] = []
+    for log in LOGS:
+        names = [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]
+        parts = {key.rpartition("/")[2]: trace.parts[key] for key in _part_keys(trace, log, entries)}
+        plan = plan_log(trace.prefix, names, trace.header.incarnation, parts)
+        gone += [f"{log}/{name}" for name in (*plan.superseded, *plan.leftovers)]
+    grace = trace.storage.grace_seconds
+    gone = [name for name in gone if name not in keep and now - entries[name].modified >= grace]
+    await trace.storage.delete(f"{trace.prefix}/{name}" for name in gone)
+    for name in gone:
+        trace.entries.pop(name, None)
+    if gone:
+        trace.files_changed()
+
+
+async def seal(trace: OpenTrace) -> None:
+    """Bring a trace into its final form: one part per log, headers, and the manifest last.
+
+    Writing to it later reopens it. A trace that keeps being written to is tried again.
+    """
+    for _ in range(_ATTEMPTS):
+        async with trace.mutex:
+            await trace.refresh()
+            if trace.sealed and trace.header.checkpoint.is_exact(
+                {name: entry.size for name, entry in trace.entries.items()}, trace.header.incarnation
+            ):
+                await _drop_superseded(trace)
+                return
+            entries, ends = dict(trace.entries), dict(trace.ends)
+        built: dict[LogName, str] = {}
+        for log in LOGS:
+            if ends[log]:
+                built[log] = _final_part(trace, log, ends[log], entries) or await _build(
+                    trace, log, 1, ends[log], entries, folded=True
+                )
+        async with trace.exclusive() as writer:
+            await trace.refresh()
+            if trace.ends == ends:
+                writer.forget_segments()
+                await _finish(trace, built)
+                return
+        await trace.storage.delete(f"{trace.prefix}/{name}" for name in built.values() if name not in entries)
+    raise StorageError(f"trace {trace.trace_id!r} was written to all the while; seal it when its writers are done")
+
+
+def _final_part(trace: OpenTrace, log: LogName, end: int, entries: dict[str, Entry]) -> str | None:
+    """Return the part that holds the whole log already, folded, if there is one."""
+    for key in _part_keys(trace, log, entries):
+        info = trace.parts[key]
+        if info.folded and info.first == 1 and info.last == end:
+            return key[len(trace.prefix) + 1 :]
+    return None
+
+
+async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
+    storage, prefix = trace.storage, trace.prefix
+    for log, name in built.items():
+        # What is about to replace the segments must be readable from where it lies.
+        info = part_info(await storage.read(f"{prefix}/{name}"), f"{prefix}/{name}")
+        trace.parts[f"{prefix}/{name}"] = info
+        trace.tails[log] = None
+    for key in list(trace.parts):
+        # The checkpoint must name the final parts, and no other that reaches as far.
+        if key.removeprefix(f"{prefix}/") not in built.values():
+            del trace.parts[key]
+    await trace.retry(trace.publish_both)
+    keep = {HEADER, *built.values(), *([GOAL_TREE] if trace.tree is not None else [])}
+    now = time.time()
+    young = {
+        name
+        for name, entry in trace.entries.items()
+        if name not in keep and storage.grace_seconds and now - entry.modified < storage.grace_seconds
+    }
+    others = [name for name in trace.entries if name not in keep and name not in young and name.partition("/")[0] in LOGS]
+    await storage.delete(f"{prefix}/{name}" for name in others)
+    hashes: dict[str, str] = {}
+    for name in sorted(keep):
+        try:
+            hashes[name] = sha256(await storage.read(f"{prefix}/{name}"))
+        except KeyMissingError:
+            raise StorageError(f"{prefix}/{name} vanished while the trace was sealed; seal it again") from None
+    version = await storage.replace(f"{prefix}/{MANIFEST}", encode_manifest(hashes))
+    for name in others:
+        trace.entries.pop(name, None)
+    trace.entries[MANIFEST] = Entry(0, version, 0.0)
+    trace.touched = False
+    trace.files_changed()

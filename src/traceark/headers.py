@@ -1,0 +1,200 @@
+"""`trace.json` and `goal_tree.json`: their records to bytes and back.
+
+Pure. Both are one line that proves itself, flat, with the archive's own fields behind an
+underscore: format, incarnation, revision, the checkpoint they are as of, and what callers set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any, cast
+
+from traceark.codec.lines import check_texts, decode_line, encode_line, to_record
+from traceark.errors import CorruptFileError, InvalidValueError, UnsupportedFormatError
+from traceark.layout import FORMAT_VERSION, LOGS, LogName, PartName, SegmentName, parse_log_name
+from traceark.models import GoalStats, GoalTree, JsonObject, Trace
+from traceark.stats import Adjustments, SetGoals, SetStats
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """As of which offsets a header is, and the last file and its size that held them.
+
+    A reader that finds those very files at the end of the logs knows that the header is exact.
+    """
+
+    ends: dict[LogName, int] = field(default_factory=lambda: {"messages": 0, "events": 0})
+    files: dict[LogName, tuple[str, int]] = field(default_factory=dict)
+
+    def to_json(self) -> JsonObject:
+        """Return it as a header keeps it."""
+        out: JsonObject = {}
+        for log in LOGS:
+            name, size = self.files.get(log, ("", 0))
+            out[log] = {"offset": self.ends[log], "file": name, "bytes": size}
+        return out
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Checkpoint:
+        """Return it from what a header keeps."""
+        found = cls()
+        for log in LOGS:
+            found.ends[log] = int(stored[log]["offset"])
+            if stored[log]["file"]:
+                found.files[log] = (str(stored[log]["file"]), int(stored[log]["bytes"]))
+        return found
+
+    def is_exact(self, sizes: Mapping[str, int], incarnation: str) -> bool:
+        """Say whether the logs, given the sizes of the trace's files, end where the checkpoint says."""
+        return all(self._ends_here(sizes, log, incarnation) for log in LOGS)
+
+    def _ends_here(self, sizes: Mapping[str, int], log: LogName, incarnation: str) -> bool:
+        name, size = self.files.get(log, ("", 0))
+        if name and sizes.get(f"{log}/{name}") != size:
+            return False
+        last = parse_log_name(name)
+        for key in sizes:
+            directory, _, other = key.partition("/")
+            if directory == log and other != name:
+                parsed = parse_log_name(other)
+                if parsed is not None and parsed.incarnation == incarnation and not self._is_before(log, last, parsed):
+                    return False
+        return True
+
+    def _is_before(self, log: LogName, last: SegmentName | PartName | None, other: SegmentName | PartName) -> bool:
+        """Say whether a file cannot hold anything past the checkpoint, whose last file is `last`."""
+        if isinstance(other, PartName):
+            return other.last <= self.ends[log]
+        if isinstance(last, SegmentName):
+            return other.first < last.first
+        # A superseded segment beside a part: an object never grows, a file may have grown elsewhere.
+        return other.first <= self.ends[log] and not other.writer
+
+
+@dataclass(slots=True)
+class Header:
+    """The content of `trace.json`.
+
+    `adjustments` are what callers set of the totals, as the difference to a recount; `set_at`
+    says at which offset; `floor` is a last_sequence that was set.
+    """
+
+    trace: Trace
+    incarnation: str
+    revision: int = 1
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    adjustments: Adjustments = field(default_factory=dict)
+    set_at: dict[str, int] = field(default_factory=dict)
+    floor: int = 0
+
+    def encode(self) -> bytes:
+        """Return the bytes of `trace.json`."""
+        record = to_record(self.trace)
+        check_texts(self.trace)
+        record["_format"] = FORMAT_VERSION
+        record["_incarnation"] = self.incarnation
+        record["_revision"] = self.revision
+        record["_checkpoint"] = self.checkpoint.to_json()
+        was_set: JsonObject = {
+            name: {"adjustment": str(value), "offset": self.set_at.get(name, 0)} for name, value in self.adjustments.items()
+        }
+        if self.floor:
+            was_set["last_sequence"] = self.floor
+        if was_set:
+            record["_set"] = was_set
+        return encode_line(record)
+
+    @classmethod
+    def decode(cls, data: bytes, what: str) -> Header:
+        """Return what the bytes of `trace.json` say.
+
+        Raises
+        ------
+        CorruptFileError
+            They do not prove themselves, or miss a field of the format.
+        UnsupportedFormatError
+            A newer format.
+        """
+        record = _decode(data, what)
+        try:
+            was_set = record.pop("_set", {})
+            header = cls(
+                Trace(trace_id="-"),
+                record.pop("_incarnation"),
+                record.pop("_revision"),
+                Checkpoint.from_json(record.pop("_checkpoint")),
+            )
+            header.floor = was_set.pop("last_sequence", 0)
+            for name, entry in was_set.items():
+                header.adjustments[name] = Decimal(entry["adjustment"])
+                header.set_at[name] = entry["offset"]
+            header.trace = Trace.parse(record)
+        except (KeyError, TypeError, AttributeError, InvalidOperation, InvalidValueError) as error:
+            raise CorruptFileError(f"{what} is no trace header ({error!r}); restore it from a copy") from error
+        return header
+
+
+@dataclass(slots=True)
+class TreeFile:
+    """The content of `goal_tree.json`; `messages` is the offset its stats are as of."""
+
+    tree: GoalTree
+    incarnation: str
+    revision: int = 1
+    messages: int = 0
+    was_set: SetGoals = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """Return the bytes of `goal_tree.json`."""
+        record = to_record(self.tree)
+        check_texts(self.tree)
+        record["_format"] = FORMAT_VERSION
+        record["_incarnation"] = self.incarnation
+        record["_revision"] = self.revision
+        record["_checkpoint"] = {"messages": {"offset": self.messages}}
+        was_set: JsonObject = {}
+        for goal_id, (own, cumulative) in self.was_set.items():
+            kept = {"self_stats": own.to_json(), "cumulative_stats": cumulative.to_json()}
+            if kept["self_stats"] or kept["cumulative_stats"]:
+                was_set[goal_id] = cast("JsonObject", kept)
+        if was_set:
+            record["_set"] = was_set
+        return encode_line(record)
+
+    @classmethod
+    def decode(cls, data: bytes, what: str) -> TreeFile:
+        """Return what the bytes of `goal_tree.json` say; raises as `Header.decode` does."""
+        record = _decode(data, what)
+        try:
+            was_set = {
+                goal_id: (SetStats.from_json(kept["self_stats"]), SetStats.from_json(kept["cumulative_stats"]))
+                for goal_id, kept in record.pop("_set", {}).items()
+            }
+            incarnation, revision = record.pop("_incarnation"), record.pop("_revision")
+            messages = record.pop("_checkpoint")["messages"]["offset"]
+            return cls(GoalTree.parse(record), incarnation, revision, messages, was_set)
+        except (KeyError, TypeError, AttributeError, InvalidOperation, InvalidValueError) as error:
+            raise CorruptFileError(f"{what} is no goal tree ({error!r}); restore it from a copy") from error
+
+
+def _decode(data: bytes, what: str) -> dict[str, Any]:
+    record = cast("dict[str, Any]", decode_line(data, what))
+    version = record.pop("_format", None)
+    if version != FORMAT_VERSION:
+        raise UnsupportedFormatError(f"{what} has format version {version}; this release reads {FORMAT_VERSION}; upgrade traceark")
+    return record
+
+
+def as_read(tree: GoalTree, revision: int) -> GoalTree:
+    """Return the tree marked with the revision it was read at, and with the stats it was read with."""
+    tree._revision = revision
+    tree._read_stats = {
+        goal.id: (_copy(goal.self_stats), _copy(goal.cumulative_stats)) for goal in tree.goals
+    }
+    return tree
+
+
+def _copy(stats: GoalStats) -> GoalStats:
+    return stats.model_copy()

@@ -1,0 +1,191 @@
+"""Reading a trace from its files, as it stands on the storage, without opening it for writing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from traceark.codec.parquet import PartInfo, PartRecord
+from traceark.errors import CorruptFileError, IncompleteTraceError
+from traceark.headers import Header, TreeFile, as_read
+from traceark.layout import GOAL_TREE, HEADER, MANIFEST, TRACES, LogName, trace_id_of
+from traceark.log import LogRead, read_log
+from traceark.models import GoalTree, JsonObject, Trace
+from traceark.requests import apply_update, digest, fold_record
+from traceark.stats import MessageFold, totals_of, with_stats
+from traceark.storage.base import Entry, KeyMissingError, Storage
+
+Answer = TypeVar("Answer")
+_ATTEMPTS = 8
+
+
+@dataclass(slots=True)
+class StoredTrace:
+    """The files of one trace at one listing.
+
+    `ends` bounds what is read of each log: records past it are not durable yet.
+    """
+
+    storage: Storage
+    trace_id: str
+    prefix: str
+    entries: Mapping[str, Entry]
+    header: Header
+    parts: dict[str, PartInfo] = field(default_factory=dict)
+    ends: Mapping[LogName, int] | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of the files, by key relative to the trace."""
+        return {name: entry.size for name, entry in self.entries.items()}
+
+    def is_exact(self) -> bool:
+        """Say whether the headers are as of the logs' very ends."""
+        return self.ends is None and self.header.checkpoint.is_exact(self.sizes, self.header.incarnation)
+
+    def is_sealed(self) -> bool:
+        """Say whether the trace is sealed and nothing was written since."""
+        return MANIFEST in self.entries and self.is_exact()
+
+    async def log(self, log: LogName, *, after: int = 0, columns: list[str] | None = None) -> LogRead:
+        """Read a log from behind an offset."""
+        found = await read_log(
+            self.storage, self.prefix, log, self.header.incarnation, self.entries, self.parts, after=after, columns=columns
+        )
+        if self.ends is not None and found.end > self.ends[log]:
+            found.records = [row for row in found.records if row.offset <= self.ends[log]]
+            found.end = self.ends[log]
+        stated = self.header.checkpoint.ends[log]
+        if stated > found.end:
+            raise IncompleteTraceError(
+                f"trace {self.trace_id!r}: its header is as of {log} offset {stated}, but the {log} end at {found.end}; "
+                f"offsets {found.end + 1} to {stated} are missing: copy the {log} directory again"
+            )
+        return found
+
+    async def messages(self) -> list[PartRecord]:
+        """Return the messages with updates folded in, by sequence."""
+        return fold_updates((await self.log("messages")).records)
+
+    async def fold(self) -> tuple[MessageFold, int]:
+        """Return the fold over all messages, and the end of their log."""
+        read = await self.log("messages")
+        fold = MessageFold()
+        for row in read.records:
+            fold_record(fold, row.op, row.record, row.offset)
+        return fold, read.end
+
+    async def trace(self) -> Trace:
+        """Return the header with exact totals."""
+        if self.is_exact():
+            return self.header.trace
+        fold, _ = await self.fold()
+        events = await self.log("events")
+        trace = self.header.trace.model_copy()
+        trace.__dict__.update(totals_of(fold.total, self.header.adjustments))
+        trace.__dict__["last_sequence"] = max(fold.last_sequence, self.header.floor)
+        trace.__dict__["last_event_id"] = events.end
+        return trace
+
+    async def tree(self) -> GoalTree | None:
+        """Return the goal tree with exact stats, or None."""
+        if GOAL_TREE not in self.entries:
+            return None
+        what = f"{self.prefix}/{GOAL_TREE}"
+        stored = TreeFile.decode(await self.storage.read(what), what)
+        if stored.incarnation != self.header.incarnation:
+            return None
+        if self.is_exact() and stored.messages == self.header.checkpoint.ends["messages"]:
+            return as_read(stored.tree, stored.revision)
+        fold, end = await self.fold()
+        if stored.messages > end:
+            raise IncompleteTraceError(
+                f"trace {self.trace_id!r}: {what} is as of messages offset {stored.messages}, but the messages end at "
+                f"{end}; copy the messages directory again"
+            )
+        return as_read(with_stats(stored.tree, fold, stored.was_set), stored.revision)
+
+
+def fold_updates(rows: list[PartRecord]) -> list[PartRecord]:
+    """Return message rows with updates folded in, by sequence then offset.
+
+    A row that an update changed carries the digest of the message as first added.
+    """
+    found: dict[str, PartRecord] = {}
+    for row in rows:
+        message_id = str(row.record["message_id"])
+        if row.op is None:
+            if message_id in found:
+                raise CorruptFileError(f"the message id {message_id!r} was added twice, at offset {row.offset} again")
+            found[message_id] = row
+        elif row.op == "update" and message_id in found:
+            added = found[message_id]
+            first = added.digest or digest(added.record)
+            record: JsonObject = dict(added.record)
+            apply_update(record, row.record)
+            found[message_id] = PartRecord(added.offset, None, record, first)
+        else:
+            raise CorruptFileError(f"the record at offset {row.offset} updates {message_id!r}, which no record adds")
+    return sorted(found.values(), key=lambda row: (row.record["sequence"], row.offset))
+
+
+async def retrying(trace_id: str, read: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Run a reading that lists first, again when a file vanished in between."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return await read()
+        except KeyMissingError as error:
+            if attempt == _ATTEMPTS - 1:
+                raise IncompleteTraceError(f"trace {trace_id!r}: {error}; its files keep changing") from error
+    raise AssertionError
+
+
+async def load(
+    storage: Storage,
+    trace_id: str,
+    prefix: str,
+    entries: Mapping[str, Entry] | None = None,
+    parts: dict[str, PartInfo] | None = None,
+) -> StoredTrace | None:
+    """Return a trace as it stands, or None where there is no header."""
+    if entries is None:
+        entries = await storage.list(prefix)
+    if HEADER not in entries:
+        return None
+    what = f"{prefix}/{HEADER}"
+    header = Header.decode(await storage.read(what), what)
+    if header.trace.trace_id != trace_id:
+        raise CorruptFileError(
+            f"{what} is the header of trace {header.trace.trace_id!r}, whose directory has another name; rename it or restore it"
+        )
+    return StoredTrace(storage, trace_id, prefix, entries, header, {} if parts is None else parts)
+
+
+async def scan(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]]:
+    """Return the files of every trace by trace id, and directories whose name is no trace key.
+
+    One listing of the whole archive; on S3 one request per thousand files.
+    """
+    found: dict[str, dict[str, Entry]] = {}
+    strangers: set[str] = set()
+    by_key: dict[str, str | None] = {}
+    for name, entry in (await storage.list(TRACES)).items():
+        key, slash, rest = name.partition("/")
+        if not slash:
+            continue
+        if key not in by_key:
+            by_key[key] = trace_id_of(key)
+        trace_id = by_key[key]
+        if trace_id is None:
+            strangers.add(key)
+        else:
+            found.setdefault(trace_id, {})[rest] = entry
+    return found, sorted(strangers)
+
+
+def log_names(entries: Mapping[str, Entry], log: LogName) -> list[str]:
+    """Return the names of a log's files."""
+    return [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]
+
+

@@ -1,0 +1,231 @@
+"""What callers ask of a log, made ready to be written: records staged at offsets.
+
+Pure. A request is checked and encoded when it is made, so that a bad value fails its caller
+alone; `stage` gives it an offset, and its message an id and a sequence, when its turn comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from traceark.codec.lines import check_json, check_texts, dumps, record_text, seal_line, time_text, to_record
+from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
+from traceark.layout import LogName
+from traceark.models import Json, JsonObject, Message, utc_now
+from traceark.stats import Facts, MessageFold, facts_of, updated_facts
+
+
+class KnownMessage(Exception):
+    """A message id is known already; the caller compares what is stored with what was given."""
+
+
+@dataclass(slots=True)
+class Staged:
+    """Requests at their offsets, not yet applied: the lines by log, and what they will change."""
+
+    first: dict[LogName, int]
+    ends: dict[LogName, int]
+    writer: str
+    sequence: int
+    lines: dict[LogName, list[bytes]] = field(default_factory=lambda: {"messages": [], "events": []})
+    facts: dict[str, Facts] = field(default_factory=dict)
+    updates: dict[str, Facts] = field(default_factory=dict)
+
+    def add(self, log: LogName, body: str) -> int:
+        """Add a record's JSON text to a log; return its offset."""
+        offset = self.ends[log] + 1
+        self.ends[log] = offset
+        self.lines[log].append(seal_line(f'{body[:-1]},"_offset":{offset},"_writer":"{self.writer}"}}'))
+        return offset
+
+    def current(self, message_id: str, fold: MessageFold) -> Facts | None:
+        """Return a message's facts as they will be."""
+        return self.updates.get(message_id) or self.facts.get(message_id) or fold.facts.get(message_id)
+
+    def apply(self, fold: MessageFold) -> None:
+        """Fold the staged messages in, once they are durable."""
+        for message_id, facts in self.facts.items():
+            fold.add(message_id, facts)
+        for message_id, facts in self.updates.items():
+            fold.replace(message_id, facts)
+
+
+class Request:
+    """Something to append to `log`; `future` is what its caller waits for."""
+
+    __slots__ = ("error", "future", "result")
+    log: ClassVar[LogName] = "messages"
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[Any] | None = None
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    def stage(self, staged: Staged, fold: MessageFold) -> None:
+        """Take an offset and set `result`, or raise."""
+        raise NotImplementedError
+
+
+class AddMessage(Request):
+    """A message to add."""
+
+    __slots__ = ("facts", "message", "text")
+
+    def __init__(self, message: Message) -> None:
+        super().__init__()
+        self.message = message
+        record = to_record(message)
+        self.text = record_text(message, record)
+        usage = message.usage
+        self.facts = Facts(
+            0,
+            message.sequence or 0,
+            message.goal_id,
+            message.tokens,
+            usage.total() if usage is not None else 0,
+            message.cost,
+            message.duration_ms or 0,
+            message.tool_name,
+        )
+
+    def stage(self, staged: Staged, fold: MessageFold) -> None:
+        message = self.message
+        message_id = message.message_id
+        if message_id is not None and staged.current(message_id, fold) is not None:
+            raise KnownMessage
+        assigned = ""
+        if message.created_at is None:
+            assigned = f'"created_at":"{time_text(utc_now())}",'
+        sequence = message.sequence
+        if sequence is None:
+            sequence = max(staged.sequence, fold.last_sequence) + 1
+            if message_id is None:
+                while (message_id := f"{message.trace_id}-{sequence:04d}") in fold.facts or message_id in staged.facts:
+                    sequence += 1
+            assigned = f'"sequence":{sequence},{assigned}'
+        elif message_id is None:
+            message_id = f"{message.trace_id}-{sequence:04d}"
+            if staged.current(message_id, fold) is not None:
+                raise InvalidValueError(f"the message id {message_id!r} that this sequence gives is taken", "sequence")
+        if message.message_id is None:
+            assigned = f'"message_id":{dumps(message_id)},{assigned}'
+        fold.check_room(self.facts)
+        offset = staged.add("messages", f"{{{assigned}{self.text[1:]}" if assigned else self.text)
+        assert message_id is not None
+        staged.facts[message_id] = self.facts._replace(offset=offset, sequence=sequence)
+        staged.sequence = max(staged.sequence, sequence)
+        self.result = message_id
+
+
+class UpdateMessage(Request):
+    """Fields of a message to set; None clears a field."""
+
+    __slots__ = ("fields", "message_id", "text")
+
+    def __init__(self, message_id: str, updates: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.message_id = message_id
+        self.fields = update_record(updates)
+        self.text = dumps({"_op": "update", "message_id": message_id, **self.fields})
+
+    def stage(self, staged: Staged, fold: MessageFold) -> None:
+        facts = staged.current(self.message_id, fold)
+        if facts is None:
+            raise MessageNotFoundError(f"no message {self.message_id!r} in this trace")
+        after = updated_facts(facts, self.fields)
+        fold.check_room(after._replace(tokens=after.counted_tokens() - facts.counted_tokens(), duration_ms=after.duration_ms - facts.duration_ms))
+        staged.add("messages", self.text)
+        staged.updates[self.message_id] = after
+
+
+class AppendEvent(Request):
+    """An event to append."""
+
+    __slots__ = ("head",)
+    log = "events"
+
+    def __init__(self, trace_id: str, event_type: str, payload: Json) -> None:
+        super().__init__()
+        if not isinstance(event_type, str):
+            raise InvalidValueError(f"expected text, not {type(event_type).__name__}", "event_type")
+        try:
+            event_type.encode()
+        except UnicodeEncodeError:
+            raise InvalidValueError("the text holds a lone surrogate", "event_type") from None
+        check_json(payload, ("payload",))
+        # Whatever enum or subclass of str it was, it is kept as text.
+        fields: JsonObject = {"trace_id": trace_id, "event_type": str.__str__(event_type)}
+        if payload is not None:
+            fields["payload"] = payload
+        self.head = dumps(fields)
+
+    def stage(self, staged: Staged, fold: MessageFold) -> None:
+        event_id = staged.ends["events"] + 1
+        body = f'{{"event_id":{event_id},"created_at":"{time_text(utc_now())}",{self.head[1:]}'
+        self.result = staged.add("events", body)
+
+
+def update_record(updates: Mapping[str, Any]) -> JsonObject:
+    """Return the fields that an update sets, checked as a message's; None stays None.
+
+    Raises
+    ------
+    UnknownFieldError, InvalidValueError
+    """
+    known = Message.model_fields
+    for name in updates:
+        if name not in known:
+            raise UnknownFieldError(f"a message has no field {name!r}; it has {', '.join(known)}")
+        if name in Message.fixed:
+            raise UnknownFieldError(f"the field {name!r} of a message identifies it and cannot change")
+    checked = Message.coerce({"trace_id": "-", "role": "-", **updates})
+    if updates.get("role", "") is None:
+        raise InvalidValueError("a message needs a role", "role")
+    record = to_record(checked)
+    check_texts(checked)
+    return {name: record.get(name) for name in updates}
+
+
+def folded(records: list[tuple[str | None, JsonObject]]) -> list[JsonObject]:
+    """Return message records with the updates among them folded in, in the order of adding."""
+    messages: dict[str, JsonObject] = {}
+    for op, record in records:
+        message_id = str(record["message_id"])
+        if op is None:
+            messages[message_id] = record
+        elif op == "update" and message_id in messages:
+            apply_update(messages[message_id], record)
+    return list(messages.values())
+
+
+def apply_update(message: JsonObject, update: JsonObject) -> None:
+    """Set the fields of an update record in a message record; null clears a field."""
+    for name, value in update.items():
+        if name == "message_id":
+            continue
+        if value is None:
+            message.pop(name, None)
+        else:
+            message[name] = value
+
+
+def digest(record: Mapping[str, Json]) -> str:
+    """Return the hash of a message as it was added, without what the store may have assigned."""
+    given = {name: value for name, value in record.items() if name not in ("message_id", "trace_id", "sequence", "created_at")}
+    text = json.dumps(given, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def fold_record(fold: MessageFold, op: str | None, record: JsonObject, offset: int) -> None:
+    """Fold one record of a message log in."""
+    message_id = str(record["message_id"])
+    if op is None:
+        fold.add(message_id, facts_of(record, offset))
+    elif message_id in fold.facts:
+        fold.replace(message_id, updated_facts(fold.facts[message_id], record))
+

@@ -1,0 +1,284 @@
+"""Verify: what is wrong with a trace, where, and what mends it. It writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from traceark.codec.parquet import PartInfo, PartRecord
+from traceark.errors import (
+    CorruptFileError,
+    DamagedTraceError,
+    InvalidIdError,
+    InvalidValueError,
+    TraceNotFoundError,
+    UnsupportedFormatError,
+)
+from traceark.headers import Header, TreeFile
+from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, trace_prefix
+from traceark.log import LogRead, load_parts, read_log
+from traceark.manifest import decode_manifest, sha256
+from traceark.models import Event, Message
+from traceark.plan import plan_log
+from traceark.reading import fold_updates, scan
+from traceark.requests import fold_record
+from traceark.stats import TOTALS, MessageFold, totals_of, with_stats
+from traceark.storage.base import Entry, KeyMissingError, Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    trace_id : str
+        The trace, or the directory's name where it names none.
+    file : str
+        Relative to the archive.
+    offset : int or None
+        The record's offset in its log, or the byte, as the meaning says.
+    meaning : str
+        What is wrong.
+    remedy : str
+        The command or step that mends it.
+    """
+
+    trace_id: str
+    file: str
+    offset: int | None
+    meaning: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = f"{self.file} at {self.offset}" if self.offset is not None else self.file
+        return f"{where}: {self.meaning}; {self.remedy}"
+
+
+_RESTORE = "restore it from a copy, then verify again"
+
+
+async def verify(storage: Storage, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
+    """Check one trace, or every trace; see `ArchiveStore.verify`."""
+    if trace_id is not None:
+        entries = await storage.list(trace_prefix(trace_id))
+        if not entries:
+            raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
+        return await _Check(storage, trace_id, entries, deep).run()
+    found: list[Finding] = []
+    listed, strangers = await scan(storage)
+    for key in strangers:
+        found.append(
+            Finding(key, f"traces/{key}", None, "the directory's name is no trace key", "rename it, or move it out of the archive")
+        )
+    for each, entries in sorted(listed.items()):
+        found += await _Check(storage, each, entries, deep).run()
+    return found
+
+
+class _Check:
+    def __init__(self, storage: Storage, trace_id: str, entries: Mapping[str, Entry], deep: bool) -> None:
+        self.storage = storage
+        self.trace_id = trace_id
+        self.entries = entries
+        self.deep = deep
+        try:
+            self.prefix = trace_prefix(trace_id)
+        except InvalidIdError:
+            self.prefix = trace_id
+        self.found: list[Finding] = []
+        self.parts: dict[str, PartInfo] = {}
+
+    def find(self, name: str, meaning: str, remedy: str, offset: int | None = None) -> None:
+        self.found.append(Finding(self.trace_id, f"{self.prefix}/{name}", offset, meaning, remedy))
+
+    async def run(self) -> list[Finding]:
+        try:
+            await self._run()
+        except KeyMissingError as error:
+            self.find("", f"a file vanished while it was checked ({error})", "run verify again when nobody writes")
+        return self.found
+
+    async def _run(self) -> None:
+        if HEADER not in self.entries:
+            self.find(HEADER, "it is missing, so the folder is no trace", f"copy it again, or remove the folder: {self.prefix}")
+            return
+        try:
+            header = Header.decode(await self.storage.read(f"{self.prefix}/{HEADER}"), f"{self.prefix}/{HEADER}")
+        except (CorruptFileError, UnsupportedFormatError) as error:
+            self.find(HEADER, str(error), _RESTORE)
+            return
+        if header.trace.trace_id != self.trace_id:
+            self.find(HEADER, f"it is the header of trace {header.trace.trace_id!r}", "rename the directory to the id's trace key")
+            return
+        self._names()
+        logs: dict[LogName, LogRead] = {}
+        for log in LOGS:
+            read = await self._log(log, header)
+            if read is not None:
+                logs[log] = read
+        tree = await self._tree(header, logs.get("messages"))
+        await self._manifest(header)
+        if self.deep and "messages" in logs and "events" in logs:
+            self._records(header, tree, logs["messages"].records, logs["events"].records)
+
+    def _names(self) -> None:
+        for name in self.entries:
+            directory, slash, rest = name.partition("/")
+            if slash and directory in LOGS and "/" not in rest:
+                continue  # judged with its log
+            if name in (HEADER, GOAL_TREE, MANIFEST, LOCK):
+                continue
+            if rest.startswith(".tmp-") or name.startswith(".tmp-"):
+                self.find(name, "a write was interrupted here; nothing refers to it", "delete it")
+            else:
+                self.find(name, "it is no file of the format", "move it out of the trace's directory")
+
+    async def _log(self, log: LogName, header: Header) -> LogRead | None:
+        names = [name.partition("/")[2] for name in self.entries if name.startswith(f"{log}/")]
+        try:
+            parts, damaged = await load_parts(self.storage, f"{self.prefix}/{log}", names, header.incarnation, self.parts)
+            for name, error in damaged.items():
+                self.find(f"{log}/{name}", str(error), _RESTORE)
+            plan = plan_log(f"{self.prefix}/{log}", names, header.incarnation, parts)
+            for name in plan.foreign:
+                if name.startswith(".tmp-"):
+                    self.find(f"{log}/{name}", "a write was interrupted here; nothing refers to it", "delete it")
+                else:
+                    self.find(f"{log}/{name}", "its name is none of the format's", "move it out of the trace's directory")
+            for name in plan.leftovers:
+                self.find(
+                    f"{log}/{name}", "it belongs to another incarnation of the trace and is not read", "move it out, or delete it"
+                )
+            read = await read_log(
+                self.storage,
+                self.prefix,
+                log,
+                header.incarnation,
+                self.entries,
+                self.parts,
+                after=0 if self.deep else header.checkpoint.ends[log],
+            )
+        except UnsupportedFormatError as error:
+            self.find(log, str(error), "upgrade traceark")
+            return None
+        except DamagedTraceError as error:
+            if not any(str(error) == finding.meaning for finding in self.found):
+                self.find(log, str(error), _RESTORE)
+            return None
+        stated = header.checkpoint.ends[log]
+        if stated > read.end:
+            self.find(
+                log,
+                f"offsets {read.end + 1} to {stated} are missing: the header is as of {stated}",
+                "copy the directory again from where the trace was written",
+                read.end + 1,
+            )
+            return None
+        return read
+
+    async def _tree(self, header: Header, messages: LogRead | None) -> TreeFile | None:
+        if GOAL_TREE not in self.entries:
+            return None
+        try:
+            tree = TreeFile.decode(await self.storage.read(f"{self.prefix}/{GOAL_TREE}"), f"{self.prefix}/{GOAL_TREE}")
+            tree.tree.check()
+        except (CorruptFileError, UnsupportedFormatError, InvalidValueError) as error:
+            self.find(GOAL_TREE, str(error), _RESTORE)
+            return None
+        if tree.incarnation != header.incarnation:
+            self.find(GOAL_TREE, "it belongs to another incarnation of the trace and is not read", "move it out, or delete it")
+            return None
+        if messages is not None and tree.messages > messages.end:
+            self.find(
+                GOAL_TREE,
+                f"its stats are as of messages offset {tree.messages}, but the messages end at {messages.end}",
+                "copy the messages directory again",
+                messages.end + 1,
+            )
+            return None
+        return tree
+
+    async def _manifest(self, header: Header) -> None:
+        if MANIFEST not in self.entries:
+            return
+        try:
+            hashes = decode_manifest(await self.storage.read(f"{self.prefix}/{MANIFEST}"), f"{self.prefix}/{MANIFEST}")
+        except CorruptFileError as error:
+            self.find(MANIFEST, str(error), f"if the other files verify, seal again: traceark seal {self.storage.url} {self.trace_id}")
+            return
+        sizes = {name: entry.size for name, entry in self.entries.items()}
+        if not header.checkpoint.is_exact(sizes, header.incarnation):
+            self.find(MANIFEST, "the trace was written to after it was sealed", f"traceark seal {self.storage.url} {self.trace_id}")
+            return
+        superseded = self._superseded(header)
+        for name in sorted(set(hashes) - set(self.entries)):
+            self.find(name, "the manifest lists it, and it is missing", _RESTORE)
+        for name in sorted(set(self.entries) - set(hashes) - {MANIFEST, LOCK} - superseded):
+            if not any(finding.file == f"{self.prefix}/{name}" for finding in self.found):
+                self.find(name, "the manifest does not list it", "move it out of the directory, or seal the trace again")
+        if self.deep:
+            for name in sorted(set(hashes) & set(self.entries)):
+                if sha256(await self.storage.read(f"{self.prefix}/{name}")) != hashes[name]:
+                    self.find(name, "its SHA-256 is not the manifest's", _RESTORE)
+
+    def _superseded(self, header: Header) -> set[str]:
+        """Return files that a storage keeps for late writers though parts hold all their records."""
+        found: set[str] = set()
+        for log in LOGS:
+            names = [name.partition("/")[2] for name in self.entries if name.startswith(f"{log}/")]
+            parts = {key.rpartition("/")[2]: info for key, info in self.parts.items() if f"/{log}/" in key}
+            try:
+                plan = plan_log(log, names, header.incarnation, parts)
+            except DamagedTraceError:
+                continue  # found with the log
+            found |= {f"{log}/{name}" for name in plan.superseded}
+        return found
+
+    def _records(self, header: Header, tree: TreeFile | None, messages: list[PartRecord], events: list[PartRecord]) -> None:
+        try:
+            for row in fold_updates(messages):
+                parsed = Message.parse(row.record)
+                if parsed.trace_id != self.trace_id:
+                    self.find("messages", f"a message of trace {parsed.trace_id!r}", _RESTORE, row.offset)
+        except (CorruptFileError, InvalidValueError) as error:
+            self.find("messages", f"a record is no message ({error})", _RESTORE)
+            return
+        for row in events:
+            try:
+                event = Event.parse({name: value for name, value in row.record.items() if name != "trace_id"})
+            except InvalidValueError as error:
+                self.find("events", f"a record is no event ({error})", _RESTORE, row.offset)
+                continue
+            if event.event_id != row.offset:
+                self.find("events", f"its event_id is {event.event_id}", _RESTORE, row.offset)
+        fold = _fold(messages, header.checkpoint.ends["messages"])
+        expected: dict[str, int | float] = {**totals_of(fold.total, header.adjustments)}
+        expected["last_sequence"] = max(fold.last_sequence, header.floor)
+        expected["last_event_id"] = header.checkpoint.ends["events"]
+        for name in (*TOTALS, "last_sequence", "last_event_id"):
+            stated = getattr(header.trace, name)
+            if stated != expected[name]:
+                self.find(HEADER, f"{name} is {stated}, and a recount gives {expected[name]}", "traceark seal rewrites the totals")
+        if tree is not None:
+            self._stats(tree, _fold(messages, tree.messages))
+
+    def _stats(self, tree: TreeFile, fold: MessageFold) -> None:
+        recounted = with_stats(tree.tree, fold, tree.was_set)
+        for stored, expected in zip(tree.tree.goals, recounted.goals, strict=True):
+            for name in ("self_stats", "cumulative_stats"):
+                if getattr(stored, name) != getattr(expected, name):
+                    self.find(
+                        GOAL_TREE,
+                        f"{name} of goal {stored.id!r} are {getattr(stored, name)}, and a recount gives {getattr(expected, name)}",
+                        "traceark seal rewrites the stats",
+                    )
+
+
+def _fold(rows: Iterable[PartRecord], end: int) -> MessageFold:
+    """Return the fold over the rows up to an offset."""
+    fold = MessageFold()
+    for row in rows:
+        if row.offset <= end:
+            fold_record(fold, row.op, row.record, row.offset)
+    return fold

@@ -1,0 +1,340 @@
+"""How a batch reaches a log: appended to a file under a lock, or created as one new object."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from traceark.errors import StorageError, TraceNotFoundError
+from traceark.layout import LOGS, LogName, SegmentName
+from traceark.log import Tail
+from traceark.requests import Staged
+from traceark.storage.base import Appender, AppendStorage, Entry, KeyExistsError, KeyMissingError, Lock, Storage
+
+if TYPE_CHECKING:
+    from traceark.live import OpenTrace
+
+# A sync that takes less than this is done in the event loop: a thread would take as long.
+_INLINE_SYNC_SECONDS = 0.002
+# What a writer knows of an object store is listed again after this; superseded objects are kept longer.
+_KNOWLEDGE_SECONDS = 300.0
+
+
+class OffsetsTakenError(StorageError):
+    """Another writer won the offsets; refresh and stage again."""
+
+
+class LogWriter(ABC):
+    """Writes staged records of one open trace.
+
+    Attributes
+    ----------
+    immediate : bool
+        Whether `append_now` makes a batch durable without waiting for anything.
+    """
+
+    immediate = False
+    # Whether a batch may hold records of one log only, since each log's are won or lost apart.
+    one_log_at_a_time = False
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """Keep other processes out, and take in what they wrote."""
+        yield
+
+    def try_lock(self) -> bool:
+        """Take the lock if that needs no waiting and nobody else wrote meanwhile."""
+        return False
+
+    def unlock(self) -> None:
+        """Give back what `try_lock` took."""
+
+    def append_now(self, staged: Staged) -> None:
+        """Append under the lock, without waiting."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def append(self, staged: Staged) -> None:
+        """Append and return when it is durable.
+
+        Raises
+        ------
+        OffsetsTakenError
+        """
+
+    async def sync_logs(self) -> None:
+        """Make the logs durable, before a checkpoint beyond them is published."""
+
+    def changed(self) -> None:
+        """Tell other processes that more changed than the end of a log."""
+
+    def log_changed(self, log: LogName) -> None:
+        """Hear that a log was read again."""
+
+    def close_segments(self) -> None:
+        """Close the last segments: whoever appends next does so to new ones."""
+
+    def forget_segments(self) -> None:
+        """Begin new segments with the next append, since the present ones are about to go."""
+
+    def reset(self) -> None:
+        """Forget all files."""
+
+
+def writer_for(storage: Storage, trace: OpenTrace, durability: str) -> LogWriter:
+    """Return the way to write that suits the storage."""
+    if isinstance(storage, AppendStorage):
+        return FileWriter(storage, trace, durability)
+    return ObjectWriter(storage, trace)
+
+
+class FileWriter(LogWriter):
+    """Appends to the last segment under the trace's lock; concurrent appends share one sync."""
+
+    def __init__(self, storage: AppendStorage, trace: OpenTrace, durability: str) -> None:
+        self._storage = storage
+        self._trace = trace
+        self._syncs = durability == "fsync"
+        self.immediate = not self._syncs
+        self._lock: Lock | None = None
+        self._generation = 0
+        self._open: dict[LogName, tuple[str, Appender]] = {}
+        self._begun: set[LogName] = set()
+        self._unsynced: set[LogName] = set()
+        self._sync_seconds = 0.0
+
+    def _open_lock(self) -> Lock:
+        if self._lock is None:
+            try:
+                self._lock = self._storage.lock(self._trace.prefix)
+            except KeyMissingError:
+                raise TraceNotFoundError(f"no trace {self._trace.trace_id!r} in {self._storage.url}") from None
+            self._generation = -2
+        return self._lock
+
+    async def _acquire(self) -> Lock:
+        while True:
+            lock = self._open_lock()
+            if not lock.try_acquire():
+                waiting = asyncio.ensure_future(asyncio.to_thread(lock.acquire))
+                try:
+                    await asyncio.shield(waiting)
+                except asyncio.CancelledError:
+                    # The thread takes the lock all the same; it must not keep it.
+                    waiting.add_done_callback(lambda _, lock=lock: lock.release())
+                    raise
+            if lock.generation() != -1:
+                return lock
+            # The trace was deleted under this lock; if it was made anew, that has a lock of its own.
+            lock.release()
+            self.reset()
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        lock = await self._acquire()
+        try:
+            if not self._is_current(lock):
+                await self._trace.refresh()
+                self._generation = lock.generation()
+            yield
+        finally:
+            lock.release()
+
+    def try_lock(self) -> bool:
+        lock = self._lock
+        if lock is None or not lock.try_acquire():
+            return False
+        if self._is_current(lock):
+            return True
+        lock.release()
+        return False
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def _is_current(self, lock: Lock) -> bool:
+        """Whether nobody else wrote: the generation is the one known, and the segments end where they did."""
+        if lock.generation() != self._generation:
+            return False
+        for log in LOGS:
+            tail = self._trace.tails[log]
+            if tail is None:
+                continue
+            name, appender = self._open.get(log, ("", None))
+            if appender is None or name != tail.name or tail.torn or appender.current_size() != tail.size:
+                return False
+        return True
+
+    def append_now(self, staged: Staged) -> None:
+        before = {log: tail.size for log in LOGS if (tail := self._trace.tails[log]) is not None}
+        try:
+            for log in LOGS:
+                lines = staged.lines[log]
+                if lines:
+                    tail, appender = self._ready(log, staged.first[log] + 1)
+                    appender.append(lines[0] if len(lines) == 1 else b"".join(lines))
+                    tail.size = appender.size
+                    self._unsynced.add(log)
+        except StorageError:
+            self._rewind(before)
+            raise
+
+    async def append(self, staged: Staged) -> None:
+        before = {log: tail.size for log in LOGS if (tail := self._trace.tails[log]) is not None}
+        self.append_now(staged)
+        if self._syncs:
+            try:
+                await self.sync_logs()
+            except StorageError as error:
+                # After a failed sync nobody knows what is on the disk; nothing may stand on it.
+                self._rewind(before)
+                self._trace.broke(error)
+                raise
+
+    def _rewind(self, sizes: dict[LogName, int]) -> None:
+        """Know no more of the tails than before, so that what was written is read again."""
+        for log in LOGS:
+            tail = self._trace.tails[log]
+            if tail is not None:
+                tail.size = sizes.get(log, 0)
+
+    def _ready(self, log: LogName, first: int) -> tuple[Tail, Appender]:
+        """Open the last segment for appending; or begin one, at first, after a torn tail, after compaction."""
+        trace = self._trace
+        tail = trace.tails[log]
+        name, appender = self._open.get(log, ("", None))
+        if tail is not None and not tail.torn and log in self._begun:
+            if appender is not None and name == tail.name:
+                return tail, appender
+            self._close(log)
+            appender = self._storage.open_appender(f"{trace.prefix}/{log}/{tail.name}")
+            self._open[log] = (tail.name, appender)
+            return tail, appender
+        self._close(log)
+        if tail is not None:
+            # Records that others left unsynced must not be lost before those that follow them.
+            last = self._storage.open_appender(f"{trace.prefix}/{log}/{tail.name}")
+            last.sync()
+            last.close()
+        name = str(SegmentName(first, trace.header.incarnation, trace.writer_id))
+        if f"{log}/{name}" in trace.entries:
+            # A segment of our own that holds no whole record; it stays as it is.
+            name = str(SegmentName(first, trace.header.incarnation, secrets.token_hex(4)))
+        appender = self._storage.open_appender(f"{trace.prefix}/{log}/{name}")
+        self._open[log] = (name, appender)
+        self._begun.add(log)
+        tail = trace.tails[log] = Tail(name, appender.size, False)
+        trace.entries[f"{log}/{name}"] = Entry(appender.size, "", 0.0)
+        self.changed()
+        return tail, appender
+
+    def close_segments(self) -> None:
+        # An empty segment at the end is what other processes will append to.
+        for log in LOGS:
+            if self._trace.tails[log] is not None and self._trace.ends[log]:
+                self._begun.discard(log)
+                self._ready(log, self._trace.ends[log] + 1)
+
+    def forget_segments(self) -> None:
+        for log in LOGS:
+            self._close(log)
+        self._begun.clear()
+        self._unsynced.clear()
+
+    def _close(self, log: LogName) -> None:
+        if log in self._open:
+            self._open.pop(log)[1].close()
+
+    async def sync_logs(self) -> None:
+        for log in list(self._unsynced):
+            if log in self._open:
+                appender = self._open[log][1]
+                start = time.perf_counter()
+                if self._sync_seconds < _INLINE_SYNC_SECONDS:
+                    appender.sync()
+                else:
+                    await asyncio.to_thread(appender.sync)
+                self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
+            self._unsynced.discard(log)
+
+    def changed(self) -> None:
+        if self._lock is not None:
+            self._lock.bump()
+            self._generation = self._lock.generation()
+
+    def log_changed(self, log: LogName) -> None:
+        tail = self._trace.tails[log]
+        name, appender = self._open.get(log, ("", None))
+        if appender is None:
+            return
+        if tail is None or name != tail.name:
+            if log in self._unsynced:
+                appender.sync()
+                self._unsynced.discard(log)
+            self._close(log)
+        else:
+            appender.size = tail.size
+
+    def reset(self) -> None:
+        for log in LOGS:
+            self._close(log)
+        self._begun.clear()
+        self._unsynced.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+class ObjectWriter(LogWriter):
+    """Creates one object per batch, exclusively under its first offset: creating it is winning the offsets."""
+
+    one_log_at_a_time = True
+
+    def __init__(self, storage: Storage, trace: OpenTrace) -> None:
+        self._storage = storage
+        self._trace = trace
+        self._known_at = -_KNOWLEDGE_SECONDS
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        if time.monotonic() - self._known_at > _KNOWLEDGE_SECONDS:
+            await self._trace.refresh()
+            self._known_at = time.monotonic()
+        yield
+
+    async def append(self, staged: Staged) -> None:
+        trace = self._trace
+        for log in LOGS:
+            if not staged.lines[log]:
+                continue
+            name = str(SegmentName(staged.first[log] + 1, trace.header.incarnation))
+            key = f"{trace.prefix}/{log}/{name}"
+            data = b"".join(staged.lines[log])
+            try:
+                version = await self._storage.create(key, data)
+            except StorageError as error:
+                version = await self._ours(key, data, error)
+            trace.tails[log] = Tail(name, len(data), False)
+            trace.entries[f"{log}/{name}"] = Entry(len(data), version, 0.0)
+            self._known_at = time.monotonic()
+
+    async def _ours(self, key: str, data: bytes, error: StorageError) -> str:
+        """Return the version of a creation whose answer was lost; refuse one that another writer won."""
+        try:
+            stored, version = await self._storage.read_versioned(key)
+        except KeyMissingError:
+            if isinstance(error, KeyExistsError):
+                raise OffsetsTakenError(f"{key} was won by another writer and compacted") from error
+            raise error from None
+        if stored != data:
+            raise OffsetsTakenError(f"{key} was won by another writer") from error
+        return version
+
+    def reset(self) -> None:
+        self._known_at = -_KNOWLEDGE_SECONDS
