@@ -239,7 +239,8 @@ def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, objec
         for name in _HEADER
         if name == "status" or getattr(source.trace, name) != getattr(stored, name)
     }
-    metadata = {**stored.metadata, **source.trace.metadata, STATE: reached.to_json()}
+    others = {name: value for name, value in stored.metadata.items() if name not in {*source.trace.metadata, STATE}}
+    metadata = {**source.trace.metadata, **others, STATE: reached.to_json()}
     if metadata != stored.metadata:
         updates["metadata"] = metadata
     return updates

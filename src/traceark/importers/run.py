@@ -241,13 +241,20 @@ def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 async def _link_children(store: TraceStore, source: SourceTrace) -> None:
-    """Tell the traces of sub-agents that are here already which goal they belong to."""
-    assert source.goals is not None
-    for goal in source.goals.goals:
-        for child_id in goal.sub_trace_ids:
-            child = await store.get_trace(child_id)
-            if child is not None and child.parent_goal_id is None:
-                await store.update_trace(child_id, parent_trace_id=source.trace.trace_id, parent_goal_id=goal.id)
+    """Tell the traces of sub-agents that are here already, and theirs, which goal they belong to."""
+    seen = {source.trace.trace_id}
+    waiting = [(source.trace.trace_id, source.goals)]
+    while waiting:
+        parent_id, tree = waiting.pop()
+        for goal in tree.goals if tree is not None else []:
+            for child_id in set(goal.sub_trace_ids) - seen:
+                seen.add(child_id)
+                child = await store.get_trace(child_id)
+                if child is None:
+                    continue
+                if child.parent_goal_id is None:
+                    await store.update_trace(child_id, parent_trace_id=parent_id, parent_goal_id=goal.id)
+                waiting.append((child_id, await store.get_goal_tree(child_id)))
 
 
 async def _link_to_parent(store: TraceStore, child: Trace) -> None:

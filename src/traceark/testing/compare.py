@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable
 
 from traceark.codec.lines import to_record
-from traceark.models import ArchiveModel, Goal, GoalStats, Message
+from traceark.models import ArchiveModel, Goal, Message
 
 
 def exact_text(model: ArchiveModel, *, without: Collection[str] = ()) -> str:
@@ -43,9 +43,6 @@ def same_message(given: Message, known: Message) -> bool:
 
 
 def same_goal(given: Goal, known: Goal) -> bool:
-    """Say whether a goal is the known one, whatever the caller left to the store."""
-    blank = exact_text(GoalStats())
-    left_out = {name for name in ("self_stats", "cumulative_stats") if exact_text(getattr(given, name)) == blank}
-    if given.created_at is None:
-        left_out.add("created_at")
+    """Say whether a goal is the known one, but for its stats, which the store keeps."""
+    left_out = {"self_stats", "cumulative_stats"}
     return exact_text(given, without=left_out) == exact_text(known, without=left_out)

@@ -211,6 +211,10 @@ class ModelStore:
         self._replace_tree(kept, _checked(given), earlier, given._read_stats if was_read else {})
         if was_read:
             given._revision = kept.tree_revision
+            given._read_stats = {
+                goal.id: (goal.self_stats.model_copy(deep=True), goal.cumulative_stats.model_copy(deep=True))
+                for goal in given.goals
+            }
 
     async def add_goal(self, trace_id: str, goal: Goal) -> None:
         """Add a goal, making a tree when there is none."""

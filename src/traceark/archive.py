@@ -1,0 +1,211 @@
+"""The blocking facade for notebooks and scripts: the store's names, without ``await``.
+
+Each archive has one thread with an event loop, on which its `ArchiveStore` lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from traceark.models import Event, Goal, GoalTree, Json, Message, Trace
+from traceark.query import QueryResult
+from traceark.storage.base import Durability
+from traceark.store import ArchiveStore
+from traceark.verification import Finding
+
+Answer = TypeVar("Answer")
+
+
+class Archive:
+    """An archive, opened for notebooks and scripts; made by `traceark.open`.
+
+    Every method does what `ArchiveStore`'s of the same name does, and raises the same errors.
+
+    Attributes
+    ----------
+    store : ArchiveStore
+        The store behind it, for `run`.
+    """
+
+    def __init__(self, store: ArchiveStore) -> None:
+        self.store = store
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=f"traceark {store.url}", daemon=True)
+        self._thread.start()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Archive({self.store.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """Run a coroutine of the store and return its result; Ctrl-C cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    @property
+    def url(self) -> str:
+        """Where the archive is."""
+        return self.store.url
+
+    def exists(self) -> bool:
+        """Say whether there is an archive at this location."""
+        return self.run(self.store.exists())
+
+    def create_trace(self, trace: Trace) -> str:
+        """Begin a trace and return its id."""
+        return self.run(self.store.create_trace(trace))
+
+    def get_trace(self, trace_id: str) -> Trace | None:
+        """Return a trace's header, or None."""
+        return self.run(self.store.get_trace(trace_id))
+
+    def update_trace(self, trace_id: str, **updates: Any) -> None:
+        """Set fields of the header."""
+        self.run(self.store.update_trace(trace_id, **updates))
+
+    def list_traces(
+        self,
+        mode: str | None = None,
+        agent_type: str | None = None,
+        uid: str | None = None,
+        status: str | None = None,
+        limit: int = 50,
+    ) -> list[Trace]:
+        """Return traces that match all filters, newest first."""
+        return self.run(self.store.list_traces(mode, agent_type, uid, status, limit))
+
+    def get_goal_tree(self, trace_id: str) -> GoalTree | None:
+        """Return the goal tree, or None."""
+        return self.run(self.store.get_goal_tree(trace_id))
+
+    def update_goal_tree(self, trace_id: str, tree: GoalTree) -> None:
+        """Replace the goal tree."""
+        self.run(self.store.update_goal_tree(trace_id, tree))
+
+    def add_goal(self, trace_id: str, goal: Goal) -> None:
+        """Add a goal."""
+        self.run(self.store.add_goal(trace_id, goal))
+
+    def update_goal(self, trace_id: str, goal_id: str, **updates: Any) -> None:
+        """Set fields of a goal."""
+        self.run(self.store.update_goal(trace_id, goal_id, **updates))
+
+    def add_message(self, message: Message) -> str:
+        """Append a message and return its id."""
+        return self.run(self.store.add_message(message))
+
+    def add_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Append messages with one sync per trace; return their ids."""
+        return self.run(self.store.add_messages(messages))
+
+    def get_message(self, message_id: str, *, trace_id: str | None = None) -> Message | None:
+        """Return a message, or None."""
+        return self.run(self.store.get_message(message_id, trace_id=trace_id))
+
+    def get_trace_messages(self, trace_id: str) -> list[Message]:
+        """Return the messages of a trace by sequence."""
+        return self.run(self.store.get_trace_messages(trace_id))
+
+    def get_messages_by_goal(self, trace_id: str, goal_id: str) -> list[Message]:
+        """Return the messages of one goal."""
+        return self.run(self.store.get_messages_by_goal(trace_id, goal_id))
+
+    def update_message(self, message_id: str, *, trace_id: str | None = None, **updates: Any) -> None:
+        """Set fields of a message."""
+        self.run(self.store.update_message(message_id, trace_id=trace_id, **updates))
+
+    def append_event(self, trace_id: str, event_type: str, payload: Json = None) -> int:
+        """Append an event and return its id."""
+        return self.run(self.store.append_event(trace_id, event_type, payload))
+
+    def append_events(self, trace_id: str, events: Iterable[tuple[str, Json]]) -> list[int]:
+        """Append events with one sync; return their ids."""
+        return self.run(self.store.append_events(trace_id, events))
+
+    def get_events(self, trace_id: str, since_event_id: int = 0) -> list[Event]:
+        """Return the events after a cursor."""
+        return self.run(self.store.get_events(trace_id, since_event_id))
+
+    def sql(
+        self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> QueryResult:
+        """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
+        return self.run(self.store.sql(query_text, parameters))
+
+    def flush(self) -> None:
+        """Bring headers up to date with the logs."""
+        self.run(self.store.flush())
+
+    def compact(self, trace_id: str) -> None:
+        """Fold closed segments into parts."""
+        self.run(self.store.compact(trace_id))
+
+    def seal(self, trace_id: str) -> None:
+        """Bring a trace into its final form."""
+        self.run(self.store.seal(trace_id))
+
+    def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
+        """Check one trace, or all."""
+        return self.run(self.store.verify(trace_id, deep=deep))
+
+    def delete_trace(self, trace_id: str) -> None:
+        """Delete a trace for good."""
+        self.run(self.store.delete_trace(trace_id))
+
+    def close(self) -> None:
+        """Seal what is finished, give back files, and end the thread."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.run(self.store.close())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+def open(
+    url: str | Path,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    durability: Durability = "fsync",
+    allow_unsafe_writes: bool = False,
+) -> Archive:
+    """Open an archive for notebooks and scripts.
+
+    Parameters
+    ----------
+    url, storage_options, durability, allow_unsafe_writes
+        As for `ArchiveStore`.
+
+    Examples
+    --------
+    >>> import traceark
+    >>> with traceark.open("memory://facade") as archive:
+    ...     trace_id = archive.create_trace(traceark.Trace(task="say hi"))
+    ...     archive.add_message(traceark.Message(trace_id=trace_id, role="user", content="hi"))
+    ...     archive.sql("SELECT task FROM traces").rows()
+    '...-0001'
+    [{'task': 'say hi'}]
+    """
+    return Archive(
+        ArchiveStore(
+            url, storage_options=storage_options, durability=durability, allow_unsafe_writes=allow_unsafe_writes
+        )
+    )
