@@ -1,10 +1,20 @@
-"""The conformance suite on every backend."""
+"""The conformance suite on every backend: memory, local disk, and two S3 servers."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from servers import S3Server
 from traceark.protocol import TraceStore
+from traceark.storage.memory import MemoryStorage
+from traceark.store import ArchiveStore
 from traceark.testing import ModelStore
-from traceark.testing.suite import ProtocolConformance
+from traceark.testing.suite import ArchiveProtocolConformance, ProtocolConformance, StoreConformance
 
 
 class TestModel(ProtocolConformance):
@@ -12,3 +22,61 @@ class TestModel(ProtocolConformance):
 
     def open_store(self) -> TraceStore:
         return ModelStore()
+
+
+class TestLocal(StoreConformance):
+    """Local disk, every acknowledged write on stable storage."""
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return str(tmp_path / "archive")
+
+    @pytest.fixture
+    def storage_options(self) -> Mapping[str, Any]:
+        return {}
+
+
+class TestLocalWithoutSync(TestLocal):
+    """Local disk, `durability="os"`: other code appends."""
+
+    def store_at(self, url: str, **options: Any) -> ArchiveStore:
+        return super().store_at(url, **{"durability": "os", **options})
+
+
+class TestMemory(StoreConformance):
+    """An object store without a network."""
+
+    @pytest.fixture
+    def url(self) -> Iterator[str]:
+        name = uuid4().hex
+        yield f"memory://{name}"
+        for archive in (name, f"{name}-copy", f"{name}-other"):
+            MemoryStorage.forget(archive)
+
+    @pytest.fixture
+    def storage_options(self) -> Mapping[str, Any]:
+        return {}
+
+
+class TestMinistack(StoreConformance):
+    """S3, on a server whose conditional writes hold under contention."""
+
+    @pytest.fixture
+    def url(self, ministack_server: S3Server) -> str:
+        return ministack_server.place()
+
+    @pytest.fixture
+    def storage_options(self, ministack_server: S3Server) -> Mapping[str, Any]:
+        return ministack_server.storage_options
+
+
+class TestMoto(ArchiveProtocolConformance):
+    """S3, on the server that most people test with."""
+
+    @pytest.fixture
+    def url(self, moto_server: S3Server) -> str:
+        return moto_server.place()
+
+    @pytest.fixture
+    def storage_options(self, moto_server: S3Server) -> Mapping[str, Any]:
+        return moto_server.storage_options

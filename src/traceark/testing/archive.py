@@ -301,7 +301,7 @@ class SharingTests(ArchiveTests):
 
     @scenario
     async def test_few_open_traces_are_enough_for_many(self, store: ArchiveStore) -> None:
-        writer = self.store_at(self.url, max_open_traces=2)
+        writer = self.store_at(self.archive_url, max_open_traces=2)
         for at in range(6):
             await writer.create_trace(Trace(trace_id=str(at)))
         for turn in range(3):

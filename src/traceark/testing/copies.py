@@ -41,10 +41,10 @@ class CopyTests(ArchiveTests):
     @scenario
     async def test_archives_merge_by_copying(self, store: ArchiveStore) -> None:
         await record_run(store)
-        async with self.store_at(f"{self.url}-other") as other:
+        async with self.store_at(f"{self.archive_url}-other") as other:
             await record_run(other, "u")
             await other.seal("u")
-            await self.put(await self.files(f"{self.url}-other", "u"))
+            await self.put(await self.files(f"{self.archive_url}-other", "u"))
             assert sorted(trace.trace_id for trace in await store.list_traces()) == ["t", "u"]
             assert await snapshot(store, "u") == await snapshot(other, "u")
         assert await store.verify(deep=True) == []

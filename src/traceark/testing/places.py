@@ -26,25 +26,25 @@ Files = dict[str, bytes]
 class ArchiveTests(StoreTests):
     """Base of the classes that need a URL: a backend gives the fixtures `url` and `storage_options`."""
 
-    url: str
-    storage_options: Mapping[str, Any]
+    archive_url: str
+    options: Mapping[str, Any]
 
     @pytest.fixture(autouse=True)
     def _place(self, url: str, storage_options: Mapping[str, Any]) -> None:
-        self.url = url
-        self.storage_options = storage_options
+        self.archive_url = url
+        self.options = storage_options
 
     def open_store(self) -> ArchiveStore:
         """Return a new store over this test's archive."""
-        return self.store_at(self.url)
+        return self.store_at(self.archive_url)
 
     def store_at(self, url: str, **options: Any) -> ArchiveStore:
         """Return a new store over an archive of the same backend."""
-        return ArchiveStore(url, storage_options=self.storage_options, **options)
+        return ArchiveStore(url, storage_options=self.options, **options)
 
     async def files(self, url: str | None = None, trace_id: str | None = None) -> Files:
         """Return the files of an archive, or of one trace, by key; locks left out."""
-        storage = storage_for(url or self.url, self.storage_options, "os")
+        storage = storage_for(url or self.archive_url, self.options, "os")
         prefix = TRACES if trace_id is None else trace_prefix(trace_id)
         found: Files = {}
         try:
@@ -61,20 +61,20 @@ class ArchiveTests(StoreTests):
 
     async def put(self, files: Files, url: str | None = None) -> None:
         """Put files into an archive, as `cp -r` would, over what is there."""
-        storage = storage_for(url or self.url, self.storage_options, "os")
+        storage = storage_for(url or self.archive_url, self.options, "os")
         for key, data in files.items():
             await storage.replace(key, data)
         await storage.close()
 
     async def remove(self, *keys: str) -> None:
         """Remove files from the archive."""
-        storage = storage_for(self.url, self.storage_options, "os")
+        storage = storage_for(self.archive_url, self.options, "os")
         await storage.delete(keys)
         await storage.close()
 
     async def copied(self) -> str:
         """Copy the whole archive as it is now; return the copy's URL."""
-        url = f"{self.url}-copy"
+        url = f"{self.archive_url}-copy"
         await self.put(await self.files(), url)
         return url
 

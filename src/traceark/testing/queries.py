@@ -155,7 +155,7 @@ class QueryTests(ArchiveTests):
     async def test_folders_put_in_and_removed_by_hand_are_noticed(self, store: ArchiveStore) -> None:
         await record_run(store)
         files = await self.files(trace_id="t")
-        async with self.store_at(f"{self.url}-other") as other:
+        async with self.store_at(f"{self.archive_url}-other") as other:
             assert await rows(other, "SELECT count(*) AS n FROM traces") == [{"n": 0}]
             await self.put(files, other.url)
             assert await rows(other, "SELECT trace_id FROM traces") == [{"trace_id": "t"}]
@@ -163,7 +163,7 @@ class QueryTests(ArchiveTests):
         await self.remove(*files)
         assert await rows(store, "SELECT count(*) AS n FROM messages") == [{"n": 0}]
 
-    @pytest.mark.parametrize("query", ["SELEC 1", "SELECT * FROM absent", "SELECT nothing FROM traces", ""])
+    @pytest.mark.parametrize("query", ["SELEC 1", "SELECT * FROM absent", "SELECT nothing FROM traces"])
     @scenario
     async def test_a_query_that_duckdb_refuses_is_an_error_of_ours(self, store: ArchiveStore, query: str) -> None:
         with pytest.raises(QueryError):
