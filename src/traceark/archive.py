@@ -141,9 +141,7 @@ class Archive:
         """Return the events after a cursor."""
         return self.run(self.store.get_events(trace_id, since_event_id))
 
-    def sql(
-        self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None
-    ) -> QueryResult:
+    def sql(self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> QueryResult:
         """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
         return self.run(self.store.sql(query_text, parameters))
 

@@ -60,7 +60,9 @@ async def _build(
     read = await read_log(trace.storage, trace.prefix, log, incarnation, entries, trace.parts, after=first - 1)
     rows = [row for row in read.records if row.offset <= last]
     covers = join_runs(run for run in read.runs if run.last >= first and run.first <= last)
-    covers = tuple(run if run.last <= last else type(run)(run.first, run.writer, last - run.first + 1) for run in covers)
+    covers = tuple(
+        run if run.last <= last else type(run)(run.first, run.writer, last - run.first + 1) for run in covers
+    )
     if folded and log == "messages":
         rows = sorted(fold_updates(rows), key=lambda row: row.offset)
     info = PartInfo(log, trace.trace_id, incarnation, first, last, folded, covers)
@@ -153,7 +155,9 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
         for name, entry in trace.entries.items()
         if name not in keep and storage.grace_seconds and now - entry.modified < storage.grace_seconds
     }
-    others = [name for name in trace.entries if name not in keep and name not in young and name.partition("/")[0] in LOGS]
+    others = [
+        name for name in trace.entries if name not in keep and name not in young and name.partition("/")[0] in LOGS
+    ]
     await storage.delete(f"{prefix}/{name}" for name in others)
     hashes: dict[str, str] = {}
     for name in sorted(keep):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from traceark.codec.lines import to_record
+from traceark.codec.lines import check_model, to_record
 from traceark.errors import GoalExistsError, GoalNotFoundError, StaleGoalTreeError
 from traceark.headers import TreeFile
 from traceark.models import Goal, GoalStats, GoalTree, updated
@@ -29,8 +29,8 @@ def replaced(stored: TreeFile | None, given: GoalTree, fold: MessageFold, offset
     """
     given.check()
     was_read = given._revision is not None
-    if was_read and (stored is None or stored.revision != given._revision):
-        now = "none is there" if stored is None else f"it is at revision {stored.revision}"
+    if was_read and (stored is None or stored.changed != given._revision):
+        now = "none is there" if stored is None else f"it was changed at revision {stored.changed}"
         raise StaleGoalTreeError(
             f"the goal tree was read at revision {given._revision} and now {now}; read it again and repeat the change"
         )
@@ -45,7 +45,10 @@ def _changed_stats(goal: Goal, given: GoalTree, was_read: bool) -> frozenset[str
     own, cumulative = given._read_stats.get(goal.id, nothing) if was_read else nothing
     return frozenset(
         name
-        for name, stats, base in (("self_stats", goal.self_stats, own), ("cumulative_stats", goal.cumulative_stats, cumulative))
+        for name, stats, base in (
+            ("self_stats", goal.self_stats, own),
+            ("cumulative_stats", goal.cumulative_stats, cumulative),
+        )
         if stats != base
     )
 
@@ -60,6 +63,7 @@ def added(stored: TreeFile | None, goal: Goal, fold: MessageFold, offset: int, i
     InvalidValueError
         Its parent is unknown.
     """
+    check_model(goal)
     tree = stored.tree if stored is not None else GoalTree()
     known = tree.goal(goal.id)
     if known is not None:
@@ -89,7 +93,10 @@ def changed(
     if stored is None or known is None:
         raise GoalNotFoundError(f"no goal {goal_id!r} in trace {trace_id!r}")
     goal = updated(known, updates)
-    given = stored.tree.model_copy(update={"goals": [goal if each.id == goal_id else each for each in stored.tree.goals]})
+    check_model(goal)
+    given = stored.tree.model_copy(
+        update={"goals": [goal if each.id == goal_id else each for each in stored.tree.goals]}
+    )
     given.check()
     was_changed = {goal_id: frozenset(name for name in _STATS if name in updates)}
     return _with_set(given, stored.was_set, was_changed, fold, offset, stored.incarnation)
@@ -115,4 +122,4 @@ def _with_set(
             was_set[goal.id] = (was_set[goal.id][0], set_from(goal.cumulative_stats, sums[goal.id][1], offset))
     # Extra fields of given stats are kept; their counted fields are computed anew.
     tree = given.model_copy(deep=True)
-    return TreeFile(with_stats(tree, fold, was_set), incarnation, 0, offset, was_set)
+    return TreeFile(with_stats(tree, fold, was_set), incarnation, 0, offset, 0, was_set)

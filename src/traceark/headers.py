@@ -98,7 +98,8 @@ class Header:
         record["_revision"] = self.revision
         record["_checkpoint"] = self.checkpoint.to_json()
         was_set: JsonObject = {
-            name: {"adjustment": str(value), "offset": self.set_at.get(name, 0)} for name, value in self.adjustments.items()
+            name: {"adjustment": str(value), "offset": self.set_at.get(name, 0)}
+            for name, value in self.adjustments.items()
         }
         if self.floor:
             was_set["last_sequence"] = self.floor
@@ -138,12 +139,17 @@ class Header:
 
 @dataclass(slots=True)
 class TreeFile:
-    """The content of `goal_tree.json`; `messages` is the offset its stats are as of."""
+    """The content of `goal_tree.json`.
+
+    `messages` is the offset its stats are as of; `changed` is the revision at which a caller last
+    changed the tree, since later ones may only have brought the stats up to date.
+    """
 
     tree: GoalTree
     incarnation: str
     revision: int = 1
     messages: int = 0
+    changed: int = 1
     was_set: SetGoals = field(default_factory=dict)
 
     def encode(self) -> bytes:
@@ -153,6 +159,7 @@ class TreeFile:
         record["_format"] = FORMAT_VERSION
         record["_incarnation"] = self.incarnation
         record["_revision"] = self.revision
+        record["_changed"] = self.changed
         record["_checkpoint"] = {"messages": {"offset": self.messages}}
         was_set: JsonObject = {}
         for goal_id, (own, cumulative) in self.was_set.items():
@@ -174,7 +181,8 @@ class TreeFile:
             }
             incarnation, revision = record.pop("_incarnation"), record.pop("_revision")
             messages = record.pop("_checkpoint")["messages"]["offset"]
-            return cls(GoalTree.parse(record), incarnation, revision, messages, was_set)
+            changed = record.pop("_changed")
+            return cls(GoalTree.parse(record), incarnation, revision, messages, changed, was_set)
         except (KeyError, TypeError, AttributeError, InvalidOperation, InvalidValueError) as error:
             raise CorruptFileError(f"{what} is no goal tree ({error!r}); restore it from a copy") from error
 
@@ -183,16 +191,16 @@ def _decode(data: bytes, what: str) -> dict[str, Any]:
     record = cast("dict[str, Any]", decode_line(data, what))
     version = record.pop("_format", None)
     if version != FORMAT_VERSION:
-        raise UnsupportedFormatError(f"{what} has format version {version}; this release reads {FORMAT_VERSION}; upgrade traceark")
+        raise UnsupportedFormatError(
+            f"{what} has format version {version}; this release reads {FORMAT_VERSION}; upgrade traceark"
+        )
     return record
 
 
-def as_read(tree: GoalTree, revision: int) -> GoalTree:
-    """Return the tree marked with the revision it was read at, and with the stats it was read with."""
-    tree._revision = revision
-    tree._read_stats = {
-        goal.id: (_copy(goal.self_stats), _copy(goal.cumulative_stats)) for goal in tree.goals
-    }
+def as_read(tree: GoalTree, stored: TreeFile) -> GoalTree:
+    """Return the tree marked with the revision of its last change, and with the stats it was read with."""
+    tree._revision = stored.changed
+    tree._read_stats = {goal.id: (_copy(goal.self_stats), _copy(goal.cumulative_stats)) for goal in tree.goals}
     return tree
 
 

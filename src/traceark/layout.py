@@ -65,9 +65,7 @@ def trace_key(trace_id: str) -> str:
     last = len(lowered) - 1
     body = "".join(
         chr(byte)
-        if byte in _SAFE
-        and not (byte == 46 and position in (0, last))
-        and not (reserved and position == 0)
+        if byte in _SAFE and not (byte == 46 and position in (0, last)) and not (reserved and position == 0)
         else f"%{byte:02X}"
         for position, byte in enumerate(lowered)
     )

@@ -71,6 +71,7 @@ class OpenTrace:
         self.parts: dict[str, PartInfo] = {}
         self.dirty = False
         self.touched = False
+        self.unsealed_because: Exception | None = None
         self.mutex = asyncio.Lock()
         self.writer_id = secrets.token_hex(4)
         self._queue: list[Request] = []
@@ -122,7 +123,8 @@ class OpenTrace:
             if stated > self.ends[log]:
                 raise IncompleteTraceError(
                     f"trace {self.trace_id!r}: its headers are as of {log} offset {stated}, but the {log} end at "
-                    f"{self.ends[log]}; offsets {self.ends[log] + 1} to {stated} are missing: copy the {log} directory again"
+                    f"{self.ends[log]}; offsets {self.ends[log] + 1} to {stated} are missing: "
+                    f"copy the {log} directory again"
                 )
 
     async def _read_header(self) -> None:
@@ -130,7 +132,8 @@ class OpenTrace:
         header = Header.decode(data, f"{self.prefix}/{HEADER}")
         if header.trace.trace_id != self.trace_id:
             raise DamagedTraceError(
-                f"{self.prefix}/{HEADER} is the header of trace {header.trace.trace_id!r}; rename the directory to its key"
+                f"{self.prefix}/{HEADER} is the header of trace {header.trace.trace_id!r}; "
+                "rename the directory to its key"
             )
         if self.header.incarnation not in ("", header.incarnation):
             self._forget()
@@ -198,7 +201,7 @@ class OpenTrace:
         if self.tree is None:
             return None
         tree = with_stats(self.tree.tree.model_copy(deep=True), self.fold, self.tree.was_set)
-        return as_read(tree, self.tree.revision)
+        return as_read(tree, self.tree)
 
     # Writing
 
@@ -206,7 +209,13 @@ class OpenTrace:
         """Append a request and return its result once it is durable."""
         if self._broken is not None:
             raise self._closed(self._broken)
-        if self._writer.immediate and not self._queue and not self.mutex.locked() and self._writer.try_lock():
+        if (
+            self._writer.immediate
+            and not self.sealed
+            and not self._queue
+            and not self.mutex.locked()
+            and self._writer.try_lock()
+        ):
             # Nothing to wait for: neither a lock nor a sync.
             try:
                 self._commit_now([request])
@@ -282,7 +291,10 @@ class OpenTrace:
 
     def _stage(self, batch: list[Request]) -> Staged:
         staged = Staged(
-            dict(self.ends), dict(self.ends), f"{self.header.incarnation}-{self.writer_id}", max(self.fold.last_sequence, self.header.floor)
+            dict(self.ends),
+            dict(self.ends),
+            f"{self.header.incarnation}-{self.writer_id}",
+            max(self.fold.last_sequence, self.header.floor),
         )
         for request in batch:
             request.error = None
@@ -330,7 +342,11 @@ class OpenTrace:
             if tail is not None and self.ends[log]:
                 found.files[log] = (tail.name, tail.size)
             elif self.ends[log]:
-                parts = [name for name in self.parts if f"{log}/{name.rpartition('/')[2]}" in self.entries and f"/{log}/" in name]
+                parts = [
+                    name
+                    for name in self.parts
+                    if f"{log}/{name.rpartition('/')[2]}" in self.entries and f"/{log}/" in name
+                ]
                 last = max(parts, key=lambda name: self.parts[name].last)
                 key = last.removeprefix(f"{self.prefix}/")
                 found.files[log] = (key.rpartition("/")[2], self.entries[key].size)
@@ -359,12 +375,20 @@ class OpenTrace:
         self.dirty = False
 
     async def publish_tree(self, tree: TreeFile) -> None:
-        """Publish a goal tree with its stats, over the one that was read; raises as `publish_header`."""
+        """Publish a goal tree that a caller changed, over the one that was read; raises as `publish_header`."""
+        await self._publish_tree(tree, None)
+
+    async def _publish_tree(self, tree: TreeFile, changed: int | None) -> None:
         await self._writer.sync_logs()
+        revision = (self.tree.revision if self.tree else 0) + 1
         stored = TreeFile(
-            with_stats(tree.tree, self.fold, tree.was_set), self.header.incarnation, tree.revision, self.ends["messages"], tree.was_set
+            with_stats(tree.tree, self.fold, tree.was_set),
+            self.header.incarnation,
+            revision,
+            self.ends["messages"],
+            revision if changed is None else changed,
+            tree.was_set,
         )
-        stored.revision = (self.tree.revision if self.tree else 0) + 1
         await self._publish(GOAL_TREE, stored.encode())
         self.tree = stored
 
@@ -402,7 +426,7 @@ class OpenTrace:
     async def publish_both(self) -> None:
         """Publish the goal tree, if its stats moved, and the header; call it inside `exclusive`."""
         if self.tree is not None and self.tree.messages != self.ends["messages"]:
-            await self.publish_tree(self.tree)
+            await self._publish_tree(self.tree, self.tree.changed)
         await self.publish_header(self.header)
 
     async def retry(self, change: Any) -> Any:

@@ -6,6 +6,7 @@ divergence. It reads through `storage.base` and writes nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -17,8 +18,10 @@ from traceark.layout import LogName, PartName, parse_log_name
 from traceark.plan import LogPlan, Source, diverged, plan_log
 from traceark.storage.base import Entry, Storage
 
-# A torn write leaves zeros where blocks were never written; JSON text never holds one.
-_HOLE = b"\0"
+# Where a power loss left a block unwritten there are zeros up to the end of a sector or of the file;
+# JSON text never holds one.
+_HOLE = re.compile(rb"\0{8,}")
+_SECTOR = 512
 
 
 @dataclass(slots=True)
@@ -87,7 +90,7 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str) -> Segme
         end = data.find(b"\n", position)
         line = data[position : end if end >= 0 else len(data)]
         if end < 0 or not proves_itself(line):
-            _check_torn(data[position:], what, offset)
+            _check_torn(data, position, what, offset)
             return Segment(records, writers, position, torn=True)
         record = decode_line(line, f"{what}, offset {offset}")
         if record.pop("_offset", None) != offset:
@@ -103,17 +106,19 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str) -> Segme
     return Segment(records, writers, position, torn=False)
 
 
-def _check_torn(rest: bytes, what: str, offset: int) -> None:
-    """Refuse a broken line that whole ones follow, unless a power loss explains it by a hole of zeros."""
-    first, _, later = rest.partition(b"\n")
-    if _HOLE in rest:
+def _check_torn(data: bytes, position: int, what: str, offset: int) -> None:
+    """Refuse a broken line that whole ones follow, unless a power loss explains it by a hole."""
+    end = data.find(b"\n", position)
+    if end < 0:
         return
-    for line in later.split(b"\n"):
-        if proves_itself(line):
-            raise CorruptFileError(
-                f"{what}: the record at offset {offset} ({first[:60]!r}…) does not prove itself, though later ones do; "
-                "restore the file from a copy"
-            )
+    hole = _HOLE.search(data, position)
+    if hole is not None and (hole.end() % _SECTOR == 0 or hole.end() == len(data)):
+        return
+    if any(proves_itself(line) for line in data[end + 1 :].split(b"\n")):
+        raise CorruptFileError(
+            f"{what}: the record at offset {offset} ({data[position : position + 60]!r}…) does not prove itself, "
+            "though later ones do; restore the file from a copy"
+        )
 
 
 async def load_parts(
@@ -134,7 +139,9 @@ async def load_parts(
             try:
                 info = part_info(await storage.read(key), key)
                 if (info.first, info.last, info.incarnation) != (parsed.first, parsed.last, incarnation):
-                    raise CorruptFileError(f"{key}: its metadata tells of other offsets than its name; it does not count")
+                    raise CorruptFileError(
+                        f"{key}: its metadata tells of other offsets than its name; it does not count"
+                    )
                 known[key] = info
             except CorruptFileError as error:
                 damaged[name] = error
@@ -189,7 +196,11 @@ async def read_log(
         if source.last is not None:
             _check_gap(directory, out.end, source.first, previous, damaged)
             out.runs += [
-                Run(max(run.first, source.first), run.writer, min(run.last, source.last) - max(run.first, source.first) + 1)
+                Run(
+                    max(run.first, source.first),
+                    run.writer,
+                    min(run.last, source.last) - max(run.first, source.first) + 1,
+                )
                 for run in parts[source.name].covers
                 if run.last >= source.first and run.first <= source.last
             ]
@@ -202,7 +213,8 @@ async def read_log(
         following = plan.sources[index + 1].first if index + 1 < len(plan.sources) else None
         if following is not None and following - 1 <= after and following > source.first and not source.superseded:
             _check_gap(directory, out.end, source.first, previous, damaged)
-            out.end, previous = following - 1, source.name
+            if following - 1 > out.end:
+                out.end, previous = following - 1, source.name
             continue
         previous = await _take_segment(storage, directory, source, incarnation, out, after, previous)
     if damaged and (out.end == 0 or _hidden(damaged, out.end)):
@@ -222,7 +234,11 @@ async def _take_segment(
     name = parse_log_name(source.name)
     assert name is not None
     segment = parse_segment(await storage.read(key), key, name.first, incarnation)
-    fresh = [(row, writer) for row, writer in zip(segment.records, segment.writers, strict=True) if row.offset >= source.first]
+    fresh = [
+        (row, writer)
+        for row, writer in zip(segment.records, segment.writers, strict=True)
+        if row.offset >= source.first
+    ]
     if source.superseded and not fresh:
         return previous
     if segment.records:
@@ -239,9 +255,7 @@ async def _take_segment(
     return source.name
 
 
-def _check_gap(
-    directory: str, end: int, first: int, previous: str, damaged: Mapping[str, CorruptFileError]
-) -> None:
+def _check_gap(directory: str, end: int, first: int, previous: str, damaged: Mapping[str, CorruptFileError]) -> None:
     if first > end + 1:
         because = f" ({next(iter(damaged.values()))})" if damaged else ""
         raise IncompleteTraceError(

@@ -20,13 +20,25 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from traceark.errors import InvalidValueError, NaiveTimeWarning, UnknownFieldError
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 # Names that a record's own line or a header uses; a model's extra fields must not.
 RESERVED_FIELDS = frozenset(
-    {"_offset", "_writer", "_crc", "_op", "_digest", "_format", "_incarnation", "_revision", "_checkpoint", "_set"}
+    {
+        "_offset",
+        "_writer",
+        "_crc",
+        "_op",
+        "_digest",
+        "_format",
+        "_incarnation",
+        "_revision",
+        "_checkpoint",
+        "_set",
+        "_changed",
+    }
 )
 _TOO_FINE = re.compile(r"\.\d{6}\d*[1-9]")
 

@@ -11,7 +11,7 @@ import asyncio
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
@@ -21,14 +21,13 @@ from traceark.codec.lines import to_record
 from traceark.codec.parquet import to_table
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, QueryError
 from traceark.layout import LogName
+from traceark.listing import headers
 from traceark.log import load_parts
 from traceark.models import GoalTree, JsonObject
+from traceark.pool import TracePool
 from traceark.reading import StoredTrace
 from traceark.storage.base import KeyMissingError
 from traceark.storage.local import LocalStorage
-
-if TYPE_CHECKING:
-    from traceark.store import ArchiveStore
 
 VIEWS: dict[str, tuple[Column, ...]] = {"traces": TRACES, "goals": GOALS, "messages": MESSAGES, "events": EVENTS}
 # In a path these would make DuckDB look for other files.
@@ -85,31 +84,29 @@ class QueryResult:
         return self._table.to_pandas()
 
 
-async def run(store: ArchiveStore, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> QueryResult:
+async def run(pool: TracePool, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None) -> QueryResult:
     """Answer a query; see `ArchiveStore.sql`."""
     tables: dict[str, pa.Table] = {}
     paths: dict[str, list[str]] = {}
     wanted = [name for name in VIEWS if re.search(rf"\b{name}\b", text, re.IGNORECASE)]
     if wanted:
-        await _gather(store, wanted, tables, paths)
+        await _gather(pool, wanted, tables, paths)
     for name, columns in VIEWS.items():
         tables.setdefault(name, to_table(columns, []))
     return QueryResult(await asyncio.to_thread(_execute, text, parameters, tables, paths))
 
 
-async def _gather(
-    store: ArchiveStore, wanted: list[str], tables: dict[str, pa.Table], paths: dict[str, list[str]]
-) -> None:
+async def _gather(pool: TracePool, wanted: list[str], tables: dict[str, pa.Table], paths: dict[str, list[str]]) -> None:
     records: dict[str, list[JsonObject]] = {name: [] for name in wanted}
-    for stored in await store.headers():
+    for stored in await headers(pool):
         try:
-            found = await _records(store, stored, wanted, paths)
+            found = await _records(pool, stored, wanted, paths)
         except KeyMissingError:
             # Its files changed while it was read: compacted, sealed or deleted. Once more, from a new listing.
-            again = await store.stored(stored.trace_id)
+            again = await pool.stored(stored.trace_id)
             if again is None:
                 continue
-            found = await _records(store, again, wanted, paths)
+            found = await _records(pool, again, wanted, paths)
         except DamagedTraceError as error:
             warnings.warn(f"left out: {error}", DamagedTraceWarning, stacklevel=2)
             continue
@@ -120,13 +117,13 @@ async def _gather(
 
 
 async def _records(
-    store: ArchiveStore, stored: StoredTrace, wanted: list[str], paths: dict[str, list[str]]
+    pool: TracePool, stored: StoredTrace, wanted: list[str], paths: dict[str, list[str]]
 ) -> dict[str, list[JsonObject]]:
     """Return a trace's rows for the views; note instead the paths of parts that DuckDB can read itself."""
     found: dict[str, list[JsonObject]] = {}
     direct: dict[str, str] = {}
     if not stored.is_exact():
-        latest = await store.stored(stored.trace_id)
+        latest = await pool.stored(stored.trace_id)
         if latest is None:
             return found
         stored = latest
@@ -186,11 +183,14 @@ def _execute(
             connection.register(f"live_{name}", table)
             view = f"SELECT {columns} FROM live_{name}"
             if paths.get(name):
-                connection.read_parquet(paths[name], hive_partitioning=False).create_view(f"sealed_{name}")  # type: ignore[arg-type]
+                connection.read_parquet(paths[name], hive_partitioning=False).create_view(f"sealed_{name}")
                 view = f"SELECT {columns} FROM sealed_{name} UNION ALL {view}"
             connection.execute(f"CREATE VIEW {name} AS {view}")
         try:
-            relation = connection.sql(text, params=parameters)
+            if not connection.extract_statements(text):
+                raise QueryError("the query is empty; write a SELECT")
+            # A statement that returns nothing has no relation; the stub does not say so.
+            relation = cast("duckdb.DuckDBPyRelation | None", connection.sql(text, params=parameters))
             return relation.to_arrow_table() if relation is not None else pa.table({})
         except duckdb.Error as error:
             raise QueryError(str(error)) from error

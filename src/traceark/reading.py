@@ -51,7 +51,14 @@ class StoredTrace:
     async def log(self, log: LogName, *, after: int = 0, columns: list[str] | None = None) -> LogRead:
         """Read a log from behind an offset."""
         found = await read_log(
-            self.storage, self.prefix, log, self.header.incarnation, self.entries, self.parts, after=after, columns=columns
+            self.storage,
+            self.prefix,
+            log,
+            self.header.incarnation,
+            self.entries,
+            self.parts,
+            after=after,
+            columns=columns,
         )
         if self.ends is not None and found.end > self.ends[log]:
             found.records = [row for row in found.records if row.offset <= self.ends[log]]
@@ -59,7 +66,8 @@ class StoredTrace:
         stated = self.header.checkpoint.ends[log]
         if stated > found.end:
             raise IncompleteTraceError(
-                f"trace {self.trace_id!r}: its header is as of {log} offset {stated}, but the {log} end at {found.end}; "
+                f"trace {self.trace_id!r}: its header is as of {log} offset {stated}, but the {log} end at "
+                f"{found.end}; "
                 f"offsets {found.end + 1} to {stated} are missing: copy the {log} directory again"
             )
         return found
@@ -97,14 +105,14 @@ class StoredTrace:
         if stored.incarnation != self.header.incarnation:
             return None
         if self.is_exact() and stored.messages == self.header.checkpoint.ends["messages"]:
-            return as_read(stored.tree, stored.revision)
+            return as_read(stored.tree, stored)
         fold, end = await self.fold()
         if stored.messages > end:
             raise IncompleteTraceError(
                 f"trace {self.trace_id!r}: {what} is as of messages offset {stored.messages}, but the messages end at "
                 f"{end}; copy the messages directory again"
             )
-        return as_read(with_stats(stored.tree, fold, stored.was_set), stored.revision)
+        return as_read(with_stats(stored.tree, fold, stored.was_set), stored)
 
 
 def fold_updates(rows: list[PartRecord]) -> list[PartRecord]:
@@ -157,7 +165,8 @@ async def load(
     header = Header.decode(await storage.read(what), what)
     if header.trace.trace_id != trace_id:
         raise CorruptFileError(
-            f"{what} is the header of trace {header.trace.trace_id!r}, whose directory has another name; rename it or restore it"
+            f"{what} is the header of trace {header.trace.trace_id!r}, whose directory has another name; "
+            "rename it or restore it"
         )
     return StoredTrace(storage, trace_id, prefix, entries, header, {} if parts is None else parts)
 
@@ -187,5 +196,3 @@ async def scan(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]
 def log_names(entries: Mapping[str, Entry], log: LogName) -> list[str]:
     """Return the names of a log's files."""
     return [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]
-
-

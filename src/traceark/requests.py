@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from traceark.codec.lines import check_json, check_texts, dumps, record_text, seal_line, time_text, to_record
 from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
-from traceark.models import Json, JsonObject, Message, utc_now
+from traceark.models import INT64_MAX, Json, JsonObject, Message, utc_now
 from traceark.stats import Facts, MessageFold, facts_of, updated_facts
 
 
@@ -107,6 +107,8 @@ class AddMessage(Request):
             if message_id is None:
                 while (message_id := f"{message.trace_id}-{sequence:04d}") in fold.facts or message_id in staged.facts:
                     sequence += 1
+            if sequence > INT64_MAX:
+                raise InvalidValueError(f"no sequence is left after {INT64_MAX}; give one", "sequence")
             assigned = f'"sequence":{sequence},{assigned}'
         elif message_id is None:
             message_id = f"{message.trace_id}-{sequence:04d}"
@@ -138,7 +140,12 @@ class UpdateMessage(Request):
         if facts is None:
             raise MessageNotFoundError(f"no message {self.message_id!r} in this trace")
         after = updated_facts(facts, self.fields)
-        fold.check_room(after._replace(tokens=after.counted_tokens() - facts.counted_tokens(), duration_ms=after.duration_ms - facts.duration_ms))
+        fold.check_room(
+            after._replace(
+                tokens=after.counted_tokens() - facts.counted_tokens(),
+                duration_ms=after.duration_ms - facts.duration_ms,
+            )
+        )
         staged.add("messages", self.text)
         staged.updates[self.message_id] = after
 
@@ -216,7 +223,11 @@ def apply_update(message: JsonObject, update: JsonObject) -> None:
 
 def digest(record: Mapping[str, Json]) -> str:
     """Return the hash of a message as it was added, without what the store may have assigned."""
-    given = {name: value for name, value in record.items() if name not in ("message_id", "trace_id", "sequence", "created_at")}
+    given = {
+        name: value
+        for name, value in record.items()
+        if name not in ("message_id", "trace_id", "sequence", "created_at")
+    }
     text = json.dumps(given, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -228,4 +239,3 @@ def fold_record(fold: MessageFold, op: str | None, record: JsonObject, offset: i
         fold.add(message_id, facts_of(record, offset))
     elif message_id in fold.facts:
         fold.replace(message_id, updated_facts(fold.facts[message_id], record))
-

@@ -8,6 +8,7 @@ proves it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, Inexact
@@ -70,7 +71,9 @@ def facts_of(record: Mapping[str, Any], offset: int) -> Facts:
 
 def updated_facts(old: Facts, fields: Mapping[str, Any]) -> Facts:
     """Return the facts of a message after an update has set `fields`."""
-    changes: dict[str, Any] = {name: fields[name] for name in ("goal_id", "tool_name", "cost", "tokens") if name in fields}
+    changes: dict[str, Any] = {
+        name: fields[name] for name in ("goal_id", "tool_name", "cost", "tokens") if name in fields
+    }
     if "duration_ms" in fields:
         changes["duration_ms"] = fields["duration_ms"] or 0
     if "usage" in fields:
@@ -130,6 +133,8 @@ class MessageFold:
         ):
             if not INT64_MIN <= total + more <= INT64_MAX:
                 raise InvalidValueError("the trace's total would pass 64 bits", name)
+        if facts.cost and math.isinf(float(EXACT.add(self.total.cost, exact(facts.cost)))):
+            raise InvalidValueError("the trace's total would pass a 64-bit float", "cost")
 
     def add(self, message_id: str, facts: Facts) -> None:
         """Fold in a message that was added."""
@@ -179,7 +184,7 @@ def totals_of(sums: Sums, adjustments: Mapping[str, Decimal]) -> dict[str, int |
     return totals
 
 
-def adjustment(name: str, value: float, sums: Sums) -> Decimal:
+def adjustment(name: str, value: int | float, sums: Sums) -> Decimal:
     """Return what must be added to a recount so that it gives the value that was set."""
     counted = {
         "total_messages": Decimal(sums.count),
@@ -255,7 +260,9 @@ def _with_self_adjustments(sums: Sums, was_set: SetStats | None) -> Sums:
     )
 
 
-def goal_sums(goals: Iterable[Goal], by_goal: Mapping[str | None, Sums], was_set: SetGoals) -> dict[str, tuple[Sums, Sums]]:
+def goal_sums(
+    goals: Iterable[Goal], by_goal: Mapping[str | None, Sums], was_set: SetGoals
+) -> dict[str, tuple[Sums, Sums]]:
     """Return, per goal, the sums of its own messages and of its own plus all descendants'.
 
     The first leaves adjustments out; the second contains the self adjustments of all goals below
@@ -264,7 +271,8 @@ def goal_sums(goals: Iterable[Goal], by_goal: Mapping[str | None, Sums], was_set
     listed = list(goals)
     own = {goal.id: by_goal.get(goal.id) or Sums() for goal in listed}
     cumulative = {
-        goal.id: _with_self_adjustments(own[goal.id], was_set[goal.id][0] if goal.id in was_set else None) for goal in listed
+        goal.id: _with_self_adjustments(own[goal.id], was_set[goal.id][0] if goal.id in was_set else None)
+        for goal in listed
     }
     parents = {goal.id: goal.parent_id for goal in listed}
     depth: dict[str, int] = {}

@@ -69,7 +69,13 @@ async def verify(storage: Storage, trace_id: str | None = None, *, deep: bool = 
     listed, strangers = await scan(storage)
     for key in strangers:
         found.append(
-            Finding(key, f"traces/{key}", None, "the directory's name is no trace key", "rename it, or move it out of the archive")
+            Finding(
+                key,
+                f"traces/{key}",
+                None,
+                "the directory's name is no trace key",
+                "rename it, or move it out of the archive",
+            )
         )
     for each, entries in sorted(listed.items()):
         found += await _Check(storage, each, entries, deep).run()
@@ -101,7 +107,11 @@ class _Check:
 
     async def _run(self) -> None:
         if HEADER not in self.entries:
-            self.find(HEADER, "it is missing, so the folder is no trace", f"copy it again, or remove the folder: {self.prefix}")
+            self.find(
+                HEADER,
+                "it is missing, so the folder is no trace",
+                f"copy it again, or remove the folder: {self.prefix}",
+            )
             return
         try:
             header = Header.decode(await self.storage.read(f"{self.prefix}/{HEADER}"), f"{self.prefix}/{HEADER}")
@@ -109,7 +119,11 @@ class _Check:
             self.find(HEADER, str(error), _RESTORE)
             return
         if header.trace.trace_id != self.trace_id:
-            self.find(HEADER, f"it is the header of trace {header.trace.trace_id!r}", "rename the directory to the id's trace key")
+            self.find(
+                HEADER,
+                f"it is the header of trace {header.trace.trace_id!r}",
+                "rename the directory to the id's trace key",
+            )
             return
         self._names()
         logs: dict[LogName, LogRead] = {}
@@ -137,7 +151,9 @@ class _Check:
     async def _log(self, log: LogName, header: Header) -> LogRead | None:
         names = [name.partition("/")[2] for name in self.entries if name.startswith(f"{log}/")]
         try:
-            parts, damaged = await load_parts(self.storage, f"{self.prefix}/{log}", names, header.incarnation, self.parts)
+            parts, damaged = await load_parts(
+                self.storage, f"{self.prefix}/{log}", names, header.incarnation, self.parts
+            )
             for name, error in damaged.items():
                 self.find(f"{log}/{name}", str(error), _RESTORE)
             plan = plan_log(f"{self.prefix}/{log}", names, header.incarnation, parts)
@@ -145,10 +161,14 @@ class _Check:
                 if name.startswith(".tmp-"):
                     self.find(f"{log}/{name}", "a write was interrupted here; nothing refers to it", "delete it")
                 else:
-                    self.find(f"{log}/{name}", "its name is none of the format's", "move it out of the trace's directory")
+                    self.find(
+                        f"{log}/{name}", "its name is none of the format's", "move it out of the trace's directory"
+                    )
             for name in plan.leftovers:
                 self.find(
-                    f"{log}/{name}", "it belongs to another incarnation of the trace and is not read", "move it out, or delete it"
+                    f"{log}/{name}",
+                    "it belongs to another incarnation of the trace and is not read",
+                    "move it out, or delete it",
                 )
             read = await read_log(
                 self.storage,
@@ -187,7 +207,9 @@ class _Check:
             self.find(GOAL_TREE, str(error), _RESTORE)
             return None
         if tree.incarnation != header.incarnation:
-            self.find(GOAL_TREE, "it belongs to another incarnation of the trace and is not read", "move it out, or delete it")
+            self.find(
+                GOAL_TREE, "it belongs to another incarnation of the trace and is not read", "move it out, or delete it"
+            )
             return None
         if messages is not None and tree.messages > messages.end:
             self.find(
@@ -205,18 +227,28 @@ class _Check:
         try:
             hashes = decode_manifest(await self.storage.read(f"{self.prefix}/{MANIFEST}"), f"{self.prefix}/{MANIFEST}")
         except CorruptFileError as error:
-            self.find(MANIFEST, str(error), f"if the other files verify, seal again: traceark seal {self.storage.url} {self.trace_id}")
+            self.find(
+                MANIFEST,
+                str(error),
+                f"if the other files verify, seal again: traceark seal {self.storage.url} {self.trace_id}",
+            )
             return
         sizes = {name: entry.size for name, entry in self.entries.items()}
         if not header.checkpoint.is_exact(sizes, header.incarnation):
-            self.find(MANIFEST, "the trace was written to after it was sealed", f"traceark seal {self.storage.url} {self.trace_id}")
+            self.find(
+                MANIFEST,
+                "the trace was written to after it was sealed",
+                f"traceark seal {self.storage.url} {self.trace_id}",
+            )
             return
         superseded = self._superseded(header)
         for name in sorted(set(hashes) - set(self.entries)):
             self.find(name, "the manifest lists it, and it is missing", _RESTORE)
         for name in sorted(set(self.entries) - set(hashes) - {MANIFEST, LOCK} - superseded):
             if not any(finding.file == f"{self.prefix}/{name}" for finding in self.found):
-                self.find(name, "the manifest does not list it", "move it out of the directory, or seal the trace again")
+                self.find(
+                    name, "the manifest does not list it", "move it out of the directory, or seal the trace again"
+                )
         if self.deep:
             for name in sorted(set(hashes) & set(self.entries)):
                 if sha256(await self.storage.read(f"{self.prefix}/{name}")) != hashes[name]:
@@ -235,7 +267,9 @@ class _Check:
             found |= {f"{log}/{name}" for name in plan.superseded}
         return found
 
-    def _records(self, header: Header, tree: TreeFile | None, messages: list[PartRecord], events: list[PartRecord]) -> None:
+    def _records(
+        self, header: Header, tree: TreeFile | None, messages: list[PartRecord], events: list[PartRecord]
+    ) -> None:
         try:
             for row in fold_updates(messages):
                 parsed = Message.parse(row.record)
@@ -259,7 +293,11 @@ class _Check:
         for name in (*TOTALS, "last_sequence", "last_event_id"):
             stated = getattr(header.trace, name)
             if stated != expected[name]:
-                self.find(HEADER, f"{name} is {stated}, and a recount gives {expected[name]}", "traceark seal rewrites the totals")
+                self.find(
+                    HEADER,
+                    f"{name} is {stated}, and a recount gives {expected[name]}",
+                    "traceark seal rewrites the totals",
+                )
         if tree is not None:
             self._stats(tree, _fold(messages, tree.messages))
 
@@ -270,7 +308,8 @@ class _Check:
                 if getattr(stored, name) != getattr(expected, name):
                     self.find(
                         GOAL_TREE,
-                        f"{name} of goal {stored.id!r} are {getattr(stored, name)}, and a recount gives {getattr(expected, name)}",
+                        f"{name} of goal {stored.id!r} are {getattr(stored, name)}, "
+                        f"and a recount gives {getattr(expected, name)}",
                         "traceark seal rewrites the stats",
                     )
 

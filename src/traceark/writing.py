@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -93,6 +93,10 @@ def writer_for(storage: Storage, trace: OpenTrace, durability: str) -> LogWriter
     return ObjectWriter(storage, trace)
 
 
+def _releasing(lock: Lock) -> Callable[[object], None]:
+    return lambda _: lock.release()
+
+
 class FileWriter(LogWriter):
     """Appends to the last segment under the trace's lock; concurrent appends share one sync."""
 
@@ -126,7 +130,7 @@ class FileWriter(LogWriter):
                     await asyncio.shield(waiting)
                 except asyncio.CancelledError:
                     # The thread takes the lock all the same; it must not keep it.
-                    waiting.add_done_callback(lambda _, lock=lock: lock.release())
+                    waiting.add_done_callback(_releasing(lock))
                     raise
             if lock.generation() != -1:
                 return lock

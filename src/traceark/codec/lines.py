@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, cast
 
 from traceark.errors import CorruptFileError, InvalidValueError
@@ -85,8 +85,31 @@ def dumps(value: object) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return _ascii.encode(value)
+        return _escaped(value)
     return text
+
+
+def _escaped(value: object) -> str:
+    """Return JSON text with everything escaped, refusing surrogates that JSON would take for a pair."""
+    text = _ascii.encode(value)
+    if json.loads(text) != value:
+        raise InvalidValueError(
+            "a text holds two surrogates in a row that JSON reads as one character; encode it properly first",
+            path_of(_first_pair(value, ()) or ()),
+        )
+    return text
+
+
+def _first_pair(value: object, path: tuple[str | int, ...]) -> tuple[str | int, ...] | None:
+    """Return where the first text lies that JSON would read back as another."""
+    if isinstance(value, str):
+        return path if json.loads(_ascii.encode(value)) != value else None
+    steps: Iterable[tuple[str | int, object]] = ()
+    if isinstance(value, dict):
+        steps = value.items()
+    elif isinstance(value, list):
+        steps = enumerate(value)
+    return next((found for step, child in steps if (found := _first_pair(child, (*path, step))) is not None), None)
 
 
 def loads(text: str) -> Any:
@@ -108,11 +131,15 @@ def time_text(moment: datetime) -> str:
 def check_texts(model: ArchiveModel, path: tuple[str | int, ...] = ()) -> None:
     """Refuse lone surrogates in typed text fields, which a Parquet column cannot hold."""
     for name, value in model.__dict__.items():
+        if name in JSON_FIELDS:
+            continue
         if isinstance(value, ArchiveModel):
             check_texts(value, (*path, name))
         elif isinstance(value, str) and not value.isascii() and not _is_utf8(value):
-            raise InvalidValueError("the text holds a lone surrogate, which only JSON fields keep", path_of((*path, name)))
-        elif isinstance(value, list) and name not in JSON_FIELDS:
+            raise InvalidValueError(
+                "the text holds a lone surrogate, which only JSON fields keep", path_of((*path, name))
+            )
+        elif isinstance(value, list):
             for index, item in enumerate(value):
                 if isinstance(item, ArchiveModel):
                     check_texts(item, (*path, name, index))
@@ -182,8 +209,13 @@ def record_text(model: ArchiveModel, record: JsonObject) -> str:
         text.encode()
     except UnicodeEncodeError:
         check_texts(model)
-        return _ascii.encode(record)
+        return _escaped(record)
     return text
+
+
+def check_model(model: ArchiveModel) -> None:
+    """Refuse a model that holds a value which the archive cannot keep exactly; see `to_record`."""
+    record_text(model, to_record(model))
 
 
 def seal_line(body: str) -> bytes:

@@ -65,7 +65,9 @@ MESSAGE_SCHEMA = arrow_schema(MESSAGES)
 EVENT_SCHEMA = arrow_schema(EVENTS)
 GOAL_SCHEMA = arrow_schema(GOALS)
 TRACE_SCHEMA = arrow_schema(TRACES)
-_PART_SCHEMAS: dict[LogName, pa.Schema] = {log: arrow_schema(columns + INTERNAL) for log, columns in _LOG_COLUMNS.items()}
+_PART_SCHEMAS: dict[LogName, pa.Schema] = {
+    log: arrow_schema(columns + INTERNAL) for log, columns in _LOG_COLUMNS.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class PartInfo:
             stored = json.loads(text)
             if stored["format"] != FORMAT_VERSION:
                 raise UnsupportedFormatError(
-                    f"{what} has format version {stored['format']}; this release reads {FORMAT_VERSION}; upgrade traceark"
+                    f"{what} has format version {stored['format']}; this release reads {FORMAT_VERSION}; upgrade"
                 )
             return cls(
                 stored["log"],
@@ -134,7 +136,9 @@ class PartInfo:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, UnsupportedFormatError):
                 raise
-            raise CorruptFileError(f"{what} has no readable traceark metadata ({error}); restore it from a copy") from None
+            raise CorruptFileError(
+                f"{what} has no readable traceark metadata ({error}); restore it from a copy"
+            ) from None
 
 
 def _column_value(column: Column, record: Mapping[str, Any]) -> Any:
@@ -238,9 +242,17 @@ def write_part(sink: IO[bytes], info: PartInfo, records: Iterable[PartRecord]) -
         schema,
         compression="zstd",
         compression_level=ZSTD_LEVEL,
-        use_dictionary=[name for name in ("trace_id", "role", "goal_id", "tool_name", "status", "event_type", "_op") if name in names],
+        use_dictionary=[
+            name
+            for name in ("trace_id", "role", "goal_id", "tool_name", "status", "event_type", "_op")
+            if name in names
+        ],
         column_encoding={
-            **{name: "DELTA_BINARY_PACKED" for name in ("_offset", "sequence", "event_id", "created_at") if name in names},
+            **{
+                name: "DELTA_BINARY_PACKED"
+                for name in ("_offset", "sequence", "event_id", "created_at")
+                if name in names
+            },
             **{name: "DELTA_LENGTH_BYTE_ARRAY" for name in ("content", "payload", "extra") if name in names},
             **{name: "DELTA_BYTE_ARRAY" for name in ("message_id",) if name in names},
         },
@@ -330,4 +342,3 @@ def read_part(data: bytes, log: LogName, what: str, columns: Sequence[str] | Non
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CorruptFileError(f"{what} holds a row that is no record ({error!r}); restore it from a copy") from None
     return found
-

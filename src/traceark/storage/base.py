@@ -8,7 +8,7 @@ is written differently on each: an `AppendStorage` can append to a file under a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,7 +74,7 @@ class Storage(ABC):
         """Return all objects below a prefix, by their key relative to it; empty if there are none."""
 
     @abstractmethod
-    async def children(self, prefix: str) -> list[str]:
+    async def children(self, prefix: str) -> Sequence[str]:
         """Return the names right below a prefix that have objects below them."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ import asyncio
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,7 +48,9 @@ def _errors(what: str) -> Iterator[None]:
     except FileExistsError:
         raise KeyExistsError(f"{what} is there already") from None
     except (NotADirectoryError, IsADirectoryError) as error:
-        raise StorageError(f"{what} is in the way: {error.strerror}; an archive keeps directories and files only") from error
+        raise StorageError(
+            f"{what} is in the way: {error.strerror}; an archive keeps directories and files only"
+        ) from error
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -75,7 +77,9 @@ class LocalAppender(Appender):
         self._path = path
         with _errors(str(path)):
             new = not path.exists()
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            self._descriptor = os.open(
+                path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
+            )
             if new:
                 sync_directory(path.parent)
         self.size = os.fstat(self._descriptor).st_size
@@ -211,7 +215,7 @@ class LocalStorage(AppendStorage):
         except OSError as error:
             raise StorageError(error.errno, f"{directory}: {error.strerror}") from error
 
-    async def children(self, prefix: str) -> list[str]:
+    async def children(self, prefix: str) -> Sequence[str]:
         try:
             with os.scandir(self.path(prefix)) as entries:
                 return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -284,7 +288,7 @@ class LocalStorage(AppendStorage):
     async def sync(self, keys: Iterable[str]) -> None:
         await asyncio.to_thread(self._sync, list(keys))
 
-    def _sync(self, keys: list[str]) -> None:
+    def _sync(self, keys: Sequence[str]) -> None:
         for key in keys:
             with _errors(str(self.path(key))):
                 descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
@@ -58,7 +58,7 @@ class MemoryStorage(Storage):
                 if key.startswith(f"{prefix}/")
             }
 
-    async def children(self, prefix: str) -> list[str]:
+    async def children(self, prefix: str) -> Sequence[str]:
         return sorted({key.partition("/")[0] for key in await self.list(prefix) if "/" in key})
 
     def _put(self, key: str, data: bytes) -> str:

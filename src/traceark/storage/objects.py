@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import fsspec
@@ -71,7 +71,7 @@ class FsspecStorage(Storage):
             if info["type"] == "file"
         }
 
-    async def children(self, prefix: str) -> list[str]:
+    async def children(self, prefix: str) -> Sequence[str]:
         path = self._path(prefix)
         self._fs.invalidate_cache(path)
         try:
@@ -190,14 +190,14 @@ class S3Storage(Storage):
                 found[item["Key"][len(full) :]] = Entry(item["Size"], item["ETag"], item["LastModified"].timestamp())
         return found
 
-    async def children(self, prefix: str) -> list[str]:
+    async def children(self, prefix: str) -> Sequence[str]:
         full = f"{self._root}{prefix}/"
         names: list[str] = []
         async for page in self._pages(Prefix=full, Delimiter="/"):
             names += [item["Prefix"][len(full) : -1] for item in page.get("CommonPrefixes", ())]
         return sorted(names)
 
-    async def _pages(self, **arguments: str) -> Any:
+    async def _pages(self, **arguments: str) -> AsyncIterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
             page = await self._run(

@@ -1,0 +1,266 @@
+"""The open traces of one store: when they are opened, shed, sealed and closed.
+
+Memory and files stay bounded by how many traces are open, not by the archive. The pool also finds
+out, once, whether the archive may be written, and makes its marker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from traceark.codec.lines import time_text
+from traceark.codec.parquet import PartInfo
+from traceark.compact import seal
+from traceark.errors import InvalidIdError, StoreClosedError, TraceNotFoundError, UnsupportedFormatError
+from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
+from traceark.live import OpenTrace
+from traceark.models import TERMINAL, JsonObject, utc_now
+from traceark.reading import StoredTrace, load
+from traceark.storage.base import Durability, KeyExistsError, KeyMissingError, Storage
+
+# What parts say of themselves is remembered for so many of them.
+_KNOWN_PARTS = 10_000
+
+
+class TracePool:
+    """The open traces of one store.
+
+    Parameters
+    ----------
+    storage, durability, allow_unsafe_writes
+        As the store has them.
+    limit : int
+        How many traces stay open.
+    """
+
+    def __init__(self, storage: Storage, durability: Durability, *, allow_unsafe_writes: bool, limit: int) -> None:
+        self.storage = storage
+        self.closed = False
+        self._durability = durability
+        self._allow_unsafe_writes = allow_unsafe_writes
+        self._limit = limit
+        self._open: OrderedDict[str, OpenTrace] = OrderedDict()
+        self._opening: dict[str, asyncio.Task[OpenTrace]] = {}
+        self._sealing: dict[str, asyncio.Task[None]] = {}
+        self._parts: dict[str, PartInfo] = {}
+        self._marker: JsonObject | None = None
+        self._writable: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the archive is."""
+        return self.storage.url
+
+    def get(self, trace_id: str) -> OpenTrace | None:
+        """Return a trace if it is open."""
+        return self._open.get(trace_id)
+
+    def __iter__(self) -> Iterator[OpenTrace]:
+        return iter(list(self._open.values()))
+
+    async def marker(self) -> JsonObject | None:
+        """Return the archive's marker, or None where there is no archive.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            It was made by a newer version.
+        """
+        if self._marker is None:
+            try:
+                data = await self.storage.read(MARKER)
+            except KeyMissingError:
+                return None
+            try:
+                marker = json.loads(data)
+                version = marker["version"]
+            except (ValueError, KeyError, TypeError):
+                raise UnsupportedFormatError(
+                    f"{self.url}/{MARKER} is no archive marker; is this folder an archive?"
+                ) from None
+            if marker.get("format") != "traceark" or version != FORMAT_VERSION:
+                raise UnsupportedFormatError(
+                    f"{self.url} has format {marker.get('format')!r} version {version}; this release knows 'traceark' "
+                    f"version {FORMAT_VERSION}; upgrade traceark"
+                )
+            self._marker = marker
+        return self._marker
+
+    async def ready(self) -> None:
+        """Once: find out whether writing is safe here, and make the marker."""
+        if self.closed:
+            raise StoreClosedError(f"the store of {self.url} is closed; open it again")
+        if self._writable is None or (
+            self._writable.done() and (self._writable.cancelled() or self._writable.exception())
+        ):
+            self._writable = asyncio.ensure_future(self._make_ready())
+        if not self._writable.done():
+            await asyncio.shield(self._writable)
+
+    async def _make_ready(self) -> None:
+        if not self._allow_unsafe_writes:
+            await self.storage.check_writable()
+        while await self.marker() is None:
+            marker: JsonObject = {
+                "format": "traceark",
+                "version": FORMAT_VERSION,
+                "archive_id": str(uuid.uuid4()),
+                "created_at": time_text(utc_now()),
+            }
+            try:
+                await self.storage.create(MARKER, json.dumps(marker).encode() + b"\n")
+            except KeyExistsError:
+                continue
+
+    async def opened(self, trace_id: str) -> OpenTrace:
+        """Return a trace, open for writing.
+
+        Raises
+        ------
+        TraceNotFoundError
+        """
+        if self._writable is None or not self._writable.done():
+            await self.ready()
+        trace = self._open.get(trace_id)
+        if trace is not None:
+            if self.closed:
+                raise StoreClosedError(f"the store of {self.url} is closed; open it again")
+            self._open.move_to_end(trace_id)
+            return trace
+        task = self._opening.get(trace_id)
+        if task is None:
+            await self.ready()
+            task = self._opening.setdefault(trace_id, asyncio.ensure_future(self._open_trace(trace_id)))
+        return await asyncio.shield(task)
+
+    async def _open_trace(self, trace_id: str) -> OpenTrace:
+        try:
+            try:
+                trace = OpenTrace(self.storage, trace_id, self._durability)
+            except InvalidIdError as error:
+                raise TraceNotFoundError(f"no trace {trace_id!r} in {self.url}: {error}") from None
+            await trace.refresh()
+            self._open[trace_id] = trace
+            await self._shed()
+            return trace
+        finally:
+            del self._opening[trace_id]
+
+    async def _shed(self) -> None:
+        """Close the traces that were used least lately, but none with something on its way."""
+        for trace_id in list(self._open):
+            if len(self._open) <= self._limit:
+                return
+            trace = self._open[trace_id]
+            if trace.idle and trace_id not in self._sealing:
+                if trace.touched and trace.header.trace.status in TERMINAL:
+                    await seal(trace)
+                elif trace.dirty:
+                    await trace.publish_checkpoint()
+                if trace.idle:
+                    del self._open[trace_id]
+                    await trace.close()
+
+    async def forget(self, trace_id: str) -> None:
+        """Close a trace, if it is open."""
+        trace = self._open.pop(trace_id, None)
+        if trace is not None:
+            await trace.close()
+
+    async def load(self, trace_id: str) -> StoredTrace | None:
+        """Return a trace that is not open as it stands, or None."""
+        try:
+            prefix = trace_prefix(trace_id)
+        except InvalidIdError:
+            return None  # what cannot be created is not there
+        return await load(self.storage, trace_id, prefix, None, self.parts())
+
+    def parts(self) -> dict[str, PartInfo]:
+        """Return what is remembered of parts."""
+        if len(self._parts) > _KNOWN_PARTS:
+            self._parts.clear()
+        return self._parts
+
+    @staticmethod
+    def of_open(trace: OpenTrace) -> StoredTrace:
+        """Return an open trace's files, bounded by what is durable."""
+        return StoredTrace(
+            trace.storage,
+            trace.trace_id,
+            trace.prefix,
+            dict(trace.entries),
+            trace.header,
+            trace.parts,
+            dict(trace.ends),
+        )
+
+    async def stored(self, trace_id: str) -> StoredTrace | None:
+        """Return a trace's files as they stand, bounded by what is durable, or None."""
+        trace = self._open.get(trace_id)
+        if trace is None:
+            return await self.load(trace_id)
+        try:
+            async with trace.reading():
+                return self.of_open(trace)
+        except TraceNotFoundError:
+            await self.forget(trace_id)
+            return None
+
+    def seal_soon(self, trace: OpenTrace) -> None:
+        """Seal a trace in the background; `close` waits for it."""
+        running = self._sealing.get(trace.trace_id)
+        if running is None or running.done():
+            self._sealing[trace.trace_id] = asyncio.ensure_future(self._seal_in_background(trace))
+
+    async def _seal_in_background(self, trace: OpenTrace) -> None:
+        try:
+            await seal(trace)
+        except Exception as error:  # the trace stays unsealed; `close` tries again, and raises
+            trace.unsealed_because = error
+        finally:
+            if self._sealing.get(trace.trace_id) is asyncio.current_task():
+                del self._sealing[trace.trace_id]
+
+    async def settle(self, trace_id: str) -> None:
+        """Wait for a seal of the trace that is under way, and close the trace."""
+        running = self._sealing.pop(trace_id, None)
+        if running is not None:
+            await asyncio.wait([running])
+        await self.forget(trace_id)
+
+    async def close(self) -> None:
+        """Seal every trace that this store wrote to and that is finished; give back all files.
+
+        Raises
+        ------
+        ExceptionGroup
+            Traces that could not be sealed; they stay as they are, whole and readable.
+        """
+        if self.closed:
+            return
+        problems: list[Exception] = []
+        for task in list(self._sealing.values()):
+            await asyncio.wait([task])
+        self._sealing.clear()
+        for trace in list(self._open.values()):
+            try:
+                if trace.touched and trace.header.trace.status in TERMINAL:
+                    await seal(trace)
+                else:
+                    await trace.publish_checkpoint()
+            except TraceNotFoundError:
+                pass  # deleted by somebody else
+            except Exception as error:  # the others are closed all the same; all of them are raised below
+                problems.append(error)
+            await trace.close()
+        self._open.clear()
+        self.closed = True
+        await self.storage.close()
+        if len(problems) == 1:
+            raise problems[0]
+        if problems:
+            raise ExceptionGroup(f"{len(problems)} traces of {self.url} could not be brought up to date", problems)
