@@ -1,0 +1,153 @@
+"""The command line: ``traceark VERB ARCHIVE …``.
+
+This module runs a verb and turns what goes wrong into one line on standard error and an exit
+code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `reading`, `keeping` and `importing`,
+which are loaded, like everything heavy, when they are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, cast
+
+import click
+
+from traceark import __version__
+from traceark.cli.settings import FINE, FOUND_WRONG, USED_WRONG
+from traceark.cli.terminal import one_line
+from traceark.errors import (
+    ArchiveNotFoundError,
+    DamagedTraceWarning,
+    ImportFailedError,
+    InvalidValueError,
+    NaiveTimeWarning,
+    QueryError,
+    TracearkError,
+    UnsafeStorageError,
+)
+
+# Who asked for something that cannot be had gets 2, who asked about something that is not well gets 1.
+_USAGE = (ArchiveNotFoundError, ImportFailedError, InvalidValueError, QueryError, UnsafeStorageError)
+_INTERRUPTED, _BROKEN_PIPE = 130, 141
+_VERBS = {
+    "import": "importing",
+    "ls": "reading",
+    "show": "reading",
+    "tail": "reading",
+    "sql": "reading",
+    "compact": "keeping",
+    "seal": "keeping",
+    "verify": "keeping",
+    "rm": "keeping",
+}
+
+
+class _Program(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order in which they are first needed."""
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb, loading its module."""
+        if cmd_name not in _VERBS:
+            return None
+        module = importlib.import_module(f"traceark.cli.{_VERBS[cmd_name]}")
+        return cast("click.Command", getattr(module, f"{cmd_name}_verb"))
+
+    def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
+        """Run a verb and exit with its code."""
+        given = list(sys.argv[1:] if args is None else args)
+        extra |= {"standalone_mode": False, "prog_name": "traceark"}
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal whose encoding lacks a character shows its escape.
+            with contextlib.suppress(AttributeError, ValueError):
+                cast("Any", stream).reconfigure(errors="backslashreplace")
+        try:
+            with _warned() as damaged:
+                code = super().main(given, **extra) or FINE
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever read has enough; nothing may be flushed into the closed pipe at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(_BROKEN_PIPE)
+        except (Exception, KeyboardInterrupt) as error:  # the program's outermost frame: every error becomes a line
+            if "--debug" in given and not isinstance(error, click.ClickException):
+                raise
+            sys.exit(_report(error))
+        sys.exit(FOUND_WRONG if damaged and code == FINE else code)
+
+
+@click.command(cls=_Program, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="traceark %(version)s")
+@click.pass_context
+def program(context: click.Context) -> None:
+    """The archive for the runs of LLM agents.
+
+    ARCHIVE is a path or a URL such as s3://bucket/prefix. TRACE_ID is an id, a beginning that no
+    other id has, or the beginning…ending that ls prints.
+
+    Exit codes: 0 fine, 1 something is wrong with what was looked at, 2 used wrong.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    program.main()
+
+
+@contextlib.contextmanager
+def _warned() -> Iterator[list[str]]:
+    """Show each warning of the archive once, as a line; yield those of damaged traces."""
+    damaged: list[str] = []
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        text = str(message)
+        if issubclass(category, DamagedTraceWarning):
+            damaged.append(text)
+        if text not in shown:
+            shown.add(text)
+            _say(f"warning: {text}")
+
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        for category in (DamagedTraceWarning, NaiveTimeWarning):
+            warnings.simplefilter("always", category)
+        warnings.showwarning = show
+        yield damaged
+
+
+def _report(error: BaseException) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        _say("interrupted")
+        return _INTERRUPTED
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        _say(f"{error.format_message()}{hint}")
+        return USED_WRONG
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            _report(each)
+        return FOUND_WRONG
+    if isinstance(error, QueryError):
+        # The lines that repeat the query with a caret are no use in one line.
+        _say(str(error).partition("\nLINE ")[0])
+    elif isinstance(error, TracearkError):
+        _say(str(error))
+    else:
+        _say(f"{type(error).__name__}: {error} (--debug shows where)")
+    return USED_WRONG if isinstance(error, _USAGE) else FOUND_WRONG
+
+
+def _say(text: str) -> None:
+    click.echo(f"traceark: {one_line(text, 4000)}", err=True)

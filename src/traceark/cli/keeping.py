@@ -1,0 +1,117 @@
+"""The verbs that keep an archive in order: compact, seal, verify, rm."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+
+from traceark.cli.archives import find_all, find_exactly, opened_existing, trace_ids
+from traceark.cli.output import Kept, Verified, output_for
+from traceark.cli.progress import progress
+from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
+from traceark.cli.terminal import one_line
+from traceark.errors import DamagedTraceError, TraceNotFoundError
+
+
+@click.command("compact")
+@click.argument("archive")
+@click.argument("names", nargs=-1, metavar="[TRACE_ID]...")
+@click.option("--all", "every", is_flag=True, help="All traces.")
+@shared_options
+def compact_verb(settings: Settings, archive: str, names: tuple[str, ...], every: bool) -> int:
+    """Fold the live segments of traces into Parquet; writers go on meanwhile."""
+    _check_choice(names, every)
+    with opened_existing(settings, archive) as target:
+        chosen = trace_ids(target) if every else find_all(target, names)
+        done, failed = _each("compacting", chosen, target.compact)
+    return _tell(settings, Kept("compacted", done, failed=failed))
+
+
+@click.command("seal")
+@click.argument("archive")
+@click.argument("names", nargs=-1, metavar="[TRACE_ID]...")
+@click.option("--all", "every", is_flag=True, help="All traces that are not running.")
+@shared_options
+def seal_verb(settings: Settings, archive: str, names: tuple[str, ...], every: bool) -> int:
+    """Bring traces into their final form: one part a log, and a manifest that sha256sum checks.
+
+    A later write reopens a trace.
+    """
+    _check_choice(names, every)
+    with opened_existing(settings, archive) as target:
+        running: list[str] = []
+        if every:
+            # Damaged traces are left out with a warning, and so with the exit code 1.
+            traces = target.list_traces(limit=sys.maxsize)
+            chosen = sorted(trace.trace_id for trace in traces if trace.status != "running")
+            running = sorted(trace.trace_id for trace in traces if trace.status == "running")
+        else:
+            chosen = find_all(target, names)
+        done, failed = _each("sealing", chosen, target.seal)
+    return _tell(settings, Kept("sealed", done, running, failed))
+
+
+@click.command("verify")
+@click.argument("archive")
+@click.argument("names", nargs=-1, metavar="[TRACE_ID]...")
+@click.option("--all", "every", is_flag=True, help="All traces, which is what no TRACE_ID means too.")
+@click.option("--deep", is_flag=True, help="Also every hash and record, and a recount of totals and stats.")
+@shared_options
+def verify_verb(settings: Settings, archive: str, names: tuple[str, ...], every: bool, deep: bool) -> int:
+    """Check traces, and say of what is wrong where it is and what mends it. Nothing is written."""
+    if every and names:
+        raise click.UsageError("give TRACE_IDs or --all, not both", click.get_current_context())
+    with opened_existing(settings, archive) as source, progress("verifying") as advance:
+        if not names:
+            traces = len(trace_ids(source))
+            findings = source.verify(deep=deep)
+        else:
+            chosen = find_all(source, names)
+            traces, findings = len(chosen), []
+            for number, trace_id in enumerate(chosen):
+                advance(trace_id, number, traces)
+                findings += source.verify(trace_id, deep=deep)
+    output_for(settings).verified(Verified(traces, deep, findings))
+    return FOUND_WRONG if findings else FINE
+
+
+@click.command("rm")
+@click.argument("archive")
+@click.argument("names", nargs=-1, required=True, metavar="TRACE_ID...")
+@shared_options
+def rm_verb(settings: Settings, archive: str, names: tuple[str, ...]) -> int:
+    """Delete traces for good, without asking. Nothing is deleted when one of them is not there."""
+    with opened_existing(settings, archive) as target:
+        chosen = list(dict.fromkeys(find_exactly(target, name) for name in names))
+        done, failed = _each("removing", chosen, target.delete_trace)
+    return _tell(settings, Kept("removed", done, failed=failed))
+
+
+def _check_choice(names: Sequence[str], every: bool) -> None:
+    if every == bool(names):
+        raise click.UsageError("give TRACE_IDs, or --all", click.get_current_context())
+
+
+def _each(what: str, chosen: Sequence[str], work: Callable[[str], None]) -> tuple[list[str], dict[str, str]]:
+    """Do something to each trace; return those it was done to, and why others failed."""
+    done: list[str] = []
+    failed: dict[str, str] = {}
+    with progress(what) as advance:
+        for number, trace_id in enumerate(chosen):
+            advance(trace_id, number, len(chosen))
+            try:
+                work(trace_id)
+            except (DamagedTraceError, TraceNotFoundError) as error:
+                failed[trace_id] = str(error)
+            else:
+                done.append(trace_id)
+    return done, failed
+
+
+def _tell(settings: Settings, kept: Kept) -> int:
+    output_for(settings).kept(kept)
+    for reason in kept.failed.values():
+        click.echo(f"traceark: {one_line(reason)}", err=True)
+    return FOUND_WRONG if kept.failed else FINE
