@@ -127,8 +127,8 @@ def tree_text(tree: GoalTree | None) -> str:
 def sums(messages: list[Message]) -> tuple[int, int, float, int]:
     """Return what messages add up to."""
     cost = sum((Decimal(repr(message.cost or 0.0)) for message in messages), Decimal(0))
-    tokens = sum(message.counted_tokens() for message in messages)
-    return len(messages), tokens, float(cost), sum(message.duration_ms or 0 for message in messages)
+    duration_ms = sum(message.duration_ms or 0 for message in messages)
+    return len(messages), sum(message.counted_tokens() for message in messages), float(cost), duration_ms
 
 
 def message(at: int, goal_id: str | None = None) -> Message:
@@ -210,8 +210,7 @@ async def judge(store: ArchiveStore, history: History) -> str:
     if trace is None:
         assert (messages, events, tree) == ([], [], None)
         return "absent"
-    listed = await store.list_traces()
-    assert [header_text(each) for each in listed] == [header_text(trace)]
+    assert [header_text(each) for each in await store.list_traces()] == [header_text(trace)]
     assert messages_text(messages) in history.messages
     assert events_text(events) in history.events
     assert header_text(trace) in history.headers

@@ -1,0 +1,146 @@
+"""Several writers on one trace: processes on a local disk, stores everywhere.
+
+Run as a program, this file forks the processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from servers import S3Server
+from traceark.models import Goal, Message, Trace
+from traceark.storage.base import Durability
+from traceark.storage.memory import MemoryStorage
+from traceark.store import ArchiveStore
+
+PROCESSES = 8
+EACH = 25
+
+
+async def append(store: ArchiveStore, name: str, *, compacting: bool = False) -> None:
+    """Append messages and events, one call after the other and some at once; raise on ids given twice."""
+    for at in range(EACH - 5):
+        await store.add_message(message(name, at))
+        await store.append_event("t", name, at)
+        if compacting and at % 6 == 0:
+            await store.compact("t")
+        if compacting and at % 9 == 0:
+            await store.seal("t")
+    last = range(EACH - 5, EACH)
+    ids = await asyncio.gather(*(store.add_message(message(name, at)) for at in last))
+    assert len(set(ids)) == 5
+    await asyncio.gather(*(store.append_event("t", name, at) for at in last))
+
+
+def message(name: str, at: int) -> Message:
+    return Message(trace_id="t", role="user", content=[name, at], goal_id="1", tokens=2, cost=0.1, duration_ms=3)
+
+
+async def check(store: ArchiveStore, names: set[str]) -> None:
+    """Assert that every writer's records are there once, in its order, ids and sequences dense."""
+    total = EACH * len(names)
+    messages, events = await store.get_trace_messages("t"), await store.get_events("t")
+    assert [each.sequence for each in messages] == list(range(1, total + 1))
+    assert [each.message_id for each in messages] == [f"t-{at:04d}" for at in range(1, total + 1)]
+    assert [each.event_id for each in events] == list(range(1, total + 1))
+    for name in names:
+        assert sorted(each.content[1] for each in messages if each.content[0] == name) == list(range(EACH))
+        in_order = [each.content[1] for each in messages if each.content[0] == name][: EACH - 5]
+        assert in_order == list(range(EACH - 5))
+        assert sorted(each.payload for each in events if each.event_type == name) == list(range(EACH))
+    trace, tree = await store.get_trace("t"), await store.get_goal_tree("t")
+    assert trace is not None
+    assert tree is not None
+    assert (trace.total_messages, trace.total_tokens, trace.total_duration_ms) == (total, 2 * total, 3 * total)
+    assert trace.total_cost == tree.goals[0].cumulative_stats.total_cost == total / 10
+    assert tree.goals[0].self_stats.message_count == total
+    assert await store.verify(deep=True) == []
+
+
+async def create(store: ArchiveStore) -> None:
+    await store.create_trace(Trace(trace_id="t"))
+    await store.add_goal("t", Goal(id="1"))
+
+
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_eight_processes_append_to_one_trace(tmp_path: Path, durability: Durability) -> None:
+    async def run() -> None:
+        store = ArchiveStore(tmp_path, durability=durability)
+        await create(store)
+        processes = await asyncio.create_subprocess_exec(sys.executable, __file__, str(tmp_path), durability)
+        await append(store, "here")
+        assert await processes.wait() == 0
+        names = {"here", *map(str, range(PROCESSES))}
+        await check(store, names)
+        await store.seal("t")
+        await check(ArchiveStore(tmp_path), names)
+        await store.close()
+
+    asyncio.run(run())
+
+
+async def two_stores(url: str, options: Mapping[str, Any], *, compacting: bool = False) -> None:
+    """Let two stores of this process append to one trace at the same time."""
+    first, second = (ArchiveStore(url, storage_options=options) for _ in range(2))
+    await create(first)
+    await asyncio.gather(append(first, "first"), append(second, "second", compacting=compacting))
+    names = {"first", "second"}
+    for store in (first, second, ArchiveStore(url, storage_options=options)):
+        await check(store, names)
+    await second.seal("t")
+    await check(first, names)
+    await first.close()
+    await second.close()
+
+
+@pytest.fixture
+def memory_url() -> Iterator[str]:
+    name = uuid4().hex
+    yield f"memory://{name}"
+    MemoryStorage.forget(name)
+
+
+compacting = pytest.mark.parametrize("compacting", [False, True])
+
+
+@compacting
+def test_two_stores_append_to_one_trace_on_disk(tmp_path: Path, compacting: bool) -> None:
+    asyncio.run(two_stores(str(tmp_path), {}, compacting=compacting))
+
+
+@compacting
+def test_two_stores_append_to_one_trace_in_memory(memory_url: str, compacting: bool) -> None:
+    asyncio.run(two_stores(memory_url, {}, compacting=compacting))
+
+
+def test_two_stores_append_to_one_trace_on_s3(ministack_server: S3Server) -> None:
+    asyncio.run(two_stores(ministack_server.place(), ministack_server.storage_options, compacting=True))
+
+
+async def write(url: str, durability: Durability, name: str) -> None:
+    async with ArchiveStore(url, durability=durability) as store:
+        await append(store, name)
+
+
+def main(url: str, durability: Durability) -> int:
+    """Fork the writers, so that all of them start at once; return 0 if all ended well."""
+    children: list[int] = []
+    for at in range(PROCESSES):
+        child = os.fork()
+        if child == 0:
+            asyncio.run(write(url, durability, str(at)))
+            os._exit(0)
+        children.append(child)
+    return max(os.waitpid(child, 0)[1] for child in children) and 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], cast("Durability", sys.argv[2])))
