@@ -373,13 +373,13 @@ def test_lone_surrogates_stay_in_json_and_are_replaced_in_typed_text(tmp_path: P
     create = call("c1", "TaskCreate", {"subject": "a\ud800b"})
     source = one(
         tmp_path,
-        row(content=[{"type": "text", "text": "x\udfffy"}]),
+        row(content="x\udfffy"),
         streamed("m", 1, create),
         answer("c1", {"task": {"id": "1"}}),
         {"type": "custom-title", "customTitle": "\ud800", "sessionId": SESSION},
         streamed("m2", 1, call("\ud800", "\ud800", {})),
     )
-    assert source.messages[0].content == [{"type": "text", "text": "x\udfffy"}]
+    assert source.messages[0].content == "x\udfffy"
     assert source.trace.task == "x\ufffdy"
     assert goals(source)["task-1"].description == "a\ufffdb"
     for model in (source.trace, *source.messages, *goals(source).values()):

@@ -25,6 +25,7 @@ from traceark.importers.report import ImportReport
 from traceark.importers.run import BatchStore, import_paths
 from traceark.models import Json, Message, Trace
 from traceark.protocol import TraceStore
+from traceark.store import ArchiveStore
 from traceark.testing.compare import exact_text, exact_texts
 from traceark.testing.model import ModelStore
 
@@ -98,7 +99,7 @@ def run(into: Any, *paths: Path) -> ImportReport:
     return asyncio.run(import_paths(into, paths))
 
 
-async def _contents(of: ModelStore) -> dict[str, Any]:
+async def _contents(of: ModelStore | ArchiveStore) -> dict[str, Any]:
     found = {}
     for trace in await of.list_traces(limit=1000):
         tree = await of.get_goal_tree(trace.trace_id)
@@ -442,3 +443,25 @@ def test_a_killed_import_of_any_beginning_does_no_harm(session: bytes, data: st.
         path.write_bytes(session)
         run(into, path)
         assert contents(into) == expected
+
+
+def test_an_archive_on_disk_holds_what_the_model_holds(tmp_path: Path) -> None:
+    async def through(url: str, *paths: Path) -> dict[str, Any]:
+        async with ArchiveStore(url) as into:
+            for path in paths:
+                assert (await import_paths(into, [path])).ok
+        async with ArchiveStore(url) as reopened:
+            return await _contents(reopened)
+
+    whole = SAMPLES / "fix-failing-test.jsonl"
+    lines = whole.read_bytes().splitlines(keepends=True)
+    part = cut(whole, tmp_path, sum(map(len, lines[:20])))
+    found = asyncio.run(through(str(tmp_path / "archive"), part, CHILD_FILE, SAMPLES, part))
+    assert {key: without_event_times(each) for key, each in found.items()} == {
+        key: without_event_times(each) for key, each in imported(SAMPLES).items()
+    }
+
+
+def without_event_times(trace: dict[str, Any]) -> dict[str, Any]:
+    events = [{**json.loads(event), "created_at": None} for event in trace["events"]]
+    return {**trace, "events": events}

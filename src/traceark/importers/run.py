@@ -91,9 +91,13 @@ async def import_paths(
 
     Examples
     --------
-    >>> import traceark.importers.run
-    >>> traceark.importers.run.import_paths.__name__
-    'import_paths'
+    >>> from traceark.store import ArchiveStore
+    >>> samples = Path(__file__).parent.parent / "samples"
+    >>> async def run() -> ImportReport:
+    ...     async with ArchiveStore("memory://import-example") as store:
+    ...         return await import_paths(store, [samples])
+    >>> asyncio.run(run()).totals()["new_messages"]
+    65
     """
     report = ImportReport()
     files = list(_files([Path(path) for path in paths], report))
