@@ -285,14 +285,13 @@ class OpenTrace:
 
     def _commit_now(self, batch: list[Request]) -> None:
         staged = self._stage(batch)
-        if any(staged.lines.values()):
+        if staged.lines["messages"] or staged.lines["events"]:
             self._writer.append_now(staged)
             self._applied(staged)
 
     def _stage(self, batch: list[Request]) -> Staged:
         staged = Staged(
-            dict(self.ends),
-            dict(self.ends),
+            self.ends,
             f"{self.header.incarnation}-{self.writer_id}",
             max(self.fold.last_sequence, self.header.floor),
         )

@@ -10,10 +10,9 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from traceark.codec.lines import check_json, check_texts, dumps, record_text, seal_line, time_text, to_record
+from traceark.codec.lines import check_json, check_texts, dumps, message_text, seal_record, time_text, to_record
 from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
 from traceark.models import INT64_MAX, Json, JsonObject, Message, utc_now
@@ -24,23 +23,25 @@ class KnownMessage(Exception):
     """A message id is known already; the caller compares what is stored with what was given."""
 
 
-@dataclass(slots=True)
 class Staged:
     """Requests at their offsets, not yet applied: the lines by log, and what they will change."""
 
-    first: dict[LogName, int]
-    ends: dict[LogName, int]
-    writer: str
-    sequence: int
-    lines: dict[LogName, list[bytes]] = field(default_factory=lambda: {"messages": [], "events": []})
-    facts: dict[str, Facts] = field(default_factory=dict)
-    updates: dict[str, Facts] = field(default_factory=dict)
+    __slots__ = ("ends", "facts", "first", "lines", "sequence", "updates", "writer")
+
+    def __init__(self, ends: dict[LogName, int], writer: str, sequence: int) -> None:
+        self.first = ends
+        self.ends = ends.copy()
+        self.writer = writer
+        self.sequence = sequence
+        self.lines: dict[LogName, list[bytes]] = {"messages": [], "events": []}
+        self.facts: dict[str, Facts] = {}
+        self.updates: dict[str, Facts] = {}
 
     def add(self, log: LogName, body: str) -> int:
         """Add a record's JSON text to a log; return its offset."""
         offset = self.ends[log] + 1
         self.ends[log] = offset
-        self.lines[log].append(seal_line(f'{body[:-1]},"_offset":{offset},"_writer":"{self.writer}"}}'))
+        self.lines[log].append(seal_record(body, offset, self.writer))
         return offset
 
     def current(self, message_id: str, fold: MessageFold) -> Facts | None:
@@ -79,8 +80,7 @@ class AddMessage(Request):
     def __init__(self, message: Message) -> None:
         super().__init__()
         self.message = message
-        record = to_record(message)
-        self.text = record_text(message, record)
+        self.text = message_text(message)
         usage = message.usage
         self.facts = Facts(
             0,
@@ -119,8 +119,9 @@ class AddMessage(Request):
         fold.check_room(self.facts)
         offset = staged.add("messages", f"{{{assigned}{self.text[1:]}" if assigned else self.text)
         assert message_id is not None
-        staged.facts[message_id] = self.facts._replace(offset=offset, sequence=sequence)
-        staged.sequence = max(staged.sequence, sequence)
+        staged.facts[message_id] = Facts(offset, sequence, *self.facts[2:])
+        if sequence > staged.sequence:
+            staged.sequence = sequence
         self.result = message_id
 
 

@@ -24,9 +24,12 @@ PREVIEW_ARROW = " → "
 EXACT = Context(prec=1500, traps=[Inexact], Emin=-10_000, Emax=10_000)
 
 
+_NOTHING = Decimal(0)
+
+
 def exact(cost: float | None) -> Decimal:
     """Return a cost as the decimal that is written for it."""
-    return Decimal(repr(cost)) if cost else Decimal(0)
+    return Decimal(repr(cost)) if cost else _NOTHING
 
 
 class Facts(NamedTuple):
@@ -91,17 +94,24 @@ class Sums:
     duration_ms: int = 0
     tools: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, facts: Facts, sign: int = 1) -> None:
-        """Count one message in (``sign=1``) or out (``-1``, which leaves `tools` alone)."""
-        self.count += sign
-        self.tokens += sign * facts.counted_tokens()
-        self.duration_ms += sign * facts.duration_ms
-        if facts.cost:
-            self.cost = EXACT.add(self.cost, exact(facts.cost) * sign)
-        if sign > 0 and facts.tool_name is not None:
+    def add(self, facts: Facts, cost: Decimal) -> None:
+        """Count one message in; `cost` is its cost, exactly."""
+        self.count += 1
+        self.tokens += facts.counted_tokens()
+        self.duration_ms += facts.duration_ms
+        if cost:
+            self.cost = EXACT.add(self.cost, cost)
+        if facts.tool_name is not None:
             self.tools.append((facts.offset, facts.tool_name))
             if len(self.tools) > 4 * PREVIEW_TOOLS:
                 self.tools = sorted(self.tools)[-PREVIEW_TOOLS:]
+
+    def remove(self, facts: Facts, cost: Decimal) -> None:
+        """Count one message out, which leaves `tools` alone."""
+        self.count -= 1
+        self.tokens -= facts.counted_tokens()
+        self.duration_ms -= facts.duration_ms
+        self.cost = EXACT.subtract(self.cost, cost)
 
     def absorb(self, other: Sums) -> None:
         """Add another goal's sums."""
@@ -127,24 +137,24 @@ class MessageFold:
 
     def check_room(self, facts: Facts) -> None:
         """Refuse a message that would carry a total beyond 64 bits."""
-        for name, total, more in (
-            ("tokens", self.total.tokens, facts.counted_tokens()),
-            ("duration_ms", self.total.duration_ms, facts.duration_ms),
-        ):
-            if not INT64_MIN <= total + more <= INT64_MAX:
-                raise InvalidValueError("the trace's total would pass 64 bits", name)
+        if not INT64_MIN <= self.total.tokens + facts.counted_tokens() <= INT64_MAX:
+            raise InvalidValueError("the trace's total would pass 64 bits", "tokens")
+        if not INT64_MIN <= self.total.duration_ms + facts.duration_ms <= INT64_MAX:
+            raise InvalidValueError("the trace's total would pass 64 bits", "duration_ms")
         if facts.cost and math.isinf(float(EXACT.add(self.total.cost, exact(facts.cost)))):
             raise InvalidValueError("the trace's total would pass a 64-bit float", "cost")
 
     def add(self, message_id: str, facts: Facts) -> None:
         """Fold in a message that was added."""
         self.facts[message_id] = facts
-        self.last_sequence = max(self.last_sequence, facts.sequence)
-        self.total.add(facts)
+        if facts.sequence > self.last_sequence:
+            self.last_sequence = facts.sequence
+        cost = exact(facts.cost)
+        self.total.add(facts, cost)
         sums = self.by_goal.get(facts.goal_id)
         if sums is None:
             sums = self.by_goal[facts.goal_id] = Sums()
-        sums.add(facts)
+        sums.add(facts, cost)
 
     def replace(self, message_id: str, facts: Facts) -> None:
         """Fold in an update: the message counts with its new facts and no more with its old ones."""
@@ -152,10 +162,11 @@ class MessageFold:
         if old == facts:
             return
         self.facts[message_id] = facts
-        self.total.add(old, -1)
-        self.total.add(facts)
-        self.by_goal[old.goal_id].add(old, -1)
-        self.by_goal.setdefault(facts.goal_id, Sums()).add(facts)
+        before, after = exact(old.cost), exact(facts.cost)
+        self.total.remove(old, before)
+        self.total.add(facts, after)
+        self.by_goal[old.goal_id].remove(old, before)
+        self.by_goal.setdefault(facts.goal_id, Sums()).add(facts, after)
         if (old.goal_id, old.tool_name) != (facts.goal_id, facts.tool_name) or old.tool_name is not None:
             self._recount_tools({old.goal_id, facts.goal_id})
 

@@ -176,12 +176,12 @@ class FileWriter(LogWriter):
         return True
 
     def append_now(self, staged: Staged) -> None:
-        before = {log: tail.size for log in LOGS if (tail := self._trace.tails[log]) is not None}
+        before: dict[LogName, int] = {}
         try:
-            for log in LOGS:
-                lines = staged.lines[log]
+            for log, lines in staged.lines.items():
                 if lines:
                     tail, appender = self._ready(log, staged.first[log] + 1)
+                    before[log] = tail.size
                     appender.append(lines[0] if len(lines) == 1 else b"".join(lines))
                     tail.size = appender.size
                     self._unsynced.add(log)

@@ -10,20 +10,55 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
 
+from pydantic_core import PydanticSerializationError
+
 from traceark.errors import CorruptFileError, InvalidValueError
-from traceark.models import RESERVED_FIELDS, ArchiveModel, Json, JsonObject, path_of
+from traceark.models import RESERVED_FIELDS, ArchiveModel, Json, JsonObject, Message, path_of
 
 MAX_DEPTH = 500
 # Python refuses to print or parse longer integers (sys.int_info.default_max_str_digits is 4300).
 _MAX_INTEGER = 10**4299
+_SMALL_INTEGER = 2**64
 _CRC_BYTES = len(b',"_crc":"00000000"}')
 
 _readable = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
 _ascii = json.JSONEncoder(ensure_ascii=True, allow_nan=False, check_circular=False, separators=(",", ":"))
+
+
+def _encoding(encoder: json.JSONEncoder, texts: Callable[[str], str]) -> Callable[[object], str]:
+    """Return `encoder.encode`, without making the C encoder anew for every value."""
+    make = getattr(json.encoder, "c_make_encoder", None)  # what `encode` itself uses, where there is one
+    if make is None:
+        return encoder.encode
+    pieces = make(None, encoder.default, texts, None, ":", ",", False, False, False)
+    return lambda value: "".join(pieces(value, 0))
+
+
+_to_readable = _encoding(_readable, json.encoder.encode_basestring)
+
+
+def _is_plain(value: object, depth: int) -> bool:
+    """Say quickly that a value is certainly right; `check_json` looks closer at the others."""
+    kind = type(value)
+    if kind is dict:
+        for key, child in cast("dict[object, object]", value).items():
+            if type(key) is not str:
+                return False
+            if type(child) is not str and child is not None and not (depth and _is_plain(child, depth - 1)):
+                return False
+        return True
+    if kind is list:
+        for child in cast("list[object]", value):
+            if type(child) is not str and child is not None and not (depth and _is_plain(child, depth - 1)):
+                return False
+        return True
+    if kind is int:
+        return -_SMALL_INTEGER < cast("int", value) < _SMALL_INTEGER
+    return kind is str or kind is bool or value is None or (kind is float and math.isfinite(cast("float", value)))
 
 
 def check_json(value: object, path: tuple[str | int, ...] = ()) -> None:
@@ -41,7 +76,7 @@ def check_json(value: object, path: tuple[str | int, ...] = ()) -> None:
     Traceback (most recent call last):
     traceark.errors.InvalidValueError: content.a[1]: nan is no JSON number
     """
-    if value is None or type(value) is str:
+    if _is_plain(value, MAX_DEPTH):
         return
     stack: list[tuple[object, tuple[str | int, ...]]] = [(value, path)]
     base = len(path)
@@ -79,7 +114,7 @@ def dumps(value: object) -> str:
 
     Text is left readable; only where it holds a lone surrogate is everything escaped.
     """
-    text = _readable.encode(value)
+    text = _to_readable(value)
     if text.isascii():
         return text
     try:
@@ -125,7 +160,11 @@ def time_text(moment: datetime) -> str:
     >>> time_text(datetime(2026, 1, 2, tzinfo=UTC))
     '2026-01-02T00:00:00.000000Z'
     """
-    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
+    # Half the time of `isoformat`.
+    return (
+        f"{moment.year:04d}-{moment.month:02d}-{moment.day:02d}T"
+        f"{moment.hour:02d}:{moment.minute:02d}:{moment.second:02d}.{moment.microsecond:06d}Z"
+    )
 
 
 def check_texts(model: ArchiveModel, path: tuple[str | int, ...] = ()) -> None:
@@ -170,8 +209,11 @@ def to_record(model: ArchiveModel, path: tuple[str | int, ...] = ()) -> JsonObje
     for name, value in model.__dict__.items():
         if value is None:
             continue
-        if name in JSON_FIELDS:
-            check_json(value, (*path, name))
+        if type(value) is str:
+            record[name] = value
+        elif name in JSON_FIELDS:
+            if not _is_plain(value, MAX_DEPTH):
+                check_json(value, (*path, name))
             record[name] = value
         elif isinstance(value, datetime):
             record[name] = time_text(value)
@@ -200,9 +242,36 @@ def _check_name(name: str, path: tuple[str | int, ...]) -> None:
         raise InvalidValueError(f"the field name {name!a} holds a lone surrogate", path_of(path))
 
 
+# pydantic's encoder gives up somewhat deeper.
+_PLAIN_DEPTH = 100
+_TIMES = {"created_at"}
+
+
+def message_text(message: Message) -> str:
+    """Return `record_text(message, to_record(message))`, in half the time where all is plain.
+
+    pydantic's encoder writes the same values; what it would take otherwise (NaN, tuples, keys that
+    are no text, lone surrogates) never reaches it or makes it fail, and goes the longer way.
+    """
+    values = message.__dict__
+    usage = values["usage"]
+    if (
+        not message.__pydantic_extra__
+        and _is_plain(values["content"], _PLAIN_DEPTH)
+        and (usage is None or not usage.__pydantic_extra__)
+    ):
+        try:
+            text = message.__pydantic_serializer__.to_json(message, exclude_none=True, exclude=_TIMES).decode()
+        except PydanticSerializationError:
+            return record_text(message, to_record(message))
+        created = values["created_at"]
+        return text if created is None else f'{text[:-1]},"created_at":"{time_text(created)}"}}'
+    return record_text(message, to_record(message))
+
+
 def record_text(model: ArchiveModel, record: JsonObject) -> str:
     """Return the JSON text of `to_record(model)`, refusing surrogates in typed fields."""
-    text = _readable.encode(record)
+    text = _to_readable(record)
     if text.isascii():
         return text
     try:
@@ -220,8 +289,16 @@ def check_model(model: ArchiveModel) -> None:
 
 def seal_line(body: str) -> bytes:
     """Return the line of a JSON object's text: its ``_crc`` added, a newline at the end."""
-    proven = body[:-1].encode()
-    return b'%b,"_crc":"%08x"}\n' % (proven, zlib.crc32(proven))
+    return _sealed(body[:-1].encode())
+
+
+def seal_record(body: str, offset: int, writer: str) -> bytes:
+    """Return the line of a record's text at its offset."""
+    return _sealed(f'{body[:-1]},"_offset":{offset},"_writer":"{writer}"'.encode())
+
+
+def _sealed(proven: bytes) -> bytes:
+    return proven + b',"_crc":"%08x"}\n' % zlib.crc32(proven)
 
 
 def encode_line(record: Mapping[str, Json]) -> bytes:

@@ -86,11 +86,10 @@ class LocalAppender(Appender):
 
     def append(self, data: bytes) -> None:
         start = self.size
-        view = memoryview(data)
         try:
-            written = os.write(self._descriptor, view)
+            written = os.write(self._descriptor, data)
             while written < len(data):
-                written += os.write(self._descriptor, view[written:])
+                written += os.write(self._descriptor, memoryview(data)[written:])
         except OSError as error:
             # A half-written record must not stand before the next one.
             os.ftruncate(self._descriptor, start)

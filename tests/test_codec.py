@@ -1,0 +1,131 @@
+"""Laws of the codec: JSON comes back exactly, or is refused; lines and parts prove themselves."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from traceark.codec.lines import (
+    check_json,
+    decode_line,
+    dumps,
+    encode_line,
+    loads,
+    message_text,
+    record_text,
+    to_record,
+)
+from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, read_part, write_part
+from traceark.errors import CorruptFileError, InvalidValueError
+from traceark.models import JsonObject, Message, Usage
+
+TEXTS = st.text(st.characters()) | st.sampled_from(
+    ["\0", "\u2028", "\x7f", "\ud800", "\ude00\ud83d", "\ud83d\ude00", "é→"]
+)
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.integers(-(10**40), 10**40) | st.floats() | TEXTS | st.just(-0.0)
+)
+ANYTHING = st.recursive(
+    LEAVES,
+    lambda child: (
+        st.lists(child)
+        | st.dictionaries(TEXTS, child)
+        | st.dictionaries(st.integers(), child, max_size=2)
+        | st.tuples(child)
+    ),
+    max_leaves=20,
+)
+
+
+def exactly(value: object) -> str:
+    """Tell apart what ``==`` does not: 1, 1.0 and True, 0.0 and -0.0."""
+    return repr(value)
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANYTHING)
+def test_json_comes_back_exactly_or_is_refused(value: object) -> None:
+    try:
+        check_json(value)
+        text = dumps(value)
+    except InvalidValueError:
+        return
+    text.encode()
+    assert exactly(loads(text)) == exactly(value)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    ANYTHING,
+    st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    st.none() | st.datetimes(timezones=st.just(UTC)),
+    st.booleans(),
+    st.text(),
+)
+def test_the_quick_way_to_a_messages_text_says_the_same(
+    content: object, cost: float | None, created_at: datetime | None, with_usage: bool, role: str
+) -> None:
+    usage = Usage(input_tokens=3) if with_usage else None
+    message = Message(trace_id="t", role=role, content=content, cost=cost, created_at=created_at, usage=usage)
+    try:
+        expected = json.loads(record_text(message, to_record(message)))
+    except InvalidValueError:
+        with pytest.raises(InvalidValueError):
+            message_text(message)
+        return
+    assert exactly(sorted(json.loads(message_text(message)).items())) == exactly(sorted(expected.items()))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers() | st.text(), max_size=5), st.data()
+)
+def test_a_changed_line_does_not_prove_itself(record: JsonObject, data: st.DataObject) -> None:
+    record.pop("_crc", None)
+    line = encode_line(record)
+    assert decode_line(line, "line") == record
+    at = data.draw(st.integers(0, len(line) - 2))
+    changed = bytearray(line)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    with pytest.raises(CorruptFileError):
+        decode_line(bytes(changed), "line")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda child: st.lists(child, max_size=3) | st.dictionaries(st.text(), child, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(JSON, st.text(), JSON), min_size=1, max_size=8))
+def test_a_part_gives_back_its_records(rows: list[tuple[object, str, object]]) -> None:
+    records = [
+        to_record(
+            Message(
+                message_id=f"m{at}",
+                trace_id="t",
+                role=role,
+                sequence=at,
+                content=content,
+                usage=Usage(input_tokens=at, more=other),  # type: ignore[call-arg]
+                created_at=datetime(2026, 1, 1, microsecond=at, tzinfo=UTC),
+                unknown=other,  # type: ignore[call-arg]
+            )
+        )
+        for at, (content, role, other) in enumerate(rows)
+    ]
+    info = PartInfo("messages", "t", "0" * 8, 1, len(records), False, (Run(1, "1" * 8, len(records)),))
+    written = [PartRecord(at, None, record) for at, record in enumerate(records, start=1)]
+    sink = io.BytesIO()
+    write_part(sink, info, written)
+    assert part_info(sink.getvalue(), "part") == info
+    assert exactly(read_part(sink.getvalue(), "messages", "part")) == exactly(written) or [
+        (row.offset, json.dumps(row.record, sort_keys=True)) for row in read_part(sink.getvalue(), "messages", "part")
+    ] == [(row.offset, json.dumps(row.record, sort_keys=True)) for row in written]
