@@ -83,10 +83,12 @@ def test_the_quick_way_to_a_messages_text_says_the_same(
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers() | st.text(), max_size=5), st.data()
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"])), st.integers() | st.text(), min_size=1, max_size=5
+    ),
+    st.data(),
 )
 def test_a_changed_line_does_not_prove_itself(record: JsonObject, data: st.DataObject) -> None:
-    record.pop("_crc", None)
     line = encode_line(record)
     assert decode_line(line, "line") == record
     at = data.draw(st.integers(0, len(line) - 2))
@@ -126,6 +128,6 @@ def test_a_part_gives_back_its_records(rows: list[tuple[object, str, object]]) -
     sink = io.BytesIO()
     write_part(sink, info, written)
     assert part_info(sink.getvalue(), "part") == info
-    assert exactly(read_part(sink.getvalue(), "messages", "part")) == exactly(written) or [
-        (row.offset, json.dumps(row.record, sort_keys=True)) for row in read_part(sink.getvalue(), "messages", "part")
-    ] == [(row.offset, json.dumps(row.record, sort_keys=True)) for row in written]
+    back = read_part(sink.getvalue(), "messages", "part")
+    assert [(row.offset, row.op, row.digest) for row in back] == [(at, None, None) for at in range(1, len(rows) + 1)]
+    assert [exactly(sorted(row.record.items())) for row in back] == [exactly(sorted(row.items())) for row in records]

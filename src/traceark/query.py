@@ -191,6 +191,17 @@ def _execute(
                 raise QueryError("the query is empty; write a SELECT")
             # A statement that returns nothing has no relation; the stub does not say so.
             relation = cast("duckdb.DuckDBPyRelation | None", connection.sql(text, params=parameters))
-            return relation.to_arrow_table() if relation is not None else pa.table({})
+            return _with_plain_sums(relation.to_arrow_table()) if relation is not None else pa.table({})
         except duckdb.Error as error:
             raise QueryError(str(error)) from error
+
+
+def _with_plain_sums(table: pa.Table) -> pa.Table:
+    """Return sums of integers as 64-bit integers where they fit; DuckDB gives 128-bit ones, Arrow calls them decimals."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_decimal128(field.type) and field.type.scale == 0:
+            try:
+                table = table.set_column(index, field.name, table.column(index).cast(pa.int64()))
+            except pa.ArrowInvalid:
+                continue  # too large: it stays a decimal
+    return table
