@@ -13,7 +13,7 @@ from io import BytesIO
 
 from traceark.codec.parquet import PartInfo, PartRecord, part_info, write_part
 from traceark.errors import StorageError
-from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name
 from traceark.live import OpenTrace
 from traceark.log import read_log
 from traceark.manifest import encode_manifest, sha256
@@ -136,6 +136,12 @@ def _final_part(trace: OpenTrace, log: LogName, end: int, entries: dict[str, Ent
     return None
 
 
+def _is_of_log(name: str) -> bool:
+    """Say whether it is a log's file, and not one that another process is about to publish."""
+    directory, _, rest = name.partition("/")
+    return directory in LOGS and parse_log_name(rest) is not None
+
+
 async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
     storage, prefix = trace.storage, trace.prefix
     for log, name in built.items():
@@ -155,9 +161,7 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
         for name, entry in trace.entries.items()
         if name not in keep and storage.grace_seconds and now - entry.modified < storage.grace_seconds
     }
-    others = [
-        name for name in trace.entries if name not in keep and name not in young and name.partition("/")[0] in LOGS
-    ]
+    others = [name for name in trace.entries if name not in keep and name not in young and _is_of_log(name)]
     await storage.delete(f"{prefix}/{name}" for name in others)
     hashes: dict[str, str] = {}
     for name in sorted(keep):

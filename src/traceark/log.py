@@ -6,6 +6,7 @@ divergence. It reads through `storage.base` and writes nothing.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,16 @@ from typing import cast
 from traceark.codec.lines import decode_line, proves_itself
 from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, read_part
 from traceark.errors import CorruptFileError, IncompleteTraceError
-from traceark.layout import LogName, PartName, parse_log_name
+from traceark.layout import LogName, PartName, SegmentName, parse_log_name
 from traceark.plan import LogPlan, Source, diverged, plan_log
-from traceark.storage.base import Entry, Storage
+from traceark.storage.base import AppendStorage, Entry, Storage
 
 # Where a power loss left a block unwritten there are zeros up to the end of a sector or of the file;
 # JSON text never holds one.
 _HOLE = re.compile(rb"\0{8,}")
 _SECTOR = 512
+# Files of a log read at a time from a distant server.
+_READ_AHEAD = 32
 
 
 @dataclass(slots=True)
@@ -50,15 +53,16 @@ class LogRead:
 
 @dataclass(slots=True)
 class Segment:
-    """The whole records of a segment's bytes, and how many bytes they take."""
+    """What a segment's bytes hold: whole records, how many, who wrote the first, and their size in bytes."""
 
     records: list[PartRecord]
-    writers: list[str]
+    count: int
+    writer: str
     size: int
     torn: bool
 
 
-def parse_segment(data: bytes, what: str, first: int, incarnation: str) -> Segment:
+def parse_segment(data: bytes, what: str, first: int, incarnation: str, after: int = 0) -> Segment:
     """Return the records of a segment's bytes.
 
     Parameters
@@ -71,6 +75,8 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str) -> Segme
         The offset of the first record.
     incarnation : str
         The trace's incarnation, which every record's writer carries.
+    after : int
+        Records up to this offset have been read before; they are counted, and not looked into.
 
     Returns
     -------
@@ -83,27 +89,30 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str) -> Segme
         A record has the wrong offset or incarnation, or does not prove itself though later ones do.
     """
     records: list[PartRecord] = []
-    writers: list[str] = []
+    first_writer = ""
     position = 0
     offset = first
     while position < len(data):
         end = data.find(b"\n", position)
+        if end >= 0 and first < offset <= after:
+            position, offset = end + 1, offset + 1
+            continue
         line = data[position : end if end >= 0 else len(data)]
         if end < 0 or not proves_itself(line):
             _check_torn(data, position, what, offset)
-            return Segment(records, writers, position, torn=True)
+            return Segment(records, offset - first, first_writer, position, torn=True)
         record = decode_line(line, f"{what}, offset {offset}")
         if record.pop("_offset", None) != offset:
             raise CorruptFileError(f"{what} holds another offset where {offset} belongs; restore the file from a copy")
         writer = cast("str", record.pop("_writer", ""))
         if writer[:8] != incarnation:
             raise CorruptFileError(f"{what}, offset {offset}: the record is of another incarnation of the trace")
+        first_writer = first_writer or writer[9:]
         op = cast("str | None", record.pop("_op", None))
-        records.append(PartRecord(offset, op, record))
-        writers.append(writer[9:])
-        position = end + 1
-        offset += 1
-    return Segment(records, writers, position, torn=False)
+        if offset > after:
+            records.append(PartRecord(offset, op, record))
+        position, offset = end + 1, offset + 1
+    return Segment(records, offset - first, first_writer, position, torn=False)
 
 
 def _check_torn(data: bytes, position: int, what: str, offset: int) -> None:
@@ -121,12 +130,42 @@ def _check_torn(data: bytes, position: int, what: str, offset: int) -> None:
         )
 
 
+class Files:
+    """The files of one log's directory, read ahead where a read is a request to a distant server."""
+
+    def __init__(self, storage: Storage, directory: str) -> None:
+        self._storage = storage
+        self._directory = directory
+        self._ahead = 1 if isinstance(storage, AppendStorage) else _READ_AHEAD
+        self._planned: list[str] = []
+        self._data: dict[str, bytes] = {}
+
+    def plan(self, names: Iterable[str]) -> None:
+        """Say which files will be read, in which order."""
+        self._planned = [name for name in names if name not in self._data]
+
+    async def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        if name not in self._data:
+            start = self._planned.index(name) if name in self._planned else 0
+            group = self._planned[start : start + self._ahead] or [name]
+            self._planned = self._planned[start + self._ahead :]
+            read = await asyncio.gather(*(self._storage.read(f"{self._directory}/{each}") for each in group))
+            self._data.update(zip(group, read, strict=True))
+        return self._data.pop(name)
+
+    async def look(self, name: str) -> bytes:
+        """Return a file's bytes, and keep them for `read`."""
+        data = self._data[name] = await self.read(name)
+        return data
+
+
 async def load_parts(
-    storage: Storage, directory: str, names: Iterable[str], incarnation: str, known: dict[str, PartInfo]
+    files: Files, directory: str, names: Iterable[str], incarnation: str, known: dict[str, PartInfo]
 ) -> tuple[dict[str, PartInfo], dict[str, CorruptFileError]]:
     """Return what the parts in a directory say of themselves, and those that do not count.
 
-    `known` remembers parts by name, since a part never changes.
+    `known` remembers parts by key, since a part never changes.
     """
     found: dict[str, PartInfo] = {}
     damaged: dict[str, CorruptFileError] = {}
@@ -137,7 +176,7 @@ async def load_parts(
         key = f"{directory}/{name}"
         if key not in known:
             try:
-                info = part_info(await storage.read(key), key)
+                info = part_info(await files.look(name), key)
                 if (info.first, info.last, info.incarnation) != (parsed.first, parsed.last, incarnation):
                     raise CorruptFileError(
                         f"{key}: its metadata tells of other offsets than its name; it does not count"
@@ -187,11 +226,14 @@ async def read_log(
     """
     directory = f"{prefix}/{log}"
     names = [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]
-    parts, damaged = await load_parts(storage, directory, names, incarnation, known_parts)
+    files = Files(storage, directory)
+    parts, damaged = await load_parts(files, directory, names, incarnation, known_parts)
     plan = plan_log(directory, names, incarnation, parts)
+    needed = [not _known(plan.sources, index, after) for index in range(len(plan.sources))]
+    files.plan(source.name for source, need in zip(plan.sources, needed, strict=True) if need)
     out = LogRead(plan=plan, damaged=damaged)
     previous = "the beginning"
-    for index, source in enumerate(plan.sources):
+    for index, (source, need) in enumerate(zip(plan.sources, needed, strict=True)):
         key = f"{directory}/{source.name}"
         if source.last is not None:
             _check_gap(directory, out.end, source.first, previous, damaged)
@@ -204,22 +246,31 @@ async def read_log(
                 for run in parts[source.name].covers
                 if run.last >= source.first and run.first <= source.last
             ]
-            if source.last > after:
-                rows = read_part(await storage.read(key), log, key, columns)
+            if need:
+                rows = read_part(await files.read(source.name), log, key, columns)
                 floor = max(source.first - 1, after)
                 out.records += [row for row in rows if floor < row.offset <= source.last]
             out.end, out.tail, previous = source.last, None, source.name
             continue
-        following = plan.sources[index + 1].first if index + 1 < len(plan.sources) else None
-        if following is not None and following - 1 <= after and following > source.first and not source.superseded:
+        if not need:
             _check_gap(directory, out.end, source.first, previous, damaged)
+            following = plan.sources[index + 1].first
             if following - 1 > out.end:
                 out.end, previous = following - 1, source.name
             continue
-        previous = await _take_segment(storage, directory, source, incarnation, out, after, previous)
+        previous = _take_segment(await files.read(source.name), directory, source, incarnation, out, after, previous)
     if damaged and (out.end == 0 or _hidden(damaged, out.end)):
         raise next(iter(damaged.values()))
     return out
+
+
+def _known(sources: Sequence[Source], index: int, after: int) -> bool:
+    """Say whether a file holds nothing past `after`, as far as the next one tells."""
+    source = sources[index]
+    if source.last is not None:
+        return source.last <= after
+    following = sources[index + 1].first if index + 1 < len(sources) else None
+    return following is not None and source.first < following <= after + 1 and not source.superseded
 
 
 def _hidden(damaged: Mapping[str, CorruptFileError], end: int) -> bool:
@@ -227,28 +278,22 @@ def _hidden(damaged: Mapping[str, CorruptFileError], end: int) -> bool:
     return any(isinstance(parsed := parse_log_name(name), PartName) and parsed.last > end for name in damaged)
 
 
-async def _take_segment(
-    storage: Storage, directory: str, source: Source, incarnation: str, out: LogRead, after: int, previous: str
+def _take_segment(
+    data: bytes, directory: str, source: Source, incarnation: str, out: LogRead, after: int, previous: str
 ) -> str:
-    key = f"{directory}/{source.name}"
     name = parse_log_name(source.name)
-    assert name is not None
-    segment = parse_segment(await storage.read(key), key, name.first, incarnation)
-    fresh = [
-        (row, writer)
-        for row, writer in zip(segment.records, segment.writers, strict=True)
-        if row.offset >= source.first
-    ]
-    if source.superseded and not fresh:
+    assert isinstance(name, SegmentName)
+    segment = parse_segment(data, f"{directory}/{source.name}", name.first, incarnation, after)
+    last = name.first + segment.count - 1
+    if source.superseded and last < source.first:
         return previous
-    if segment.records:
+    if segment.count:
         _check_gap(directory, out.end, source.first, previous, out.damaged)
-        if fresh and fresh[0][0].offset <= out.end:
-            raise diverged(directory, fresh[0][0].offset, previous, source.name)
-        out.records += [row for row, _ in fresh if row.offset > after]
-        began_by = getattr(name, "writer", "") or segment.writers[0]
-        out.runs.append(Run(source.first, began_by, len(fresh)))
-        out.end = segment.records[-1].offset
+        if source.first <= out.end:
+            raise diverged(directory, source.first, previous, source.name)
+        out.records += [row for row in segment.records if row.offset >= source.first]
+        out.runs.append(Run(source.first, name.writer or segment.writer, last - source.first + 1))
+        out.end = last
     elif name.first > out.end + 1:
         _check_gap(directory, out.end, name.first, previous, out.damaged)
     out.tail = Tail(source.name, segment.size, segment.torn)

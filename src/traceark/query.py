@@ -22,7 +22,7 @@ from traceark.codec.parquet import to_table
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, QueryError
 from traceark.layout import LogName
 from traceark.listing import headers
-from traceark.log import load_parts
+from traceark.log import Files, load_parts
 from traceark.models import GoalTree, JsonObject
 from traceark.pool import TracePool
 from traceark.reading import StoredTrace
@@ -157,7 +157,7 @@ async def _sealed_part(stored: StoredTrace, log: LogName) -> str | None:
     if len(names) != 1:
         return None
     directory = f"{stored.prefix}/{log}"
-    parts, _ = await load_parts(storage, directory, names, stored.header.incarnation, stored.parts)
+    parts, _ = await load_parts(Files(storage, directory), directory, names, stored.header.incarnation, stored.parts)
     info = parts.get(names[0])
     if info is None or not info.folded or (info.first, info.last) != (1, stored.header.checkpoint.ends[log]):
         return None
@@ -197,7 +197,7 @@ def _execute(
 
 
 def _with_plain_sums(table: pa.Table) -> pa.Table:
-    """Return sums of integers as 64-bit integers where they fit; DuckDB gives 128-bit ones, Arrow calls them decimals."""
+    """Return sums of integers as 64-bit ones where they fit; DuckDB has 128-bit ones, which Arrow calls decimals."""
     for index, field in enumerate(table.schema):
         if pa.types.is_decimal128(field.type) and field.type.scale == 0:
             try:

@@ -134,6 +134,9 @@ class ArchiveStore:
         await self._pool.ready()
         await self._pool.settle(given.trace_id)
         await lifecycle.create(self.storage, prefix, data)
+        if given.status in TERMINAL:
+            # Nothing may follow, and still it is to be sealed.
+            (await self._pool.opened(given.trace_id)).touched = True
         return given.trace_id
 
     async def get_trace(self, trace_id: str) -> Trace | None:

@@ -16,7 +16,7 @@ from traceark.errors import (
 )
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, trace_prefix
-from traceark.log import LogRead, load_parts, read_log
+from traceark.log import Files, LogRead, load_parts, read_log
 from traceark.manifest import decode_manifest, sha256
 from traceark.models import Event, Message
 from traceark.plan import plan_log
@@ -152,7 +152,11 @@ class _Check:
         names = [name.partition("/")[2] for name in self.entries if name.startswith(f"{log}/")]
         try:
             parts, damaged = await load_parts(
-                self.storage, f"{self.prefix}/{log}", names, header.incarnation, self.parts
+                Files(self.storage, f"{self.prefix}/{log}"),
+                f"{self.prefix}/{log}",
+                names,
+                header.incarnation,
+                self.parts,
             )
             for name, error in damaged.items():
                 self.find(f"{log}/{name}", str(error), _RESTORE)

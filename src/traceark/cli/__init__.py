@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, cast
@@ -19,7 +20,7 @@ import click
 
 from traceark import __version__
 from traceark.cli.settings import FINE, FOUND_WRONG, USED_WRONG
-from traceark.cli.terminal import one_line
+from traceark.cli.terminal import one_line, visible
 from traceark.errors import (
     ArchiveNotFoundError,
     DamagedTraceWarning,
@@ -76,8 +77,8 @@ class _Program(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(_BROKEN_PIPE)
         except (Exception, KeyboardInterrupt) as error:  # the program's outermost frame: every error becomes a line
-            if "--debug" in given and not isinstance(error, click.ClickException):
-                raise
+            if "--debug" in given:
+                click.echo(visible(traceback.format_exc()), err=True, nl=False)
             sys.exit(_report(error))
         sys.exit(FOUND_WRONG if damaged and code == FINE else code)
 

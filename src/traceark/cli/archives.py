@@ -21,13 +21,17 @@ _SHORTEST, _LONGEST_PREFIX, _SHORTEST_ENDING = 8, 14, 6
 _SHOWN_CANDIDATES = 5
 
 
+class AmbiguousNameError(click.ClickException):
+    """A name that fits several traces."""
+
+
 @contextmanager
 def opened(settings: Settings, url: str) -> Iterator[Archive]:
     """Open an archive, which need not be there yet.
 
     Raises
     ------
-    click.UsageError
+    click.ClickException
         The URL names no storage that can be opened.
     """
     import traceark
@@ -41,9 +45,9 @@ def opened(settings: Settings, url: str) -> Iterator[Archive]:
         archive = traceark.open(url, storage_options=options)
     except ImportError as error:
         extra = "; install traceark[s3]" if url.startswith("s3") else ""
-        raise click.UsageError(f"{url} cannot be opened: {error}{extra}") from error
+        raise click.ClickException(f"{url} cannot be opened: {error}{extra}") from error
     except ValueError as error:
-        raise click.UsageError(f"{url} cannot be opened: {error}") from error
+        raise click.ClickException(f"{url} cannot be opened: {error}") from error
     with archive:
         yield archive
 
@@ -85,19 +89,17 @@ def find(archive: Archive, name: str) -> str:
     Raises
     ------
     TraceNotFoundError
-    click.UsageError
+    AmbiguousNameError
         Several ids fit.
     """
     if _is_there(archive, name):
         return name
     ids = trace_ids(archive)
-    fitting = candidates(ids, name)
-    if len(fitting) == 1 or (fitting and all(other.startswith(fitting[0]) for other in fitting)):
+    fitting = meant(ids, name)
+    if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        shown = ", ".join(fitting[:_SHOWN_CANDIDATES])
-        more = f" and {len(fitting) - _SHOWN_CANDIDATES} more" if len(fitting) > _SHOWN_CANDIDATES else ""
-        raise click.UsageError(f"{name!r} fits {len(fitting)} traces: {shown}{more}")
+        raise _ambiguous(name, fitting)
     near = difflib.get_close_matches(name, ids, _SHOWN_CANDIDATES, cutoff=0.5)
     hint = f"; did you mean {', '.join(near)}?" if near else f"; traceark ls {archive.url} lists them"
     raise TraceNotFoundError(f"no trace {name!r} in {archive.url}{hint}")
@@ -108,14 +110,19 @@ def find_exactly(archive: Archive, name: str) -> str:
 
     Raises
     ------
-    TraceNotFoundError
-    click.UsageError
+    TraceNotFoundError, AmbiguousNameError
     """
     found = find(archive, name)
     others = candidates(trace_ids(archive), name) if found != name else []
     if len(others) > 1:
-        raise click.UsageError(f"{name!r} fits {len(others)} traces; give the whole id: {', '.join(others)}")
+        raise _ambiguous(name, others)
     return found
+
+
+def _ambiguous(name: str, fitting: Sequence[str]) -> AmbiguousNameError:
+    shown = ", ".join(fitting[:_SHOWN_CANDIDATES])
+    more = f" and {len(fitting) - _SHOWN_CANDIDATES} more" if len(fitting) > _SHOWN_CANDIDATES else ""
+    return AmbiguousNameError(f"{name!r} fits {len(fitting)} traces; give more of the id: {shown}{more}")
 
 
 def _is_there(archive: Archive, trace_id: str) -> bool:
@@ -125,6 +132,27 @@ def _is_there(archive: Archive, trace_id: str) -> bool:
         return False
     except DamagedTraceError:
         return True
+
+
+def meant(ids: Sequence[str], name: str) -> list[str]:
+    """Return the one id that a name stands for, or all that it may stand for.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        All ids of an archive, sorted.
+    name : str
+        See `find`.
+
+    Examples
+    --------
+    >>> meant(["run-1", "run-1-agent-a", "run-2"], "run-1"), meant(["run-1", "run-2"], "run")
+    (['run-1'], ['run-1', 'run-2'])
+    """
+    if name in ids:
+        return [name]
+    fitting = candidates(ids, name)
+    return fitting[:1] if fitting and all(other.startswith(fitting[0]) for other in fitting) else fitting
 
 
 def candidates(ids: Sequence[str], name: str) -> list[str]:
