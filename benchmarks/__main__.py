@@ -1,0 +1,88 @@
+"""`python -m benchmarks`: measure everything, print one Markdown table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import appends, keeping, reads, s3_requests, sizes
+from benchmarks.measure import HEAD, Figure
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    append_rounds: int = 15
+    append_messages: int = 200
+    counts: tuple[int, ...] = (1_000, 10_000)
+    rounds: int = 5
+    messages: int = 10_000
+    import_bytes: int = 3_000_000
+    # Real sessions, if a collection of them lies beside the checkout.
+    sessions: Path | None = Path("..", "shared", "corpora", "claude-code")
+
+
+FULL = Scale()
+QUICK = Scale(append_rounds=5, append_messages=40, counts=(1_000,), rounds=3, messages=1_000, import_bytes=100_000)
+
+
+def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure]]]]:
+    """Return what can be measured, by name."""
+    return {
+        "append": lambda folder: appends.measure(folder, rounds=scale.append_rounds, per_round=scale.append_messages),
+        "s3": s3_requests.measure,
+        "size": lambda folder: sizes.measure(folder, counts=scale.counts, sessions=scale.sessions),
+        "read": lambda folder: reads.measure(
+            folder, rounds=scale.rounds, count=scale.messages, import_bytes=scale.import_bytes
+        ),
+        "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),
+    }
+
+
+def run(scale: Scale, only: list[str] | None = None) -> list[Figure]:
+    """Measure, in a temporary folder inside the current directory, so on the disk that holds it."""
+    found: list[Figure] = []
+    for name, measure in figures_of(scale).items():
+        if only and name not in only:
+            continue
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix=".benchmarks-", dir=Path.cwd()) as folder:
+            found += asyncio.run(_awaited(measure(Path(folder))))
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    return found
+
+
+async def _awaited(work: Awaitable[list[Figure]]) -> list[Figure]:
+    return await work
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure what the arguments say, print the table, return an exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Measure traceark beside floors and rivals."
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: half a minute, rough figures")
+    parser.add_argument(
+        "--only", action="append", choices=list(figures_of(QUICK)), help="measure this alone; repeatable"
+    )
+    given = parser.parse_args(arguments)
+    found = run(QUICK if given.quick else FULL, given.only)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}; medians (least–most).\n")
+    print(HEAD)
+    for figure in found:
+        print(figure.row())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Requests per operation on S3, counted as they leave, on a server that this run starts."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.data import messages
+from benchmarks.measure import Figure
+from traceark import ArchiveStore, Goal, Trace
+
+BESIDE = "the fewest that can do it"
+
+
+class Counter:
+    """Counts the requests that the S3 client of a store sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    async def listen(self, store: ArchiveStore) -> None:
+        """Count from now on; stores with the same options share one client."""
+        files = cast("Any", store.storage)._fs
+        await asyncio.to_thread(files.connect)
+        files.s3.meta.events.register("before-send.s3", self._sent)
+
+    def _sent(self, request: Any, **_: object) -> None:
+        self.sent.append(str(request.method))
+
+    async def during(self, work: Awaitable[object]) -> int:
+        """Return how many requests a call makes."""
+        self.sent.clear()
+        await work
+        return len(self.sent)
+
+
+async def measure(_: Path) -> list[Figure]:
+    """Return the figures of requests."""
+    sys.path.append(str(Path(__file__).parent.parent / "tests"))
+    try:
+        servers: Any = importlib.import_module("servers")
+    except ImportError as error:
+        return [_absent(f"{error.name} is not installed")]
+    finally:
+        sys.path.pop()
+    if not Path(sys.executable).with_name("ministack").exists():
+        return [_absent("ministack is not installed")]
+    with servers.ministack() as server:
+        return await _measure(server)
+
+
+def _absent(reason: str) -> Figure:
+    return Figure("requests per operation on S3", f"not measured: {reason}")
+
+
+async def _measure(server: Any) -> list[Figure]:
+    run = list(messages("run", 60, seed=3))
+    url = server.place()
+
+    def opened() -> ArchiveStore:
+        return ArchiveStore(url, storage_options=server.storage_options)
+
+    figures: list[Figure] = []
+    count = Counter()
+
+    async def figure(name: str, work: Awaitable[object], fewest: int | None = None, aim: int | None = None) -> None:
+        figures.append(_figure(name, await count.during(work), fewest, aim))
+
+    store = opened()
+    await count.listen(store)
+    await store.create_trace(Trace(trace_id="warm", task="benchmark"))
+    await figure("`create_trace`", store.create_trace(Trace(trace_id="run", task="benchmark")), 1)
+    await figure("`add_message`, the first of a process", store.add_message(run[0]), 3)
+    await figure("`add_message`", store.add_message(run[1]), 1, 1)
+    await figure("`add_messages`, 50 of them", store.add_messages(run[2:52]), 1)
+    await figure("`add_message`, 8 at once", asyncio.gather(*(store.add_message(each) for each in run[52:])), 1)
+    await store.append_event("run", "step", {"number": 1})
+    await figure("`append_event`", store.append_event("run", "step", {"number": 2}), 1, 1)
+    await figure("`add_goal`", store.add_goal("run", Goal(id="1", description="find it")), 1)
+    await figure("`update_goal`", store.update_goal("run", "1", status="in_progress"), 1)
+    await figure("`update_trace`", store.update_trace("run", current_goal_id="1"), 1)
+    await figure("`get_trace`, open for writing", store.get_trace("run"), 1)
+    await figure("`list_traces`, 2 traces, one being written", store.list_traces(), 3)
+    await figure("`seal`, 3 files", store.seal("run"))
+    await store.close()
+
+    store = opened()
+    await figure("`get_trace`, cold, of a sealed trace", store.get_trace("run"), 2)
+    await store.close()
+    store = opened()
+    reads = count.during(_read(store))
+    figures.append(_figure("cold read of a sealed trace: `get_trace`, `get_trace_messages`", await reads, 3, 4))
+    await store.close()
+    store = opened()
+    await figure("`get_trace_messages`, cold, of a sealed trace", store.get_trace_messages("run"), 3, 4)
+    await store.close()
+    store = opened()
+    await figure("`list_traces`, cold, 2 traces", store.list_traces(), 3)
+    await store.close()
+    return figures
+
+
+async def _read(store: ArchiveStore) -> None:
+    await store.get_trace("run")
+    await store.get_trace_messages("run")
+
+
+def _figure(name: str, sent: int, fewest: int | None, aim: int | None) -> Figure:
+    return Figure(
+        f"requests on S3: {name}",
+        str(sent),
+        "" if fewest is None else f"{BESIDE}: {fewest}",
+        "" if fewest is None else f"{sent / fewest:.2f}x",
+        "" if aim is None else str(aim),
+        None if aim is None else sent <= aim,
+    )
