@@ -27,6 +27,7 @@ run cp -r ./demo-archive ./demo-copy
 run traceark verify --deep ./demo-copy
 
 say "Without traceark: every sealed run carries a list for sha256sum."
-run sh -c 'cd demo-copy/traces/7d1f0c52-* && sha256sum -c manifest-sha256.txt'
+printf '$ cd demo-copy/traces/7d1f0c52-* && sha256sum -c manifest-sha256.txt\n'
+(cd demo-copy/traces/7d1f0c52-* && sha256sum -c manifest-sha256.txt)
 
 say "Done. Your own runs: traceark import ~/.claude/projects --to ./runs"

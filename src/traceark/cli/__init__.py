@@ -48,6 +48,10 @@ _VERBS = {
 }
 
 
+class _ReaderGone(Exception):
+    pass
+
+
 class _Program(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the verbs in the order in which they are first needed."""
@@ -60,6 +64,16 @@ class _Program(click.Group):
         module = importlib.import_module(f"traceark.cli.{_VERBS[cmd_name]}")
         return cast("click.Command", getattr(module, f"{cmd_name}_verb"))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb; that nobody reads its output any more is known by one error."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # click would take this for success.
+            raise _ReaderGone from None
+        return code
+
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
         """Run a verb and exit with its code."""
         given = list(sys.argv[1:] if args is None else args)
@@ -71,8 +85,7 @@ class _Program(click.Group):
         try:
             with _warned() as damaged:
                 code = super().main(given, **extra) or FINE
-                sys.stdout.flush()
-        except BrokenPipeError:
+        except _ReaderGone:
             # Whoever read has enough; nothing may be flushed into the closed pipe at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(_BROKEN_PIPE)

@@ -149,8 +149,11 @@ class JsonOutput(Output):
 
 
 def _print_list(values: Iterable[object]) -> None:
-    lines = ",\n".join(_dump(value) for value in values)
-    sys.stdout.write(f"[{lines}]\n")
+    before = "["
+    for value in values:
+        sys.stdout.write(f"{before}{_dump(value)}")
+        before = ",\n"
+    sys.stdout.write("[]\n" if before == "[" else "]\n")
 
 
 def _print(value: object) -> None:

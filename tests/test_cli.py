@@ -1,0 +1,460 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+import traceark
+from traceark.cli import program
+from traceark.cli.archives import meant, short_ids
+
+SAMPLES = Path(traceark.__file__).parent / "samples" / "claude-code"
+SESSION, AGENT = "c2b9a6f4-0d3e-4a77-8f15-9be1d2a4c803", "c2b9a6f4-0d3e-4a77-8f15-9be1d2a4c803-agent-a31c7d"
+BUGFIX = "7d1f0c52-64a5-4b0e-9b57-2f6f3f0c9a11"
+COMMAND = (sys.executable, "-c", "from traceark.cli import main; main()")
+# What a terminal obeys, or what reorders text; a newline is the only control that output may hold.
+OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def run(*arguments: object, columns: int | None = None) -> Result:
+    environment = {"COLUMNS": str(columns) if columns else None}
+    return CliRunner().invoke(program, [str(each) for each in arguments], env=environment)
+
+
+def out(*arguments: object, columns: int | None = None) -> str:
+    result = run(*arguments, columns=columns)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+def told(*arguments: object) -> Any:
+    return json.loads(out(*arguments, "--json"))
+
+
+def wrong(code: int, *arguments: object) -> str:
+    """Return the one line on standard error of a call that ends with this code."""
+    result = run(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert result.stderr.startswith("traceark: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    archive = tmp_path_factory.mktemp("cli") / "runs"
+    out("import", SAMPLES, "--to", archive)
+    return archive
+
+
+@pytest.fixture
+def archive(imported: Path, tmp_path: Path) -> Path:
+    """An archive of the samples that a test may change."""
+    return Path(shutil.copytree(imported, tmp_path / "runs"))
+
+
+class TestImport:
+    def test_prints_the_counts_and_a_second_time_adds_nothing(self, tmp_path: Path) -> None:
+        assert "65 new, 0 known" in out("import", SAMPLES, "--to", tmp_path / "runs")
+        assert "0 new, 65 known" in out("import", SAMPLES, "--to", tmp_path / "runs")
+
+    def test_the_samples_come_with_the_package(self, tmp_path: Path) -> None:
+        assert told("import", "--samples", "--to", tmp_path / "runs")["totals"]["traces"] == 5
+
+    def test_json_has_every_file(self, tmp_path: Path) -> None:
+        report = told("import", SAMPLES, "--to", tmp_path / "runs")
+        assert report["ok"] and len(report["files"]) == 5
+
+    def test_a_source_that_is_not_there_makes_no_archive(self, tmp_path: Path) -> None:
+        assert "does not exist" in wrong(2, "import", tmp_path / "nothing", "--to", tmp_path / "runs")
+        assert not (tmp_path / "runs").exists()
+
+    def test_a_named_file_in_no_known_format_is_found_wrong_and_one_in_a_tree_is_not(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("no run")
+        assert "notes.txt" in wrong(1, "import", tmp_path / "notes.txt", "--to", tmp_path / "runs")
+        out("import", tmp_path, "--to", tmp_path / "runs")
+
+    def test_a_row_that_cannot_be_read_is_named_by_line(self, tmp_path: Path) -> None:
+        lines = (SAMPLES / "api-error.jsonl").read_text().splitlines()
+        (tmp_path / "broken.jsonl").write_text("\n".join([*lines[:2], "{broken", *lines[2:], ""]))
+        assert "broken.jsonl:3: " in wrong(1, "import", tmp_path / "broken.jsonl", "--to", tmp_path / "runs")
+
+    def test_the_format_can_be_named(self, tmp_path: Path) -> None:
+        out("import", SAMPLES, "--format", "claude-code", "--to", tmp_path / "runs")
+        assert "claude-code" in wrong(2, "import", SAMPLES, "--format", "other", "--to", tmp_path / "runs")
+
+
+class TestLs:
+    @pytest.mark.parametrize("columns", [76, 80, 100, 140, 200])
+    def test_fits_the_terminal(self, imported: Path, columns: int) -> None:
+        lines = out("ls", imported, columns=columns).splitlines()
+        assert max(map(len, lines)) <= columns
+        assert len(lines) == (6 if columns >= 120 else 11)
+        assert any("7d1f0c52" in line and "2026-03-02" in line and "completed" in line for line in lines)
+        assert any("171.7k" in line for line in lines)
+
+    def test_in_a_pipe_a_trace_is_one_line_with_its_whole_task(self, imported: Path) -> None:
+        lines = out("ls", imported).splitlines()
+        assert len(lines) == 6
+        assert lines[-1].endswith("The test test_parse_empty fails since this morning. Please find out why and fix it.")
+
+    def test_costs_are_shown_where_there_are_any(self, archive: Path) -> None:
+        assert "cost" not in out("ls", archive, columns=80)
+        with traceark.open(archive) as opened:
+            opened.create_trace(traceark.Trace(trace_id="paid", total_cost=1.25))
+        lines = out("ls", archive, columns=80).splitlines()
+        assert lines[0].endswith("cost") and lines[1].endswith("1.25")
+        assert max(map(len, lines)) <= 80
+
+    def test_filters_combine_and_the_newest_come_first(self, imported: Path) -> None:
+        assert [trace["status"] for trace in told("ls", imported, "--limit", 2)] == ["cancelled", "failed"]
+        completed = told("ls", imported, "--status", "completed", "--agent-type", "claude-code", "--mode", "agent")
+        assert [trace["trace_id"] for trace in completed] == [AGENT, SESSION, BUGFIX]
+        assert told("ls", imported, "--uid", "nobody") == []
+
+    def test_bad_filters_are_used_wrong(self, imported: Path) -> None:
+        assert "--limit" in wrong(2, "ls", imported, "--limit", 0)
+        assert "--status" in wrong(2, "ls", imported, "--status", "done")
+
+    def test_every_printed_id_is_understood(self, imported: Path) -> None:
+        for line in out("ls", imported).splitlines()[1:]:
+            told("show", imported, line.split()[0])
+
+
+class TestShow:
+    def test_has_header_goals_and_messages(self, imported: Path) -> None:
+        text = out("show", imported, "7d1f")
+        assert text.startswith(f"{BUGFIX}  completed\n")
+        assert "33 messages · 171,665 tokens · 4 events" in text
+        assert "├── ✓ Reproduce the failure\n│   completed · 10 messages · 45.7k tokens\n" in text
+        assert "→ Bash command=pytest" in text
+        assert "\n  ← 48 passed in 1.31s\n" in text
+
+    def test_names_the_traces_of_sub_agents_with_what_they_took(self, imported: Path) -> None:
+        assert f"↳ {AGENT}\n        completed · 7 messages · 24.6k tokens\n" in out("show", imported, SESSION)
+
+    def test_leaves_out_the_middle_and_full_does_not(self, imported: Path) -> None:
+        assert "… 3 messages left out, --full shows all" in out("show", imported, BUGFIX)
+        assert "left out" not in out("show", imported, BUGFIX, "--full")
+
+    def test_shortens_long_text_and_full_does_not(self, archive: Path) -> None:
+        with traceark.open(archive) as opened:
+            opened.create_trace(traceark.Trace(trace_id="long"))
+            opened.add_message(traceark.Message(trace_id="long", role="user", content="line\n" * 99 + "end"))
+            opened.add_message(traceark.Message(trace_id="long", role="user", content="x" * 5000))
+        text = out("show", archive, "long")
+        assert "… 92 more lines" in text and "… 4,200 more characters" in text
+        assert "\n  end\n" in out("show", archive, "long", "--full")
+
+    def test_json_is_whole(self, imported: Path) -> None:
+        shown = told("show", imported, BUGFIX)
+        assert shown["trace"]["total_messages"] == len(shown["messages"]) == 33
+        assert [goal["status"] for goal in shown["goal_tree"]["goals"]] == ["completed"] * 3
+
+    @pytest.mark.parametrize("columns", [40, 80, 140])
+    def test_fits_the_terminal(self, imported: Path, columns: int) -> None:
+        assert max(map(len, out("show", imported, BUGFIX, columns=columns).splitlines())) <= columns
+
+    def test_a_name_that_fits_several_traces_lists_them(self, archive: Path) -> None:
+        with traceark.open(archive) as opened:
+            opened.create_trace(traceark.Trace(trace_id="7d1f0c52-other"))
+        line = wrong(2, "show", archive, "7d1f")
+        assert BUGFIX in line and "7d1f0c52-other" in line
+
+    def test_an_unknown_name_is_found_wrong_and_the_nearest_are_named(self, imported: Path) -> None:
+        assert f"did you mean {BUGFIX}?" in wrong(1, "show", imported, BUGFIX[:-1] + "2")
+        assert "traceark ls" in wrong(1, "show", imported, "zzz")
+
+
+class TestTail:
+    def test_prints_the_events_after_a_cursor(self, imported: Path) -> None:
+        assert [event["event_id"] for event in told("tail", imported, BUGFIX)] == [1, 2, 3, 4]
+        assert [event["event_id"] for event in told("tail", imported, BUGFIX, "--since", 3)] == [4]
+        assert len(out("tail", imported, BUGFIX, "--since", 2).splitlines()) == 3
+        assert out("tail", imported, BUGFIX, "--since", 4) == "no events\n"
+
+    def test_a_cursor_below_zero_is_used_wrong(self, imported: Path) -> None:
+        assert "--since" in wrong(2, "tail", imported, BUGFIX, "--since", -1)
+
+
+class TestSql:
+    def test_prints_a_table(self, imported: Path) -> None:
+        text = out("sql", imported, "SELECT role, count(*) AS n FROM messages GROUP BY role ORDER BY role")
+        assert text == "role        n\nassistant  37\ntool       22\nuser        6\n3 rows\n"
+
+    def test_prints_records_where_columns_do_not_fit(self, imported: Path) -> None:
+        text = out("sql", imported, "SELECT * FROM traces LIMIT 1", columns=80)
+        assert re.search(r"^ +trace_id  ", text, re.MULTILINE) and max(map(len, text.splitlines())) <= 80
+
+    def test_json_has_numbers_as_numbers_and_every_column(self, imported: Path) -> None:
+        columns = "sum(total_tokens) AS t, 1 AS a, 2 AS a, 'NaN'::DOUBLE AS n, NULL AS z, DATE '2026-01-02' AS d"
+        row = told("sql", imported, f"SELECT {columns} FROM traces")[0]
+        assert row == {"t": 297050, "a": 1, "a_2": 2, "n": "nan", "z": None, "d": "2026-01-02"}
+
+    def test_no_rows(self, imported: Path) -> None:
+        assert told("sql", imported, "SELECT 1 WHERE false") == []
+        assert out("sql", imported, "SELECT 1 AS n WHERE false") == "n\n0 rows\n"
+
+    def test_bad_sql_is_used_wrong(self, imported: Path) -> None:
+        assert "syntax error" in wrong(2, "sql", imported, "SELEC 1")
+        assert "nothing_there" in wrong(2, "sql", imported, "SELECT nothing_there FROM traces")
+
+
+class TestKeeping:
+    def test_verify_without_ids_takes_all(self, imported: Path) -> None:
+        assert out("verify", imported, "--deep") == "5 traces verified, deep: nothing is wrong\n"
+        assert told("verify", imported, SESSION) == {"ok": True, "traces": 1, "deep": False, "findings": []}
+
+    def test_verify_names_file_meaning_and_remedy(self, archive: Path) -> None:
+        tree = archive / "traces" / BUGFIX / "goal_tree.json"
+        tree.write_bytes(tree.read_bytes().replace(b"Fix parse", b"Mix parse"))
+        result = run("verify", archive, "--deep")
+        assert result.exit_code == 1 and result.stderr == ""
+        assert f"traces/{BUGFIX}/goal_tree.json" in result.stdout and "→ restore it" in result.stdout
+        findings = json.loads(run("verify", archive, "7d1f", "--deep", "--json").stdout)["findings"]
+        assert {finding["trace_id"] for finding in findings} == {BUGFIX}
+        out("verify", archive, SESSION, "--deep")
+
+    def test_a_damaged_trace_is_left_out_with_a_warning_and_exit_code_1(self, archive: Path) -> None:
+        (archive / "traces" / BUGFIX / "trace.json").write_text("{}")
+        for arguments in (("ls", archive), ("sql", archive, "SELECT count(*) FROM traces"), ("seal", archive, "--all")):
+            result = run(*arguments)
+            assert result.exit_code == 1 and result.stdout
+            assert result.stderr.startswith("traceark: warning: ") and result.stderr.count("\n") == 1
+        assert BUGFIX in wrong(1, "show", archive, BUGFIX)
+
+    def test_compact_and_seal_want_ids_or_all(self, archive: Path) -> None:
+        for verb in ("compact", "seal"):
+            assert "--all" in wrong(2, verb, archive)
+            assert "--all" in wrong(2, verb, archive, SESSION, "--all")
+            out(verb, archive, "--all")
+        assert told("seal", archive, "7d1f") == {"sealed": [BUGFIX], "left_alone": [], "failed": {}}
+
+    def test_seal_all_leaves_running_traces_alone(self, archive: Path) -> None:
+        with traceark.open(archive) as opened:
+            opened.create_trace(traceark.Trace(trace_id="live"))
+        assert told("seal", archive, "--all")["left_alone"] == ["live"]
+        assert told("seal", archive, "live")["sealed"] == ["live"]
+
+    def test_rm_deletes_what_is_named_and_no_more(self, archive: Path) -> None:
+        assert told("rm", archive, "7d1f", "1b6f")["removed"] == [BUGFIX, "1b6f3c88-9d20-47e5-b3aa-640c5e7f1d92"]
+        assert len(told("ls", archive)) == 3
+
+    def test_rm_deletes_nothing_when_one_is_not_there_or_not_clear(self, archive: Path) -> None:
+        wrong(1, "rm", archive, "7d1f", "nothing")
+        assert AGENT in wrong(2, "rm", archive, "7d1f", "c2b9")
+        assert len(told("ls", archive)) == 5
+
+
+class TestUsage:
+    def test_reading_where_there_is_no_archive(self, tmp_path: Path) -> None:
+        for verb in (
+            ["ls"],
+            ["show", "x"],
+            ["tail", "x"],
+            ["sql", "SELECT 1"],
+            ["verify"],
+            ["seal", "--all"],
+            ["rm", "x"],
+        ):
+            assert "there is no archive" in wrong(2, verb[0], tmp_path / "none", *verb[1:])
+        assert not (tmp_path / "none").exists()
+
+    def test_trace_directories_in_an_empty_folder_are_an_archive(self, imported: Path, tmp_path: Path) -> None:
+        shutil.copytree(imported / "traces" / BUGFIX, tmp_path / "some" / "traces" / BUGFIX)
+        assert [trace["trace_id"] for trace in told("ls", tmp_path / "some")] == [BUGFIX]
+
+    def test_no_verb_an_unknown_one_and_missing_arguments(self) -> None:
+        assert out().startswith("Usage: traceark ")
+        assert "'list'" in wrong(2, "list")
+        assert "ARCHIVE" in wrong(2, "ls")
+        assert out("--version") == f"traceark {traceark.__version__}\n"
+
+    def test_an_endpoint_is_for_s3(self, imported: Path) -> None:
+        assert "S3" in wrong(2, "ls", imported, "--endpoint-url", "http://localhost:1")
+
+    def test_a_url_that_nothing_opens(self) -> None:
+        assert "nosuch" in wrong(2, "ls", "nosuch://x")
+
+    def test_a_traceback_only_with_debug(self, tmp_path: Path) -> None:
+        assert "Traceback" not in wrong(2, "ls", tmp_path / "none")
+        found = subprocess.run([*COMMAND, "ls", tmp_path / "none", "--debug"], capture_output=True, text=True)
+        assert found.returncode == 2
+        assert found.stderr.startswith("Traceback") and found.stderr.splitlines()[-1].startswith("traceark: ")
+
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07 \x9b2J \r back \u202e\u2066 [bold]markup[/bold] :smile: \x00 \x7f"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    archive = tmp_path_factory.mktemp("hostile") / "runs"
+    with traceark.open(archive) as opened:
+        trace = traceark.Trace(
+            trace_id=f"id {HOSTILE}",
+            task=HOSTILE,
+            agent_type=HOSTILE,
+            model=HOSTILE,
+            uid=HOSTILE,
+            mode=HOSTILE,
+            context={HOSTILE: HOSTILE},
+            result_summary=HOSTILE,
+            error_message=HOSTILE,
+            parent_trace_id=HOSTILE,
+        )
+        trace_id = opened.create_trace(trace)
+        goal = traceark.Goal(id=HOSTILE, description=HOSTILE, status=HOSTILE, reason=HOSTILE, sub_trace_ids=[HOSTILE])
+        opened.update_goal_tree(trace_id, traceark.GoalTree(mission=HOSTILE, goals=[goal], current_id=HOSTILE))
+        call = {"type": "tool_use", "name": HOSTILE, "input": {HOSTILE: HOSTILE}}
+        for role, content in (
+            (HOSTILE, HOSTILE),
+            ("user", [{"type": "text", "text": HOSTILE}, call, {"type": "tool_result", "content": HOSTILE}]),
+            ("tool", {HOSTILE: ["\ud800 lone"]}),
+            ("tool", {"type": "image", "source": {"media_type": HOSTILE, "data": "AAAA"}}),
+        ):
+            opened.add_message(
+                traceark.Message(
+                    trace_id=trace_id,
+                    role=role,
+                    content=content,
+                    goal_id=HOSTILE,
+                    tool_name=HOSTILE,
+                    error=HOSTILE,
+                    status=HOSTILE,
+                )
+            )
+        opened.append_event(trace_id, HOSTILE, {HOSTILE: HOSTILE})
+    return archive
+
+
+class TestHostileContent:
+    @pytest.mark.parametrize("as_json", [False, True])
+    @pytest.mark.parametrize("columns", [None, 80, 140])
+    @pytest.mark.parametrize(
+        "verb",
+        [
+            ["ls"],
+            ["show", "id"],
+            ["show", "id", "--full"],
+            ["tail", "id"],
+            ["sql", "SELECT * FROM traces"],
+            ["sql", f'SELECT task AS "{HOSTILE.replace(chr(0), "")}", event_type FROM traces, events'],
+            ["sql", "SELECT content, role FROM messages"],
+            ["verify", "--deep"],
+            ["seal", "id"],
+            ["show", HOSTILE],
+            ["sql", f"SELECT '{HOSTILE}"],
+        ],
+        ids=lambda verb: verb[0],
+    )
+    def test_never_reaches_the_terminal_raw(
+        self, hostile: Path, verb: list[str], columns: int | None, as_json: bool
+    ) -> None:
+        result = run(verb[0], hostile, *verb[1:], *(["--json"] if as_json else []), columns=columns)
+        assert result.exit_code in (0, 1, 2) and "--debug" not in result.stderr
+        assert not OBEYED.search(result.stdout + result.stderr)
+        if as_json and result.exit_code == 0:
+            json.loads(result.stdout)
+
+    def test_is_shown_as_escapes_and_markup_as_it_is(self, hostile: Path) -> None:
+        text = out("show", hostile, "id")
+        assert r"\x1b[31mred\x1b]0;title\x07" in text and "[bold]markup[/bold] :smile:" in text
+
+    def test_json_gives_it_back_exactly(self, hostile: Path) -> None:
+        shown = told("show", hostile, "id")
+        assert shown["trace"]["task"] == HOSTILE and shown["messages"][2]["content"] == {HOSTILE: ["\ud800 lone"]}
+
+    @pytest.mark.parametrize(
+        "trace_id", ["..", "/", "a/b", "\0", "CON", "dots...", "😀" * 12, "Twin", "twin", " ", "--json", "x…y"]
+    )
+    def test_hostile_ids_are_found_by_their_whole(self, tmp_path: Path, trace_id: str) -> None:
+        with traceark.open(tmp_path) as opened:
+            for each in ("Twin", "twin", trace_id):
+                if opened.get_trace(each) is None:
+                    opened.create_trace(traceark.Trace(trace_id=each))
+        shown = CliRunner().invoke(program, ["show", "--json", "--", str(tmp_path), trace_id])
+        assert json.loads(shown.stdout)["trace"]["trace_id"] == trace_id
+        out("ls", tmp_path, columns=80)
+
+    def test_ids_that_name_no_directory_are_unknown(self, imported: Path) -> None:
+        assert "no trace" in wrong(1, "show", imported, "x" * 300)
+        assert "fits 5 traces" in wrong(2, "show", imported, "")
+
+
+@given(st.sets(st.text("ab-", min_size=1, max_size=30) | st.text(min_size=1, max_size=30), min_size=1, max_size=12))
+def test_a_short_id_means_its_trace(ids: set[str]) -> None:
+    ordered = sorted(ids)
+    short = short_ids(ordered)
+    assert {each: meant(ordered, short[each]) for each in ids} == {each: [each] for each in ids}
+
+
+class TestProcess:
+    def test_a_reader_that_has_enough_is_no_error(self, imported: Path) -> None:
+        for flags in ([], ["--json"]):
+            query = "SELECT repeat('x', 100) AS t FROM range(50000)"
+            process = subprocess.Popen(
+                [*COMMAND, "sql", imported, query, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait() == 141
+
+    def test_in_a_pipe_there_is_no_progress_and_no_colour(self, tmp_path: Path) -> None:
+        command = [*COMMAND, "import", str(SAMPLES), "--to", str(tmp_path / "runs")]
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert found.stderr == "" and "\x1b" not in found.stdout and "importing" not in found.stdout
+
+    def test_on_a_terminal_there_is_a_progress_bar_and_colour(self, tmp_path: Path) -> None:
+        shown, code = on_terminal([*COMMAND, "import", str(SAMPLES), "--to", str(tmp_path / "runs")])
+        assert code == 0 and "importing" in shown
+        shown, code = on_terminal([*COMMAND, "ls", str(tmp_path / "runs")])
+        assert code == 0 and "\x1b[32mcompleted" in shown
+
+    def test_an_encoding_without_the_characters_gets_escapes(self, imported: Path) -> None:
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        for flags in ([], ["--json"]):
+            command = [*COMMAND, "show", str(imported), SESSION, *flags]
+            found = subprocess.run(command, capture_output=True, env=environment, check=True)
+            assert found.stdout.isascii()
+
+
+def on_terminal(command: list[str]) -> tuple[str, int]:
+    """Run a command on a terminal of 80 columns and return what it showed, and its exit code."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm-256color"}
+    environment.pop("NO_COLOR", None)
+    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    os.close(slave)
+    try:
+        shown = b"".join(_chunks(master))
+    finally:
+        os.close(master)
+    return shown.decode(), process.wait()
+
+
+def _chunks(master: int) -> Iterator[bytes]:
+    while select.select([master], [], [], 60)[0]:
+        try:
+            chunk = os.read(master, 65536)
+        except OSError:  # Linux says so when the last writer is gone
+            return
+        if not chunk:
+            return
+        yield chunk
