@@ -283,7 +283,9 @@ def _take_segment(
 ) -> str:
     name = parse_log_name(source.name)
     assert isinstance(name, SegmentName)
-    segment = parse_segment(data, f"{directory}/{source.name}", name.first, incarnation, after)
+    # Of a superseded segment nobody knows how far it is whole.
+    known = 0 if source.superseded else after
+    segment = parse_segment(data, f"{directory}/{source.name}", name.first, incarnation, known)
     last = name.first + segment.count - 1
     if source.superseded and last < source.first:
         return previous
@@ -291,7 +293,7 @@ def _take_segment(
         _check_gap(directory, out.end, source.first, previous, out.damaged)
         if source.first <= out.end:
             raise diverged(directory, source.first, previous, source.name)
-        out.records += [row for row in segment.records if row.offset >= source.first]
+        out.records += [row for row in segment.records if row.offset >= source.first and row.offset > after]
         out.runs.append(Run(source.first, name.writer or segment.writer, last - source.first + 1))
         out.end = last
     elif name.first > out.end + 1:

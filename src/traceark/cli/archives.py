@@ -183,8 +183,8 @@ def short_ids(ids: Sequence[str]) -> dict[str, str]:
 
     Examples
     --------
-    >>> short_ids(["5f3a9c21-aaaa", "5f3a9c21-aaaa-agent-7c", "7d1f0c52-64a5"])
-    {'5f3a9c21-aaaa': '5f3a9c21', '5f3a9c21-aaaa-agent-7c': '5f3a9c21…ent-7c', '7d1f0c52-64a5': '7d1f0c52'}
+    >>> list(short_ids(["5f3a9c21-aaaa-bbbb", "5f3a9c21-aaaa-bbbb-agent-7c", "7d1f0c52-64a5"]).values())
+    ['5f3a9c21', '5f3a9c21…ent-7c', '7d1f0c52']
     """
     return {each: _short(ids, index) for index, each in enumerate(ids)}
 

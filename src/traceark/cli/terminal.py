@@ -93,7 +93,7 @@ def duration_text(duration_ms: float) -> str:
     Examples
     --------
     >>> duration_text(84), duration_text(19_400), duration_text(4_000_000)
-    ('84 ms', '19.4 s', '1 h 06 min')
+    ('84 ms', '19.4 s', '1 h 07 min')
     """
     if duration_ms < 1000:
         return f"{duration_ms:.0f} ms"

@@ -6,6 +6,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -145,7 +146,9 @@ class TextOutput(Output):
         else:
             table = _table()
             for index, (name, width) in enumerate(zip(names, widths, strict=True)):
-                numeric = bool(rows.values) and all(isinstance(row[index], int | float) for row in rows.values)
+                numeric = bool(rows.values) and all(
+                    isinstance(row[index], int | float | Decimal) for row in rows.values
+                )
                 table.add_column(
                     name, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis", min_width=width
                 )
@@ -241,7 +244,7 @@ def _value_cell(value: Any) -> Text:
     if value is None:
         return Text("NULL", style="dim")
     simple = plain(value)
-    return _cell(str(value) if isinstance(simple, int | float) else json_text(simple))
+    return _cell(str(value) if isinstance(simple, int | float) and not isinstance(simple, bool) else json_text(simple))
 
 
 def _counted(counter: Mapping[str, int]) -> str:
