@@ -12,11 +12,11 @@ import time
 from io import BytesIO
 
 from traceark.codec.parquet import PartInfo, PartRecord, part_info, write_part
-from traceark.errors import StorageError
-from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name
+from traceark.errors import CorruptFileError, StorageError
+from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, PartName, parse_log_name
 from traceark.live import OpenTrace
 from traceark.log import read_log
-from traceark.manifest import encode_manifest, sha256
+from traceark.manifest import decode_manifest, encode_manifest, sha256
 from traceark.plan import join_runs, plan_log
 from traceark.reading import fold_updates
 from traceark.storage.base import Entry, KeyMissingError
@@ -30,21 +30,48 @@ async def compact(trace: OpenTrace) -> int:
     Writers go on in new segments meanwhile. Updates stay rows of their own, since a part of a live
     trace keeps every record at its offset.
     """
-    async with trace.exclusive() as writer:
+    if await _is_final(trace):
+        return 0
+    for _ in range(_ATTEMPTS):
+        async with trace.exclusive() as writer:
+            await trace.refresh()
+            entries, ends = dict(trace.entries), dict(trace.ends)
+            writer.close_segments()
+        moved = 0
+        try:
+            for log in LOGS:
+                covered = max((trace.parts[key].last for key in _part_keys(trace, log, entries)), default=0)
+                if ends[log] > covered:
+                    await _build(trace, log, covered + 1, ends[log], entries, folded=False)
+                    moved += ends[log] - covered
+        except KeyMissingError:
+            continue  # another process compacts or seals too; look again
+        async with trace.exclusive():
+            await trace.refresh()
+            await trace.retry(trace.publish_both)
+            await _drop_superseded(trace)
+        return moved
+    raise StorageError(f"trace {trace.trace_id!r} was compacted by others all the while; try again")
+
+
+async def _is_final(trace: OpenTrace) -> bool:
+    """Say whether a trace is sealed and holds nothing but what its manifest lists; tidy it if so."""
+    async with trace.mutex:
         await trace.refresh()
-        entries, ends = dict(trace.entries), dict(trace.ends)
-        writer.close_segments()
-    moved = 0
-    for log in LOGS:
-        covered = max((trace.parts[key].last for key in _part_keys(trace, log, entries)), default=0)
-        if ends[log] > covered:
-            await _build(trace, log, covered + 1, ends[log], entries, folded=False)
-            moved += ends[log] - covered
-    async with trace.exclusive():
-        await trace.refresh()
-        await trace.retry(trace.publish_both)
+        sizes = {name: entry.size for name, entry in trace.entries.items()}
+        if not trace.sealed or not trace.header.checkpoint.is_exact(sizes, trace.header.incarnation):
+            return False
+        try:
+            what = f"{trace.prefix}/{MANIFEST}"
+            listed = set(decode_manifest(await trace.storage.read(what), what))
+        except (KeyMissingError, CorruptFileError):
+            return False
+        present = {name for name in trace.entries if name not in (MANIFEST, LOCK)}
+        late = {name for name in present - listed if trace.storage.grace_seconds and _is_of_log(name)}
+        if present - late != listed:
+            return False
         await _drop_superseded(trace)
-    return moved
+        return True
 
 
 def _part_keys(trace: OpenTrace, log: LogName, entries: dict[str, Entry]) -> list[str]:
@@ -63,9 +90,10 @@ async def _build(
     covers = tuple(
         run if run.last <= last else type(run)(run.first, run.writer, last - run.first + 1) for run in covers
     )
+    last_crc = rows[-1].crc if rows and rows[-1].crc else read.crc if read.end == last else None
     if folded and log == "messages":
         rows = sorted(fold_updates(rows), key=lambda row: row.offset)
-    info = PartInfo(log, trace.trace_id, incarnation, first, last, folded, covers)
+    info = PartInfo(log, trace.trace_id, incarnation, first, last, folded, covers, read.links.get(first), last_crc)
     data = await asyncio.to_thread(_encode, info, rows)
     name = f"{log}/{PartName(first, last, incarnation, secrets.token_hex(4))}"
     await trace.storage.create(f"{trace.prefix}/{name}", data)
@@ -103,20 +131,21 @@ async def seal(trace: OpenTrace) -> None:
     Writing to it later reopens it. A trace that keeps being written to is tried again.
     """
     for _ in range(_ATTEMPTS):
+        if await _is_final(trace):
+            trace.touched = False
+            return
         async with trace.mutex:
             await trace.refresh()
-            if trace.sealed and trace.header.checkpoint.is_exact(
-                {name: entry.size for name, entry in trace.entries.items()}, trace.header.incarnation
-            ):
-                await _drop_superseded(trace)
-                return
             entries, ends = dict(trace.entries), dict(trace.ends)
         built: dict[LogName, str] = {}
-        for log in LOGS:
-            if ends[log]:
-                built[log] = _final_part(trace, log, ends[log], entries) or await _build(
-                    trace, log, 1, ends[log], entries, folded=True
-                )
+        try:
+            for log in LOGS:
+                if ends[log]:
+                    built[log] = _final_part(trace, log, ends[log], entries) or await _build(
+                        trace, log, 1, ends[log], entries, folded=True
+                    )
+        except KeyMissingError:
+            continue  # another process compacts or seals too; look again
         async with trace.exclusive() as writer:
             await trace.refresh()
             if trace.ends == ends:
@@ -153,15 +182,17 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
         # The checkpoint must name the final parts, and no other that reaches as far.
         if key.removeprefix(f"{prefix}/") not in built.values():
             del trace.parts[key]
-    await trace.retry(trace.publish_both)
     keep = {HEADER, *built.values(), *([GOAL_TREE] if trace.tree is not None else [])}
     now = time.time()
-    young = {
+    grace = storage.grace_seconds
+    others = [
         name
         for name, entry in trace.entries.items()
-        if name not in keep and storage.grace_seconds and now - entry.modified < storage.grace_seconds
-    }
-    others = [name for name in trace.entries if name not in keep and name not in young and _is_of_log(name)]
+        if name not in keep and _is_of_log(name) and not (grace and now - entry.modified < grace)
+    ]
+    for name in others:
+        trace.entries.pop(name)
+    await trace.retry(trace.publish_both)
     await storage.delete(f"{prefix}/{name}" for name in others)
     hashes: dict[str, str] = {}
     for name in sorted(keep):
@@ -170,8 +201,6 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
         except KeyMissingError:
             raise StorageError(f"{prefix}/{name} vanished while the trace was sealed; seal it again") from None
     version = await storage.replace(f"{prefix}/{MANIFEST}", encode_manifest(hashes))
-    for name in others:
-        trace.entries.pop(name, None)
     trace.entries[MANIFEST] = Entry(0, version, 0.0)
     trace.touched = False
     trace.files_changed()

@@ -14,26 +14,33 @@ from typing import Any, cast
 from traceark.codec.lines import check_texts, decode_line, encode_line, to_record
 from traceark.errors import CorruptFileError, InvalidValueError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, LOGS, LogName, PartName, SegmentName, parse_log_name
-from traceark.models import GoalStats, GoalTree, JsonObject, Trace
+from traceark.models import GoalStats, GoalTree, Json, JsonObject, Trace
 from traceark.stats import Adjustments, SetGoals, SetStats
 
 
 @dataclass(slots=True)
 class Checkpoint:
-    """As of which offsets a header is, and the last file and its size that held them.
+    """As of which offsets a header is, the last file and its size that held them, and the other files.
 
-    A reader that finds those very files at the end of the logs knows that the header is exact.
+    A reader that finds those very files, and no others that carry a writer's id, knows that the
+    header is exact.
     """
 
     ends: dict[LogName, int] = field(default_factory=lambda: {"messages": 0, "events": 0})
     files: dict[LogName, tuple[str, int]] = field(default_factory=dict)
+    others: dict[LogName, list[str]] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
         """Return it as a header keeps it."""
         out: JsonObject = {}
         for log in LOGS:
             name, size = self.files.get(log, ("", 0))
-            out[log] = {"offset": self.ends[log], "file": name, "bytes": size}
+            out[log] = {
+                "offset": self.ends[log],
+                "file": name,
+                "bytes": size,
+                "others": cast("Json", sorted(self.others.get(log, ()))),
+            }
         return out
 
     @classmethod
@@ -42,6 +49,7 @@ class Checkpoint:
         found = cls()
         for log in LOGS:
             found.ends[log] = int(stored[log]["offset"])
+            found.others[log] = [str(name) for name in stored[log]["others"]]
             if stored[log]["file"]:
                 found.files[log] = (str(stored[log]["file"]), int(stored[log]["bytes"]))
         return found
@@ -65,12 +73,10 @@ class Checkpoint:
 
     def _is_before(self, log: LogName, last: SegmentName | PartName | None, other: SegmentName | PartName) -> bool:
         """Say whether a file cannot hold anything past the checkpoint, whose last file is `last`."""
-        if isinstance(other, PartName):
-            return other.last <= self.ends[log]
-        if isinstance(last, SegmentName):
-            return other.first < last.first
-        # A superseded segment beside a part: an object never grows, a file may have grown elsewhere.
-        return other.first <= self.ends[log] and not other.writer
+        if other.writer:
+            return str(other) in self.others.get(log, ())
+        # An object without a writer's id never grows, and only one can have its offset.
+        return other.first < last.first if isinstance(last, SegmentName) else other.first <= self.ends[log]
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from traceark.codec.parquet import PartInfo, Run
+from traceark.codec.parquet import PartInfo
 from traceark.errors import (
     DamagedTraceError,
     IncompleteTraceError,
@@ -23,7 +23,7 @@ from traceark.errors import (
     TraceNotFoundError,
 )
 from traceark.headers import Checkpoint, Header, TreeFile, as_read
-from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, trace_prefix
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, parse_log_name, trace_prefix
 from traceark.log import LogRead, Tail, read_log
 from traceark.models import GoalTree, Trace
 from traceark.requests import KnownMessage, Request, Staged, fold_record
@@ -66,7 +66,7 @@ class OpenTrace:
         self.fold = MessageFold()
         self.ends: dict[LogName, int] = {"messages": 0, "events": 0}
         self.tails: dict[LogName, Tail | None] = {"messages": None, "events": None}
-        self.runs: dict[LogName, list[Run]] = {"messages": [], "events": []}
+        self.crcs: dict[LogName, str | None] = {"messages": None, "events": None}
         self.entries: dict[str, Entry] = {}
         self.parts: dict[str, PartInfo] = {}
         self.dirty = False
@@ -146,7 +146,7 @@ class OpenTrace:
         self.fold = MessageFold()
         self.ends = {"messages": 0, "events": 0}
         self.tails = {"messages": None, "events": None}
-        self.runs = {"messages": [], "events": []}
+        self.crcs = {"messages": None, "events": None}
         self.entries = {}
         self.parts = {}
 
@@ -183,7 +183,8 @@ class OpenTrace:
                 fold_record(self.fold, row.op, row.record, row.offset)
         self.ends[log] = read.end
         self.tails[log] = read.tail
-        self.runs[log] = read.runs
+        if read.crc is not None:
+            self.crcs[log] = read.crc
         self._writer.log_changed(log)
 
     def view(self) -> Trace:
@@ -294,6 +295,7 @@ class OpenTrace:
             self.ends,
             f"{self.header.incarnation}-{self.writer_id}",
             max(self.fold.last_sequence, self.header.floor),
+            {log: self.crcs[log] for log in LOGS if self._writer.begins(log)},
         )
         for request in batch:
             request.error = None
@@ -306,6 +308,9 @@ class OpenTrace:
     def _applied(self, staged: Staged) -> None:
         staged.apply(self.fold)
         self.ends = staged.ends
+        for log, lines in staged.lines.items():
+            if lines:
+                self.crcs[log] = lines[-1][-11:-3].decode()
         self.dirty = True
         self.touched = True
 
@@ -349,6 +354,16 @@ class OpenTrace:
                 last = max(parts, key=lambda name: self.parts[name].last)
                 key = last.removeprefix(f"{self.prefix}/")
                 found.files[log] = (key.rpartition("/")[2], self.entries[key].size)
+            last_name = found.files.get(log, ("", 0))[0]
+            found.others[log] = [
+                name
+                for entry in self.entries
+                if entry.startswith(f"{log}/")
+                and (name := entry.rpartition("/")[2]) != last_name
+                and (parsed := parse_log_name(name)) is not None
+                and parsed.writer
+                and parsed.incarnation == self.header.incarnation
+            ]
         return found
 
     async def publish_header(self, header: Header) -> None:

@@ -41,25 +41,35 @@ class LogRead:
     """What was read of a log.
 
     `runs` say who wrote which offsets; `damaged` names parts that were left out, with the reason.
+    `crc` is the ``_crc`` of the last record, and `links` that of the record before a file's first,
+    by the first's offset.
     """
 
     records: list[PartRecord] = field(default_factory=list)
     end: int = 0
     tail: Tail | None = None
     runs: list[Run] = field(default_factory=list)
+    crc: str | None = None
+    links: dict[int, str | None] = field(default_factory=dict)
     plan: LogPlan = field(default_factory=lambda: LogPlan((), (), (), ()))
     damaged: dict[str, CorruptFileError] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Segment:
-    """What a segment's bytes hold: whole records, how many, who wrote the first, and their size in bytes."""
+    """What a segment's bytes hold: whole records, how many, who wrote the first, and their size in bytes.
+
+    `after` is the ``_crc`` that the first record names as that of the record before it, `crc` that
+    of the last record.
+    """
 
     records: list[PartRecord]
     count: int
     writer: str
     size: int
     torn: bool
+    after: str | None = None
+    crc: str | None = None
 
 
 def parse_segment(data: bytes, what: str, first: int, incarnation: str, after: int = 0) -> Segment:
@@ -90,17 +100,19 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str, after: i
     """
     records: list[PartRecord] = []
     first_writer = ""
+    after_crc = crc = None
     position = 0
     offset = first
     while position < len(data):
         end = data.find(b"\n", position)
         if end >= 0 and first < offset <= after:
+            crc = data[end - 10 : end - 2].decode()
             position, offset = end + 1, offset + 1
             continue
         line = data[position : end if end >= 0 else len(data)]
         if end < 0 or not proves_itself(line):
             _check_torn(data, position, what, offset)
-            return Segment(records, offset - first, first_writer, position, torn=True)
+            return Segment(records, offset - first, first_writer, position, True, after_crc, crc)
         record = decode_line(line, f"{what}, offset {offset}")
         if record.pop("_offset", None) != offset:
             raise CorruptFileError(f"{what} holds another offset where {offset} belongs; restore the file from a copy")
@@ -109,10 +121,14 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str, after: i
             raise CorruptFileError(f"{what}, offset {offset}: the record is of another incarnation of the trace")
         first_writer = first_writer or writer[9:]
         op = cast("str | None", record.pop("_op", None))
+        crc = line[-10:-2].decode()
+        follows = cast("str | None", record.pop("_after", None))
+        if offset == first:
+            after_crc = follows
         if offset > after:
-            records.append(PartRecord(offset, op, record))
+            records.append(PartRecord(offset, op, record, None, crc))
         position, offset = end + 1, offset + 1
-    return Segment(records, offset - first, first_writer, position, torn=False)
+    return Segment(records, offset - first, first_writer, position, False, after_crc, crc)
 
 
 def _check_torn(data: bytes, position: int, what: str, offset: int) -> None:
@@ -236,27 +252,28 @@ async def read_log(
     for index, (source, need) in enumerate(zip(plan.sources, needed, strict=True)):
         key = f"{directory}/{source.name}"
         if source.last is not None:
+            info = parts[source.name]
             _check_gap(directory, out.end, source.first, previous, damaged)
+            _check_link(directory, out, info.first, info.after, previous, source.name)
             out.runs += [
                 Run(
                     max(run.first, source.first),
                     run.writer,
                     min(run.last, source.last) - max(run.first, source.first) + 1,
                 )
-                for run in parts[source.name].covers
+                for run in info.covers
                 if run.last >= source.first and run.first <= source.last
             ]
             if need:
                 rows = read_part(await files.read(source.name), log, key, columns)
                 floor = max(source.first - 1, after)
                 out.records += [row for row in rows if floor < row.offset <= source.last]
-            out.end, out.tail, previous = source.last, None, source.name
+            out.end, out.tail, out.crc, previous = source.last, None, info.last_crc, source.name
             continue
-        if not need:
+        if not need and source.first == out.end + 1:
             _check_gap(directory, out.end, source.first, previous, damaged)
             following = plan.sources[index + 1].first
-            if following - 1 > out.end:
-                out.end, previous = following - 1, source.name
+            out.end, out.crc, previous = following - 1, None, source.name
             continue
         previous = _take_segment(await files.read(source.name), directory, source, incarnation, out, after, previous)
     if damaged and (out.end == 0 or _hidden(damaged, out.end)):
@@ -293,13 +310,21 @@ def _take_segment(
         _check_gap(directory, out.end, source.first, previous, out.damaged)
         if source.first <= out.end:
             raise diverged(directory, source.first, previous, source.name)
+        _check_link(directory, out, name.first, segment.after, previous, source.name)
         out.records += [row for row in segment.records if row.offset >= source.first and row.offset > after]
         out.runs.append(Run(source.first, name.writer or segment.writer, last - source.first + 1))
-        out.end = last
+        out.end, out.crc = last, segment.crc
     elif name.first > out.end + 1:
         _check_gap(directory, out.end, name.first, previous, out.damaged)
     out.tail = Tail(source.name, segment.size, segment.torn)
     return source.name
+
+
+def _check_link(directory: str, out: LogRead, first: int, after: str | None, previous: str, name: str) -> None:
+    """Refuse a file that was written after another record than the one before it here."""
+    out.links[first] = after
+    if first == out.end + 1 and None not in (after, out.crc) and after != out.crc:
+        raise diverged(directory, first, previous, name)
 
 
 def _check_gap(directory: str, end: int, first: int, previous: str, damaged: Mapping[str, CorruptFileError]) -> None:

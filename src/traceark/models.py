@@ -38,6 +38,7 @@ RESERVED_FIELDS = frozenset(
         "_checkpoint",
         "_set",
         "_changed",
+        "_after",
     }
 )
 _TOO_FINE = re.compile(r"\.\d{6}\d*[1-9]")

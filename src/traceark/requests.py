@@ -26,9 +26,11 @@ class KnownMessage(Exception):
 class Staged:
     """Requests at their offsets, not yet applied: the lines by log, and what they will change."""
 
-    __slots__ = ("ends", "facts", "first", "lines", "sequence", "updates", "writer")
+    __slots__ = ("after", "ends", "facts", "first", "lines", "sequence", "updates", "writer")
 
-    def __init__(self, ends: dict[LogName, int], writer: str, sequence: int) -> None:
+    def __init__(self, ends: dict[LogName, int], writer: str, sequence: int, after: dict[LogName, str | None]) -> None:
+        # The `_crc` of a log's last record, where the next one begins a segment and must name it.
+        self.after = after
         self.first = ends
         self.ends = ends.copy()
         self.writer = writer
@@ -41,7 +43,8 @@ class Staged:
         """Add a record's JSON text to a log; return its offset."""
         offset = self.ends[log] + 1
         self.ends[log] = offset
-        self.lines[log].append(seal_record(body, offset, self.writer))
+        after = self.after.pop(log, None) if self.after else None
+        self.lines[log].append(seal_record(body, offset, self.writer, after))
         return offset
 
     def current(self, message_id: str, fold: MessageFold) -> Facts | None:

@@ -59,6 +59,10 @@ class LogWriter(ABC):
         raise NotImplementedError
 
     @abstractmethod
+    def begins(self, log: LogName) -> bool:
+        """Say whether the next record of a log will be the first of a segment."""
+
+    @abstractmethod
     async def append(self, staged: Staged) -> None:
         """Append and return when it is durable.
 
@@ -189,6 +193,10 @@ class FileWriter(LogWriter):
             self._rewind(before)
             raise
 
+    def begins(self, log: LogName) -> bool:
+        tail = self._trace.tails[log]
+        return tail is None or tail.torn or tail.size == 0 or log not in self._begun
+
     async def append(self, staged: Staged) -> None:
         before = {log: tail.size for log in LOGS if (tail := self._trace.tails[log]) is not None}
         self.append_now(staged)
@@ -311,6 +319,9 @@ class ObjectWriter(LogWriter):
             await self._trace.refresh()
             self._known_at = time.monotonic()
         yield
+
+    def begins(self, log: LogName) -> bool:
+        return True
 
     async def append(self, staged: Staged) -> None:
         trace = self._trace

@@ -292,8 +292,10 @@ def seal_line(body: str) -> bytes:
     return _sealed(body[:-1].encode())
 
 
-def seal_record(body: str, offset: int, writer: str) -> bytes:
-    """Return the line of a record's text at its offset."""
+def seal_record(body: str, offset: int, writer: str, after: str | None = None) -> bytes:
+    """Return the line of a record's text at its offset; `after` is the ``_crc`` of the record before it."""
+    if after is not None:
+        body = f'{body[:-1]},"_after":"{after}"}}'
     return _sealed(f'{body[:-1]},"_offset":{offset},"_writer":"{writer}"'.encode())
 
 

@@ -88,7 +88,9 @@ class Run:
 class PartInfo:
     """What a part says of itself in its key-value metadata.
 
-    `folded` is true when updates are folded in (a sealed trace: one row per message).
+    `folded` is true when updates are folded in (a sealed trace: one row per message). `after` is
+    the ``_crc`` of the record before the first, `last_crc` that of the last: a file that follows
+    must have been written after that very record.
     """
 
     log: LogName
@@ -98,6 +100,8 @@ class PartInfo:
     last: int
     folded: bool
     covers: tuple[Run, ...]
+    after: str | None = None
+    last_crc: str | None = None
 
     def to_json(self) -> str:
         """Return the text of the metadata entry."""
@@ -111,6 +115,8 @@ class PartInfo:
                 "last": self.last,
                 "folded": self.folded,
                 "covers": [[run.first, run.writer, run.count] for run in self.covers],
+                "after": self.after,
+                "last_crc": self.last_crc,
             },
             separators=(",", ":"),
         )
@@ -132,6 +138,8 @@ class PartInfo:
                 int(stored["last"]),
                 bool(stored["folded"]),
                 tuple(Run(int(first), str(writer), int(count)) for first, writer, count in stored["covers"]),
+                stored["after"],
+                stored["last_crc"],
             )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, UnsupportedFormatError):
@@ -212,13 +220,15 @@ class PartRecord:
     """One row of a part: its offset, what it does, and the record.
 
     `op` is None for a record that adds; for ``update`` the record has `message_id` and the fields
-    it sets. `digest` is that of the message as first added, where an update was folded in.
+    it sets. `digest` is that of the message as first added, where an update was folded in. `crc` is
+    the record's ``_crc``, where it was read from a segment.
     """
 
     offset: int
     op: str | None
     record: JsonObject
     digest: str | None = None
+    crc: str | None = None
 
 
 def write_part(sink: IO[bytes], info: PartInfo, records: Iterable[PartRecord]) -> None:
