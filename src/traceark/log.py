@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from traceark.codec.lines import decode_line, proves_itself
+from traceark.codec.lines import proven_record, proves_itself
 from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, read_part
 from traceark.errors import CorruptFileError, IncompleteTraceError
 from traceark.layout import LogName, PartName, SegmentName, parse_log_name
@@ -113,7 +113,7 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str, after: i
         if end < 0 or not proves_itself(line):
             _check_torn(data, position, what, offset)
             return Segment(records, offset - first, first_writer, position, True, after_crc, crc)
-        record = decode_line(line, f"{what}, offset {offset}")
+        record = proven_record(line, f"{what}, offset {offset}")
         if record.pop("_offset", None) != offset:
             raise CorruptFileError(f"{what} holds another offset where {offset} belongs; restore the file from a copy")
         writer = cast("str", record.pop("_writer", ""))
@@ -163,9 +163,11 @@ class Files:
     async def read(self, name: str) -> bytes:
         """Return a file's bytes."""
         if name not in self._data:
-            start = self._planned.index(name) if name in self._planned else 0
-            group = self._planned[start : start + self._ahead] or [name]
-            self._planned = self._planned[start + self._ahead :]
+            group = [name]
+            if name in self._planned:
+                start = self._planned.index(name)
+                group = self._planned[start : start + self._ahead]
+                self._planned = self._planned[start + self._ahead :]
             read = await asyncio.gather(*(self._storage.read(f"{self._directory}/{each}") for each in group))
             self._data.update(zip(group, read, strict=True))
         return self._data.pop(name)

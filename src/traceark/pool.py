@@ -16,6 +16,7 @@ from traceark.codec.lines import time_text
 from traceark.codec.parquet import PartInfo
 from traceark.compact import seal
 from traceark.errors import InvalidIdError, StoreClosedError, TraceNotFoundError, UnsupportedFormatError
+from traceark.headers import Header
 from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import TERMINAL, JsonObject, utc_now
@@ -47,6 +48,7 @@ class TracePool:
         self._opening: dict[str, asyncio.Task[OpenTrace]] = {}
         self._sealing: dict[str, asyncio.Task[None]] = {}
         self._parts: dict[str, PartInfo] = {}
+        self._headers: dict[str, tuple[str, Header]] = {}
         self._marker: JsonObject | None = None
         self._writable: asyncio.Task[None] | None = None
 
@@ -177,7 +179,9 @@ class TracePool:
             prefix = trace_prefix(trace_id)
         except InvalidIdError:
             return None  # what cannot be created is not there
-        return await load(self.storage, trace_id, prefix, None, self.parts())
+        if len(self._headers) > self._limit:
+            self._headers.clear()
+        return await load(self.storage, trace_id, prefix, None, self.parts(), self._headers)
 
     def parts(self) -> dict[str, PartInfo]:
         """Return what is remembered of parts."""

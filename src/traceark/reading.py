@@ -87,7 +87,7 @@ class StoredTrace:
     async def trace(self) -> Trace:
         """Return the header with exact totals."""
         if self.is_exact():
-            return self.header.trace
+            return self.header.trace.model_copy(deep=True)
         fold, _ = await self.fold()
         events = await self.log("events")
         trace = self.header.trace.model_copy()
@@ -155,19 +155,29 @@ async def load(
     prefix: str,
     entries: Mapping[str, Entry] | None = None,
     parts: dict[str, PartInfo] | None = None,
+    headers: dict[str, tuple[str, Header]] | None = None,
 ) -> StoredTrace | None:
-    """Return a trace as it stands, or None where there is no header."""
+    """Return a trace as it stands, or None where there is no header.
+
+    `headers` remembers headers by trace id with the version they were read at.
+    """
     if entries is None:
         entries = await storage.list(prefix)
     if HEADER not in entries:
         return None
     what = f"{prefix}/{HEADER}"
+    version = entries[HEADER].version
+    known = headers.get(trace_id) if headers is not None else None
+    if known is not None and known[0] == version:
+        return StoredTrace(storage, trace_id, prefix, entries, known[1], {} if parts is None else parts)
     header = Header.decode(await storage.read(what), what)
     if header.trace.trace_id != trace_id:
         raise CorruptFileError(
             f"{what} is the header of trace {header.trace.trace_id!r}, whose directory has another name; "
             "rename it or restore it"
         )
+    if headers is not None:
+        headers[trace_id] = (version, header)
     return StoredTrace(storage, trace_id, prefix, entries, header, {} if parts is None else parts)
 
 

@@ -339,6 +339,11 @@ def decode_line(line: bytes, what: str) -> JsonObject:
     line = line.removesuffix(b"\n")
     if not proves_itself(line):
         raise CorruptFileError(f"{what} does not prove itself (its _crc is missing or wrong); restore it from a copy")
+    return proven_record(line, what)
+
+
+def proven_record(line: bytes, what: str) -> JsonObject:
+    """Return the JSON object of a line that has been found to prove itself, without its ``_crc``."""
     try:
         record = json.loads(line.decode())
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
