@@ -12,8 +12,9 @@ class TracearkError(Exception):
     """Base of every error that traceark raises on purpose."""
 
     def __str__(self) -> str:
-        # KeyError would print the repr of its argument; a message is meant to be read.
-        return str(self.args[0]) if self.args else type(self).__name__
+        # KeyError would print the repr of its argument; a message is meant to be read. OSError has
+        # its number first.
+        return str(self.args[-1]) if self.args else type(self).__name__
 
 
 class InvalidValueError(TracearkError, ValueError):

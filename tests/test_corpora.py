@@ -1,0 +1,116 @@
+"""Real agent runs, in and out again: imported, sealed, copied, verified, on disk and on S3.
+
+The runs are not part of the project; where their folder is absent the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from s3fs import S3FileSystem
+
+from servers import S3Server
+from traceark import ArchiveStore, Message
+from traceark.importers.run import import_paths
+
+CORPORA = Path(__file__).resolve().parents[2] / "shared" / "corpora"
+
+pytestmark = pytest.mark.skipif(not CORPORA.is_dir(), reason=f"the folder of real runs is absent: {CORPORA}")
+
+TOTALS = """
+    SELECT (SELECT count(*) FROM traces) AS traces, (SELECT count(*) FROM goals) AS goals,
+           (SELECT count(*) FROM events) AS events, count(*) AS messages, count(DISTINCT message_id) AS ids,
+           sum(tokens) AS tokens, sum(usage.output_tokens) AS output, sum(length(content)) AS content
+    FROM messages
+"""
+
+
+async def imported(url: str, **options: object) -> ArchiveStore:
+    """Return an archive with all sessions in it, sealed."""
+    async with ArchiveStore(url, durability="os", **options) as store:  # type: ignore[arg-type]
+        report = await import_paths(store, [CORPORA / "claude-code", CORPORA / "claude-code-small"])
+        assert report.ok
+    return ArchiveStore(url, **options)  # type: ignore[arg-type]
+
+
+async def all_sealed(store: ArchiveStore) -> bool:
+    """Say whether every trace is sealed."""
+    stored = [await store._pool.stored(trace.trace_id) for trace in await store.list_traces(limit=1000)]
+    return all(each is not None and each.is_sealed() for each in stored)
+
+
+def test_a_copied_folder_verifies_and_adds_up_to_the_same(tmp_path: Path) -> None:
+    async def run() -> None:
+        first = await imported(str(tmp_path / "first"))
+        assert await all_sealed(first)
+        shutil.copytree(tmp_path / "first", tmp_path / "second")
+        second = ArchiveStore(tmp_path / "second")
+        assert await first.verify(deep=True) == []
+        assert await second.verify(deep=True) == []
+        totals = (await first.sql(TOTALS)).rows()
+        assert (await second.sql(TOTALS)).rows() == totals
+        assert totals[0]["messages"] == totals[0]["ids"] == 2295
+
+    asyncio.run(run())
+
+
+def test_s3_holds_the_same(tmp_path: Path, ministack_server: S3Server) -> None:
+    async def run() -> None:
+        url, options = ministack_server.place(), ministack_server.storage_options
+        there = await imported(url, storage_options=options)
+        assert await there.verify(deep=True) == []
+        here = await imported(str(tmp_path / "here"))
+        assert (await there.sql(TOTALS)).rows() == (await here.sql(TOTALS)).rows()
+        # Copied down object by object, it is an archive on disk.
+        S3FileSystem(**options).get(url, str(tmp_path / "down"), recursive=True)
+        down = ArchiveStore(tmp_path / "down")
+        assert await down.verify(deep=True) == []
+        assert (await down.sql(TOTALS)).rows() == (await here.sql(TOTALS)).rows()
+
+    asyncio.run(run())
+
+
+async def contents(url: Path, paths: list[Path]) -> tuple[object, list[Message], list[object]]:
+    """Return what an archive holds of the one session in some files, imported in that order."""
+    async with ArchiveStore(url, durability="os") as store:
+        for path in paths:
+            await import_paths(store, [path])
+        (trace,) = await store.list_traces()
+        events = [(event.event_id, event.event_type, event.payload) for event in await store.get_events(trace.trace_id)]
+        tree = await store.get_goal_tree(trace.trace_id)
+        header = trace.model_dump(exclude={"metadata"}), tree.model_dump() if tree is not None else None
+        return header, await store.get_trace_messages(trace.trace_id), list(events)
+
+
+def test_a_session_that_grew_is_the_same_in_any_order(tmp_path: Path) -> None:
+    paths = sorted((CORPORA / "claude-code-growing").glob("*.jsonl"))
+    expected = asyncio.run(contents(tmp_path / "last", paths[-1:]))
+    orders = [paths, paths[::-1], *itertools.islice(itertools.permutations(paths), 100, 700, 250)]
+    for index, order in enumerate(orders):
+        assert asyncio.run(contents(tmp_path / str(index), list(order))) == expected
+
+
+def test_the_totals_of_a_session_are_those_of_its_file(tmp_path: Path) -> None:
+    path = next((CORPORA / "claude-code").glob("*95047199*"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    last: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row["type"] == "assistant":
+            last[row["message"]["id"]] = row["message"]["usage"]
+    kinds = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    tokens = sum(usage.get(kind, 0) for usage in last.values() for kind in kinds)
+
+    async def run() -> None:
+        async with ArchiveStore(tmp_path / "one", durability="os") as store:
+            await import_paths(store, [path])
+            (trace,) = await store.list_traces()
+            assert trace.total_tokens == tokens
+            assert trace.total_messages == sum(row["type"] in ("user", "assistant") for row in rows)
+            assert trace.total_messages + trace.last_event_id == len(rows)
+
+    asyncio.run(run())

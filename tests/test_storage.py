@@ -1,0 +1,165 @@
+"""Storages: a server that is too weak is refused, others are written with care."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servers import S3Server
+from traceark import ArchiveStore, Message, Trace
+from traceark.errors import StoreClosedError, TracearkError, UnsafeStorageError
+from traceark.storage.base import KeyExistsError, KeyMissingError, VersionMismatchError
+from traceark.storage.memory import MemoryStorage
+from traceark.storage.objects import S3Storage
+
+
+class ForgetfulS3(S3Storage):
+    """A server that takes conditional writes and ignores the condition."""
+
+    ignored: str
+
+    async def _put(self, key: str, data: bytes, **condition: str) -> str:
+        condition.pop(self.ignored, None)
+        return await super()._put(key, data, **condition)
+
+
+@pytest.mark.parametrize("ignored", ["IfNoneMatch", "IfMatch"])
+def test_a_server_that_ignores_conditions_is_refused(ministack_server: S3Server, ignored: str) -> None:
+    async def run() -> None:
+        url = ministack_server.place()
+        storage = ForgetfulS3(url, ministack_server.storage_options)
+        storage.ignored = ignored
+        store = ArchiveStore(url, storage_options=ministack_server.storage_options)
+        store.storage = store._pool.storage = storage
+        with pytest.raises(UnsafeStorageError, match="allow_unsafe_writes"):
+            await store.create_trace(Trace(trace_id="t"))
+        assert await S3Storage(url, ministack_server.storage_options).list("traces") == {}
+        unsafe = ArchiveStore(url, storage_options=ministack_server.storage_options, allow_unsafe_writes=True)
+        unsafe.storage = unsafe._pool.storage = storage
+        await unsafe.create_trace(Trace(trace_id="t"))
+
+    asyncio.run(run())
+
+
+def test_conditions_hold_on_s3(ministack_server: S3Server) -> None:
+    async def run() -> None:
+        storage = S3Storage(ministack_server.place(), ministack_server.storage_options)
+        await storage.check_writable()
+        version = await storage.create("k", b"1")
+        with pytest.raises(KeyExistsError):
+            await storage.create("k", b"2")
+        newer = await storage.replace("k", b"3", version)
+        with pytest.raises(VersionMismatchError):
+            await storage.replace("k", b"4", version)
+        assert await storage.read_versioned("k") == (b"3", newer)
+        await storage.delete(["k"])
+        with pytest.raises(KeyMissingError):
+            await storage.read("k")
+
+    asyncio.run(run())
+
+
+def test_any_file_system_of_fsspec_is_read_and_written_by_one_writer(tmp_path: Path) -> None:
+    url = f"local://{tmp_path}/archive"
+
+    async def run() -> None:
+        with pytest.raises(UnsafeStorageError, match="allow_unsafe_writes"):
+            await ArchiveStore(url).create_trace(Trace(trace_id="t"))
+        async with ArchiveStore(url, allow_unsafe_writes=True) as store:
+            await store.create_trace(Trace(trace_id="t"))
+            await store.add_message(Message(trace_id="t", role="user", content="hi"))
+            await store.update_trace("t", status="completed")
+        assert [message.content for message in await ArchiveStore(url).get_trace_messages("t")] == ["hi"]
+        assert await ArchiveStore(tmp_path / "archive").verify(deep=True) == []
+
+    asyncio.run(run())
+
+
+class LossyMemory(MemoryStorage):
+    """Creates the object and then loses the answer, once."""
+
+    lost = False
+
+    async def create(self, key: str, data: bytes) -> str:
+        version = await super().create(key, data)
+        if not self.lost and "/messages/" in key:
+            self.lost = True
+            raise KeyExistsError("a retry inside the client found its own object")
+        return version
+
+
+def test_a_creation_whose_answer_was_lost_is_not_a_conflict_with_oneself() -> None:
+    async def run() -> None:
+        store = ArchiveStore("memory://lossy")
+        storage = LossyMemory("lossy")
+        store.storage = store._pool.storage = storage
+        await store.create_trace(Trace(trace_id="t"))
+        ids = [await store.add_message(Message(trace_id="t", role="user", content=n)) for n in range(3)]
+        assert storage.lost
+        assert [message.message_id for message in await store.get_trace_messages("t")] == ids
+
+    try:
+        asyncio.run(run())
+    finally:
+        MemoryStorage.forget("lossy")
+
+
+def test_a_failed_sync_stops_all_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        store = ArchiveStore(tmp_path / "archive")
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(Message(trace_id="t", role="user", content="kept"))
+
+        def failing(descriptor: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fdatasync", failing)
+            with pytest.raises(TracearkError, match="sync failed"):
+                await store.add_message(Message(trace_id="t", role="user", content="not acknowledged"))
+        with pytest.raises(StoreClosedError, match="open the archive again"):
+            await store.add_message(Message(trace_id="t", role="user", content="refused"))
+        again = ArchiveStore(tmp_path / "archive")
+        assert (await again.get_trace_messages("t"))[0].content == "kept"
+        await again.add_message(Message(trace_id="t", role="user", content="goes on"))
+        assert await again.verify(deep=True) == []
+
+    asyncio.run(run())
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    write = os.write
+
+    def full(descriptor: int, data: Any) -> int:
+        if b"too much" in bytes(data):
+            write(descriptor, bytes(data)[:20])
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    async def run() -> None:
+        for durability in ("os", "fsync"):
+            store = ArchiveStore(tmp_path / durability, durability=durability)  # type: ignore[arg-type]
+            await store.create_trace(Trace(trace_id="t"))
+            await store.add_message(Message(trace_id="t", role="user", content="first"))
+            with monkeypatch.context() as patch:
+                patch.setattr("os.write", full)
+                with pytest.raises(TracearkError, match="No space left"):
+                    await store.add_message(Message(trace_id="t", role="user", content="too much"))
+            await store.add_message(Message(trace_id="t", role="user", content="after"))
+            assert [each.content for each in await store.get_trace_messages("t")] == ["first", "after"]
+            await store.update_trace("t", status="completed")
+            await store.close()
+            assert await ArchiveStore(tmp_path / durability).verify(deep=True) == []
+
+    asyncio.run(run())
+
+
+def test_a_secret_is_in_no_repr_and_no_error() -> None:
+    options = {"key": "id", "secret": "hush-hush", "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
+    store = ArchiveStore("s3://bucket/prefix", storage_options=options)
+    assert "hush" not in repr(store) + str(vars(store))
