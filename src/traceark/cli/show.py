@@ -150,10 +150,16 @@ def _print_messages(console: TerminalConsole, shown: Shown, *, full: bool) -> No
         pieces = pieces_of(message, full=full)
         for piece in pieces:
             _print_indented(console, _body(piece, full=full))
-        if message.error and not any(message.error in piece.text for piece in pieces):
+        if message.error and not _is_said(message.error, pieces):
             _print_indented(console, Text(visible(message.error), style="red"))
         elif not pieces:
             _print_indented(console, Text("nothing", style="italic dim"))
+
+
+def _is_said(error: str, pieces: list[Piece]) -> bool:
+    """Say whether an error only repeats, perhaps shortened to a line, what the message says."""
+    line = one_line(error).removesuffix("…")
+    return any(line in one_line(piece.text, len(line) + 1000) for piece in pieces)
 
 
 def _print_indented(console: TerminalConsole, text: Text) -> None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from traceark.cli.columns import GAP, Column, lay_out
 from traceark.cli.content import json_text
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified, plain
 from traceark.cli.terminal import NOTHING, cost_text, count_of, model_text, one_line, short_number, time_text, visible
@@ -30,6 +31,7 @@ _WIDE = 120
 _TASK_CHARS = 160
 _CELL_CHARS = 200
 _LEAST_CELL = 8
+_SHORT_ID = 17
 
 
 class TerminalConsole(Console):
@@ -43,22 +45,10 @@ class TerminalConsole(Console):
         """Leave it to `main`; rich would exit here as if something had been found wrong."""
         raise BrokenPipeError
 
-    def print_lines(self, table: Table | Tree, *last: tuple[str, Text]) -> None:
-        """Print a table or a tree without the spaces that fill up its lines.
-
-        Parameters
-        ----------
-        table : Table or Tree
-            What is laid out to fit the width.
-        last : (str, Text)
-            What follows each line, behind that text, up to the end of the width.
-        """
-        for index, segments in enumerate(self.render_lines(table, pad=False)):
+    def print_lines(self, laid_out: Table | Tree) -> None:
+        """Print a grid or a tree without the spaces that fill up its lines."""
+        for segments in self.render_lines(laid_out, pad=False):
             line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
-            if last:
-                before, text = last[index]
-                line.append(before)
-                line.append_text(text)
             line.rstrip()
             self.print_line(line)
 
@@ -79,37 +69,31 @@ class TextOutput(Output):
             self.console.print("no traces")
             return
         wide = self.console.width >= _WIDE
-        costs = wide or any(trace.total_cost for trace in traces)
         columns = [
-            "id",
-            "created (UTC)" if wide else "created",
-            "status",
-            "agent",
-            "model",
-            ">msgs",
-            ">tokens",
-            ">cost",
+            Column("id"),
+            Column("created (UTC)" if wide else "created"),
+            Column("status"),
+            Column("agent", least=6),
+            Column("model", least=6),
+            Column("msgs", right=True),
+            Column("tokens", right=True),
         ]
-        rows = [_trace_cells(trace, short, wide=wide) for trace in traces]
-        shown = columns[: None if costs else -1]
-        table = _table(*shown)
-        # The names of agents and models give way, since numbers that are cut would lie.
-        widths = [
-            max(cell_len(text) for text in (name.lstrip(">"), *cells))
-            for name, *cells in zip(shown, *rows, strict=False)
-        ]
-        room = self.console.width - sum(widths[:3] + widths[5:]) - 2 * (len(shown) - 1)
-        for row in rows:
-            for index in (3, 4):
-                row[index] = one_line(row[index], max(min(room // 2, 24), 6))
-            id_, status = Text(row[0], style="cyan"), Text(row[2], style=STATUS_STYLES[row[2]])
-            table.add_row(id_, row[1], status, *map(Text, row[3 : len(shown)]))
-        tasks = [Text(one_line(trace.task or "", _TASK_CHARS)) for trace in traces]
+        if wide or any(trace.total_cost for trace in traces):
+            columns.append(Column("cost", right=True))
         if wide:
-            self.console.print_lines(table, ("  ", Text("task", style="bold")), *(("  ", task) for task in tasks))
-            return
-        indent = "\n" + " " * (widths[0] + 2)
-        self.console.print_lines(table, ("", Text()), *((indent if task else "", task) for task in tasks))
+            columns.append(Column("task", least=8))
+        rows = [_trace_cells(trace, short, wide=wide)[: len(columns)] for trace in traces]
+        heading, *lines = lay_out(columns, rows, self.console.width)
+        self.console.print_line(Text(GAP.join(heading).rstrip(), style="bold"))
+        for trace, line in zip(traces, lines, strict=True):
+            text = Text(GAP.join(line).rstrip())
+            text.stylize("cyan", 0, len(line[0]))
+            begin = sum(map(len, line[:2])) + 2 * len(GAP)
+            text.stylize(STATUS_STYLES[trace.status], begin, begin + len(line[2]))
+            self.console.print_line(text)
+            if trace.task and not wide:
+                indent = " " * (cell_len(line[0]) + len(GAP))
+                self.console.print_line(Text(indent + one_line(trace.task, _TASK_CHARS)))
 
     def trace(self, shown: Shown, *, full: bool) -> None:
         """Print the header, the goal tree and the messages."""
@@ -122,49 +106,51 @@ class TextOutput(Output):
         if not events:
             self.console.print("no events")
             return
-        table = _table(">id", "time (UTC)", "type")
-        for event in events:
-            table.add_row(
-                str(event.event_id), time_text(event.created_at, seconds=True), Text(one_line(event.event_type, 40))
-            )
-        payloads = [("  ", _cell(json_text(event.payload))) for event in events]
-        self.console.print_lines(table, ("  ", Text("payload", style="bold")), *payloads)
+        columns = [Column("id", right=True), Column("time (UTC)"), Column("type"), Column("payload", least=8)]
+        rows = [
+            [
+                str(event.event_id),
+                time_text(event.created_at, seconds=True),
+                one_line(event.event_type, 40),
+                one_line(json_text(event.payload), _CELL_CHARS),
+            ]
+            for event in events
+        ]
+        self._table(columns, rows)
 
     def rows(self, rows: Rows) -> None:
         """Print a table, or a record a paragraph when its columns do not fit."""
         if not rows.columns:
             self.console.print("done")
             return
-        cells = [[_value_cell(value) for value in row] for row in rows.values]
-        names = [_cell(name) for name in rows.columns]
-        widths = [
-            max([name.cell_len, *(min(row[index].cell_len, _LEAST_CELL) for row in cells)])
-            for index, name in enumerate(names)
-        ]
-        if sum(width + 2 for width in widths) - 2 > self.console.width:
-            self._paragraphs(names, cells)
+        cells = [[_value_text(value) for value in row] for row in rows.values]
+        columns = []
+        for index, name in enumerate(rows.columns):
+            numeric = bool(rows.values) and all(_is_number(row[index]) for row in rows.values)
+            heading = one_line(name, _CELL_CHARS)
+            columns.append(Column(heading, right=numeric, least=max(cell_len(heading), _LEAST_CELL)))
+        least = sum(
+            max(cell_len(column.name), *(min(cell_len(row[index]), _LEAST_CELL) for row in cells), 0) + len(GAP)
+            for index, column in enumerate(columns)
+        )
+        if least - len(GAP) > self.console.width:
+            self._paragraphs([column.name for column in columns], cells)
         else:
-            table = _table()
-            for index, (name, width) in enumerate(zip(names, widths, strict=True)):
-                numeric = bool(rows.values) and all(
-                    isinstance(row[index], int | float | Decimal) for row in rows.values
-                )
-                table.add_column(
-                    name, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis", min_width=width
-                )
-            for row in cells:
-                table.add_row(*row)
-            self.console.print_lines(table)
+            self._table(columns, cells)
         self.console.print(count_of(len(rows.values), "row"), style="dim")
 
-    def _paragraphs(self, names: Sequence[Text], cells: Sequence[Sequence[Text]]) -> None:
-        width = max(name.cell_len for name in names)
+    def _paragraphs(self, names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         for row in cells:
-            for name, cell in zip(names, row, strict=True):
-                label = Text(" " * (width - name.cell_len)) + name
-                label.stylize("bold")
-                self.console.print_line(label + Text("  ") + cell)
-            self.console.print()
+            pairs = list(zip(names, row, strict=True))
+            for pair in lay_out([Column("", right=True), Column("", least=8)], pairs, self.console.width)[1:]:
+                self.console.out(GAP.join(pair).rstrip(), highlight=False)
+            self.console.out("")
+
+    def _table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+        heading, *lines = lay_out(columns, rows, self.console.width)
+        self.console.print_line(Text(GAP.join(heading).rstrip(), style="bold"))
+        for line in lines:
+            self.console.out(GAP.join(line).rstrip(), highlight=False)
 
     def imported(self, report: ImportReport) -> None:
         """Print the counts; problems go to standard error."""
@@ -212,39 +198,29 @@ class TextOutput(Output):
             self.console.print("no traces")
 
 
-_SHORT_ID = 17
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for name in columns:
-        right = name.startswith(">")
-        table.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
-    return table
-
-
 def _trace_cells(trace: Trace, short: Mapping[str, str], *, wide: bool) -> list[str]:
     return [
         one_line(short[trace.trace_id], 40 if wide else _SHORT_ID),
         time_text(trace.created_at) if wide else time_text(trace.created_at).partition(" ")[0],
         trace.status,
-        trace.agent_type or NOTHING,
-        model_text(trace.model) if trace.model else NOTHING,
+        one_line(trace.agent_type or NOTHING, 24),
+        one_line(model_text(trace.model) if trace.model else NOTHING, 24),
         f"{trace.total_messages:,}",
         short_number(trace.total_tokens),
         cost_text(trace.total_cost),
+        one_line(trace.task or "", _TASK_CHARS),
     ]
 
 
-def _cell(text: str) -> Text:
-    return Text(one_line(text, _CELL_CHARS))
-
-
-def _value_cell(value: Any) -> Text:
-    if value is None:
-        return Text("NULL", style="dim")
+def _value_text(value: Any) -> str:
     simple = plain(value)
-    return _cell(str(value) if isinstance(simple, int | float) and not isinstance(simple, bool) else json_text(simple))
+    if simple is None:
+        return "NULL"
+    return one_line(str(simple) if _is_number(value) else json_text(simple), _CELL_CHARS)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
 def _counted(counter: Mapping[str, int]) -> str:
