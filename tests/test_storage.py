@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
 
     async def run() -> None:
         for durability in ("os", "fsync"):
-            store = ArchiveStore(tmp_path / durability, durability=durability)  # type: ignore[arg-type]
+            store = ArchiveStore(tmp_path / durability, durability=durability)
             await store.create_trace(Trace(trace_id="t"))
             await store.add_message(Message(trace_id="t", role="user", content="first"))
             with monkeypatch.context() as patch:

@@ -7,8 +7,9 @@ go, headers before the manifest, and the manifest last.
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
+import zlib
+from contextlib import suppress
 from io import BytesIO
 
 from traceark.codec.parquet import PartInfo, PartRecord, part_info, write_part
@@ -19,7 +20,7 @@ from traceark.log import read_log
 from traceark.manifest import decode_manifest, encode_manifest, sha256
 from traceark.plan import join_runs, plan_log
 from traceark.reading import fold_updates
-from traceark.storage.base import Entry, KeyMissingError
+from traceark.storage.base import Entry, KeyExistsError, KeyMissingError
 
 _ATTEMPTS = 20
 
@@ -95,8 +96,10 @@ async def _build(
         rows = sorted(fold_updates(rows), key=lambda row: row.offset)
     info = PartInfo(log, trace.trace_id, incarnation, first, last, folded, covers, read.links.get(first), last_crc)
     data = await asyncio.to_thread(_encode, info, rows)
-    name = f"{log}/{PartName(first, last, incarnation, secrets.token_hex(4))}"
-    await trace.storage.create(f"{trace.prefix}/{name}", data)
+    name = f"{log}/{PartName(first, last, incarnation, f'{zlib.crc32(data):08x}')}"
+    with suppress(KeyExistsError):
+        # A part of this very content is there already when another process compacts or seals too.
+        await trace.storage.create(f"{trace.prefix}/{name}", data)
     return name
 
 
@@ -152,7 +155,6 @@ async def seal(trace: OpenTrace) -> None:
                 writer.forget_segments()
                 await _finish(trace, built)
                 return
-        await trace.storage.delete(f"{trace.prefix}/{name}" for name in built.values() if name not in entries)
     raise StorageError(f"trace {trace.trace_id!r} was written to all the while; seal it when its writers are done")
 
 

@@ -73,7 +73,7 @@ class Checkpoint:
 
     def _is_before(self, log: LogName, last: SegmentName | PartName | None, other: SegmentName | PartName) -> bool:
         """Say whether a file cannot hold anything past the checkpoint, whose last file is `last`."""
-        if other.writer:
+        if isinstance(other, PartName) or other.writer:
             return str(other) in self.others.get(log, ())
         # An object without a writer's id never grows, and only one can have its offset.
         return other.first < last.first if isinstance(last, SegmentName) else other.first <= self.ends[log]

@@ -138,15 +138,18 @@ class SegmentName:
 
 @dataclass(frozen=True, slots=True)
 class PartName:
-    """A part's name: first and last offset, the incarnation, and who compacted it."""
+    """A part's name: first and last offset, the incarnation, and the CRC-32 of the file's bytes.
+
+    So a part proves itself as a line does, and parts of other content never meet under one name.
+    """
 
     first: int
     last: int
     incarnation: str
-    writer: str
+    crc: str
 
     def __str__(self) -> str:
-        return f"{self.first:012d}-{self.last:012d}-{self.incarnation}-{self.writer}.parquet"
+        return f"{self.first:012d}-{self.last:012d}-{self.incarnation}-{self.crc}.parquet"
 
 
 def parse_log_name(name: str) -> SegmentName | PartName | None:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from traceark.errors import TraceExistsError, TraceNotFoundError
-from traceark.layout import HEADER, LOGS
+from traceark.layout import HEADER, LOCK, LOGS
 from traceark.storage.base import AppendStorage, KeyExistsError, Lock, Storage
 
 
 @asynccontextmanager
 async def _locked(storage: AppendStorage, prefix: str) -> AsyncIterator[Lock]:
-    lock = storage.lock(prefix)
+    lock = storage.lock(f"{prefix}/{LOCK}")
     try:
         if not lock.try_acquire():
             await asyncio.to_thread(lock.acquire)

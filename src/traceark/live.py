@@ -23,7 +23,7 @@ from traceark.errors import (
     TraceNotFoundError,
 )
 from traceark.headers import Checkpoint, Header, TreeFile, as_read
-from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, parse_log_name, trace_prefix
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.log import LogRead, Tail, read_log
 from traceark.models import GoalTree, Trace
 from traceark.requests import KnownMessage, Request, Staged, fold_record
@@ -361,7 +361,7 @@ class OpenTrace:
                 if entry.startswith(f"{log}/")
                 and (name := entry.rpartition("/")[2]) != last_name
                 and (parsed := parse_log_name(name)) is not None
-                and parsed.writer
+                and (isinstance(parsed, PartName) or parsed.writer)
                 and parsed.incarnation == self.header.incarnation
             ]
         return found

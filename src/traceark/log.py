@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -194,7 +195,10 @@ async def load_parts(
         key = f"{directory}/{name}"
         if key not in known:
             try:
-                info = part_info(await files.look(name), key)
+                data = await files.look(name)
+                if f"{zlib.crc32(data):08x}" != parsed.crc:
+                    raise CorruptFileError(f"{key} has not the CRC-32 that its name tells; restore it from a copy")
+                info = part_info(data, key)
                 if (info.first, info.last, info.incarnation) != (parsed.first, parsed.last, incarnation):
                     raise CorruptFileError(
                         f"{key}: its metadata tells of other offsets than its name; it does not count"

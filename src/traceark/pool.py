@@ -48,6 +48,7 @@ class TracePool:
         self._opening: dict[str, asyncio.Task[OpenTrace]] = {}
         self._sealing: dict[str, asyncio.Task[None]] = {}
         self._parts: dict[str, PartInfo] = {}
+        self._footers: dict[str, PartInfo] = {}
         self._headers: dict[str, tuple[str, Header]] = {}
         self._marker: JsonObject | None = None
         self._writable: asyncio.Task[None] | None = None
@@ -188,6 +189,12 @@ class TracePool:
         if len(self._parts) > _KNOWN_PARTS:
             self._parts.clear()
         return self._parts
+
+    def footers(self) -> dict[str, PartInfo]:
+        """Return what is remembered of the footers of parts that DuckDB reads itself."""
+        if len(self._footers) > _KNOWN_PARTS:
+            self._footers.clear()
+        return self._footers
 
     @staticmethod
     def of_open(trace: OpenTrace) -> StoredTrace:

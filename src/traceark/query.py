@@ -18,11 +18,10 @@ import pyarrow as pa
 
 from traceark.codec.fields import EVENTS, GOALS, MESSAGES, TRACES, Column
 from traceark.codec.lines import to_record
-from traceark.codec.parquet import to_table
-from traceark.errors import DamagedTraceError, DamagedTraceWarning, QueryError
+from traceark.codec.parquet import PartInfo, part_info, to_table
+from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning, QueryError
 from traceark.layout import LogName
 from traceark.listing import headers
-from traceark.log import Files, load_parts
 from traceark.models import GoalTree, JsonObject
 from traceark.pool import TracePool
 from traceark.reading import StoredTrace
@@ -136,7 +135,7 @@ async def _records(
     for log in ("messages", "events"):
         if log not in wanted:
             continue
-        path = await _sealed_part(stored, log)
+        path = _sealed_part(stored, log, pool.footers())
         if path is not None:
             direct[log] = path
         elif log == "messages":
@@ -148,8 +147,11 @@ async def _records(
     return found
 
 
-async def _sealed_part(stored: StoredTrace, log: LogName) -> str | None:
-    """Return the path of the one part that is the whole log, if DuckDB can read it from a local disk."""
+def _sealed_part(stored: StoredTrace, log: LogName, footers: dict[str, PartInfo]) -> str | None:
+    """Return the path of the one part that is the whole log, if DuckDB can read it from a local disk.
+
+    Its footer is looked at, not all its bytes: that is what `verify` is for.
+    """
     storage = stored.storage
     if not isinstance(storage, LocalStorage) or not stored.is_sealed():
         return None
@@ -157,11 +159,18 @@ async def _sealed_part(stored: StoredTrace, log: LogName) -> str | None:
     if len(names) != 1:
         return None
     directory = f"{stored.prefix}/{log}"
-    parts, _ = await load_parts(Files(storage, directory), directory, names, stored.header.incarnation, stored.parts)
-    info = parts.get(names[0])
-    if info is None or not info.folded or (info.first, info.last) != (1, stored.header.checkpoint.ends[log]):
+    key = f"{directory}/{names[0]}"
+    path = storage.path(key)
+    if key not in footers:
+        try:
+            with path.open("rb") as file:
+                footers[key] = part_info(file, key)
+        except (FileNotFoundError, CorruptFileError):
+            return None  # reading it through Python says what is wrong
+    info = footers[key]
+    if not info.folded or (info.first, info.last) != (1, stored.header.checkpoint.ends[log]):
         return None
-    return _GLOB.sub(r"[\1]", str(storage.path(f"{directory}/{names[0]}")))
+    return _GLOB.sub(r"[\1]", str(path))
 
 
 def _goal_records(trace_id: str, tree: GoalTree) -> Iterator[JsonObject]:

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError, TraceNotFoundError
-from traceark.layout import LOGS, LogName, SegmentName
+from traceark.layout import LOCK, LOGS, LogName, SegmentName
 from traceark.log import Tail
 from traceark.requests import Staged
 from traceark.storage.base import Appender, AppendStorage, Entry, KeyExistsError, KeyMissingError, Lock, Storage
@@ -119,7 +119,7 @@ class FileWriter(LogWriter):
     def _open_lock(self) -> Lock:
         if self._lock is None:
             try:
-                self._lock = self._storage.lock(self._trace.prefix)
+                self._lock = self._storage.lock(f"{self._trace.prefix}/{LOCK}")
             except KeyMissingError:
                 raise TraceNotFoundError(f"no trace {self._trace.trace_id!r} in {self._storage.url}") from None
             self._generation = -2

@@ -1,0 +1,1 @@
+"""Codecs: records to JSON lines and to Parquet, and back."""

@@ -309,7 +309,7 @@ def part_info(data: bytes | IO[bytes], what: str) -> PartInfo:
         raise CorruptFileError(f"{what} is torn: it does not begin and end as a Parquet file; copy it again")
     try:
         metadata = pq.read_metadata(BytesIO(data) if isinstance(data, bytes) else data).metadata
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptFileError(f"{what} has no readable Parquet footer ({error}); copy it again") from None
     if not metadata or METADATA_KEY not in metadata:
         raise CorruptFileError(f"{what} was not written by traceark: its metadata has no {METADATA_KEY.decode()!r}")

@@ -177,8 +177,8 @@ class AppendStorage(Storage):
     """A storage whose files can be appended to under a lock: a local disk."""
 
     @abstractmethod
-    def lock(self, prefix: str) -> Lock:
-        """Open the lock of the trace at a prefix, whose directory must exist."""
+    def lock(self, key: str) -> Lock:
+        """Open the lock that is the file of a key, whose directory must exist."""
 
     @abstractmethod
     def make_directory(self, prefix: str) -> None:

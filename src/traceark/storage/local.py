@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from traceark.errors import StorageError
-from traceark.layout import LOCK
 from traceark.storage.base import (
     Appender,
     AppendStorage,
@@ -269,8 +268,8 @@ class LocalStorage(AppendStorage):
             with _errors(str(self.path(key))):
                 self.path(key).unlink(missing_ok=True)
 
-    def lock(self, prefix: str) -> LocalLock:
-        return LocalLock(self.path(prefix) / LOCK)
+    def lock(self, key: str) -> LocalLock:
+        return LocalLock(self.path(key))
 
     def make_directory(self, prefix: str) -> None:
         with _errors(str(self.path(prefix))):
