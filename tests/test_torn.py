@@ -193,3 +193,21 @@ def test_a_changed_byte_before_whole_records_is_no_torn_tail(archive: Path, log:
                 assert findings, f"byte {at} was {change} and verify found nothing"
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
+def test_a_torn_tail_hides_no_changed_byte_before_it(archive: Path, rubbish: bytes) -> None:
+    path = segment_of(archive, "messages")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50] + bytes([whole[50] ^ 1]) + whole[51:] + rubbish)
+    with pytest.raises(CorruptFileError, match="offset 1"):
+        asyncio.run(numbers(reader(archive), "messages"))
+
+
+def test_a_block_that_was_never_written_ends_what_was_acknowledged(archive: Path) -> None:
+    path = segment_of(archive, "messages")
+    whole = path.read_bytes()
+    begun = whole.index(b"\n") + 20
+    assert begun < 512 < len(whole) - 1
+    path.write_bytes(whole[:begun] + bytes(512 - begun) + whole[512:])
+    assert asyncio.run(numbers(reader(archive), "messages")) == [1]
