@@ -457,7 +457,6 @@ class TestS3:
         assert told("rm", url, BUGFIX, *at)["removed"] == [BUGFIX]
         assert len(told("ls", url, *at)) == 4
 
-    @pytest.mark.xfail(strict=True, reason="a StorageError with an errno says the errno alone")
     def test_a_server_that_is_not_there_is_one_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")

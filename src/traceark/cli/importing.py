@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from traceark.cli.archives import opened
-from traceark.cli.output import output_for
 from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
 from traceark.cli.terminal import one_line
@@ -49,7 +48,7 @@ def import_verb(
                 progress=lambda path, done, total: advance(path.name, done, total),
             )
         )
-    output_for(settings).imported(report)
+    settings.output().imported(report)
     wrong = _wrong(report, sources)
     for problem in wrong:
         click.echo(f"traceark: {one_line(problem)}", err=True)

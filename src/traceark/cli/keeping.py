@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from traceark.cli.archives import find_all, find_exactly, opened_existing, trace_ids
-from traceark.cli.output import Kept, Verified, output_for
+from traceark.cli.output import Kept, Verified
 from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
 from traceark.cli.terminal import one_line
@@ -73,7 +73,7 @@ def verify_verb(settings: Settings, archive: str, names: tuple[str, ...], every:
             for number, trace_id in enumerate(chosen):
                 advance(trace_id, number, traces)
                 findings += source.verify(trace_id, deep=deep)
-    output_for(settings).verified(Verified(traces, deep, findings))
+    settings.output().verified(Verified(traces, deep, findings))
     return FOUND_WRONG if findings else FINE
 
 
@@ -111,7 +111,7 @@ def _each(what: str, chosen: Sequence[str], work: Callable[[str], None]) -> tupl
 
 
 def _tell(settings: Settings, kept: Kept) -> int:
-    output_for(settings).kept(kept)
+    settings.output().kept(kept)
     for reason in kept.failed.values():
         click.echo(f"traceark: {one_line(reason)}", err=True)
     return FOUND_WRONG if kept.failed else FINE

@@ -1,31 +1,16 @@
-"""What verbs print, as text or as JSON, behind one interface.
-
-JSON goes to standard output as one document, lists with one element a line. It is safe to print,
-too: what a terminal would obey is escaped as JSON escapes it.
-"""
+"""What verbs print, behind one interface; `text` and `as_json` implement it."""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from traceark.cli.settings import Settings
 
 if TYPE_CHECKING:
     from traceark import Event, GoalTree, Message, Trace
     from traceark.importers.report import ImportReport
     from traceark.verification import Finding
-
-_UNSAFE_IN_JSON = re.compile(
-    "[\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,102 +83,3 @@ class Output(ABC):
     @abstractmethod
     def kept(self, kept: Kept) -> None:
         """Print what was done to traces."""
-
-
-def output_for(settings: Settings) -> Output:
-    """Return the output that the settings ask for."""
-    if settings.as_json:
-        return JsonOutput()
-    from traceark.cli.text import TextOutput
-
-    return TextOutput()
-
-
-class JsonOutput(Output):
-    """JSON on standard output."""
-
-    def traces(self, traces: Sequence[Trace], short: Mapping[str, str]) -> None:
-        """Print an array of headers."""
-        _print_list(traces)
-
-    def trace(self, shown: Shown, *, full: bool) -> None:
-        """Print an object; it is always whole."""
-        _print({"trace": shown.trace, "goal_tree": shown.tree, "messages": list(shown.messages)})
-
-    def events(self, events: Sequence[Event]) -> None:
-        """Print an array of events."""
-        _print_list(events)
-
-    def rows(self, rows: Rows) -> None:
-        """Print an array of objects."""
-        _print_list({name: plain(value) for name, value in zip(rows.columns, row, strict=True)} for row in rows.values)
-
-    def imported(self, report: ImportReport) -> None:
-        """Print the report."""
-        _print(report.to_json())
-
-    def verified(self, verified: Verified) -> None:
-        """Print the findings."""
-        _print(
-            {
-                "ok": not verified.findings,
-                "traces": verified.traces,
-                "deep": verified.deep,
-                "findings": [asdict(finding) for finding in verified.findings],
-            }
-        )
-
-    def kept(self, kept: Kept) -> None:
-        """Print the ids."""
-        _print({kept.word: list(kept.done), "left_alone": list(kept.left_alone), "failed": dict(kept.failed)})
-
-
-def _print_list(values: Iterable[object]) -> None:
-    before = "["
-    for value in values:
-        sys.stdout.write(f"{before}{_dump(value)}")
-        before = ",\n"
-    sys.stdout.write("[]\n" if before == "[" else "]\n")
-
-
-def _print(value: object) -> None:
-    sys.stdout.write(f"{_dump(value)}\n")
-
-
-def _dump(value: object) -> str:
-    unicode = (sys.stdout.encoding or "ascii").lower().startswith("utf")
-    text = json.dumps(value, ensure_ascii=not unicode, default=_of_model)
-    # None of these can stand outside of a string, where the escape means the same.
-    return _UNSAFE_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def _of_model(value: Any) -> object:
-    """Return a model as the fields it has, a time as ISO 8601."""
-    if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
-    return value.fields()
-
-
-def plain(value: Any) -> Any:
-    """Return a value of a query as JSON can say it; what JSON has no type for becomes text.
-
-    Examples
-    --------
-    >>> plain([Decimal("12"), Decimal("0.1"), float("nan"), b"\\x00\\xff"])
-    [12, 0.1, 'nan', '00ff']
-    """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if value - value == 0 else str(value)
-    if isinstance(value, Decimal):
-        if value == value.to_integral_value():
-            return int(value)
-        return float(value) if Decimal(repr(float(value))) == value else str(value)
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, bytes):
-        return value.hex()
-    return _of_model(value) if isinstance(value, datetime) else str(value)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from traceark.cli.archives import find, opened_existing, short_ids, trace_ids
-from traceark.cli.output import Rows, Shown, output_for
+from traceark.cli.output import Rows, Shown
 from traceark.cli.settings import FINE, Settings, shared_options
 from traceark.errors import DamagedTraceError, DamagedTraceWarning
 
@@ -37,7 +37,7 @@ def ls_verb(
         traces = source.list_traces(mode, agent_type, uid, status, limit)
         short = short_ids(trace_ids(source)) if not settings.as_json else {}
     # A trace that was created since its directory was listed has no short name.
-    output_for(settings).traces(traces, {trace.trace_id: trace.trace_id for trace in traces} | short)
+    settings.output().traces(traces, {trace.trace_id: trace.trace_id for trace in traces} | short)
     return FINE
 
 
@@ -64,7 +64,7 @@ def show_verb(settings: Settings, archive: str, trace_id: str, full: bool) -> in
                     continue
                 if child is not None:
                     children[child_id] = child
-    output_for(settings).trace(Shown(trace, tree, messages, children), full=full)
+    settings.output().trace(Shown(trace, tree, messages, children), full=full)
     return FINE
 
 
@@ -83,7 +83,7 @@ def tail_verb(settings: Settings, archive: str, trace_id: str, since: int) -> in
     """Print the events of a trace, in order."""
     with opened_existing(settings, archive) as source:
         events = source.get_events(find(source, trace_id), since)
-    output_for(settings).events(events)
+    settings.output().events(events)
     return FINE
 
 
@@ -99,7 +99,7 @@ def sql_verb(settings: Settings, archive: str, query: str) -> int:
     with opened_existing(settings, archive) as source:
         table = source.sql(query).arrow()
     columns = [column.to_pylist() for column in table.columns]
-    output_for(settings).rows(Rows(_distinct(table.column_names), list(zip(*columns, strict=True))))
+    settings.output().rows(Rows(_distinct(table.column_names), list(zip(*columns, strict=True))))
     return FINE
 
 

@@ -9,6 +9,8 @@ from typing import Concatenate, ParamSpec
 
 import click
 
+from traceark.cli.output import Output
+
 Parameters = ParamSpec("Parameters")
 FINE, FOUND_WRONG, USED_WRONG = 0, 1, 2
 
@@ -19,6 +21,16 @@ class Settings:
 
     as_json: bool
     endpoint_url: str | None
+
+    def output(self) -> Output:
+        """Return the output that was asked for; the other one is not loaded."""
+        if self.as_json:
+            from traceark.cli.as_json import JsonOutput
+
+            return JsonOutput()
+        from traceark.cli.text import TextOutput
+
+        return TextOutput()
 
 
 def shared_options(

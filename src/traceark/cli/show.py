@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from traceark.cli.console import PIPE_WIDTH, STATUS_STYLES, TerminalConsole
 from traceark.cli.content import Piece, json_text, pieces_of
 from traceark.cli.output import Shown
 from traceark.cli.terminal import cost_text, count_of, duration_text, one_line, short_number, time_text, visible
-from traceark.cli.text import PIPE_WIDTH, STATUS_STYLES, TerminalConsole
 
 if TYPE_CHECKING:
     from traceark import Goal, GoalStats, GoalTree, Message, Trace

@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
+from traceark.cli.as_json import plain
 from traceark.cli.columns import GAP, Column, lay_out
+from traceark.cli.console import STATUS_STYLES, TerminalConsole
 from traceark.cli.content import json_text
-from traceark.cli.output import Kept, Output, Rows, Shown, Verified, plain
+from traceark.cli.output import Kept, Output, Rows, Shown, Verified
+from traceark.cli.show import print_trace
 from traceark.cli.terminal import NOTHING, cost_text, count_of, model_text, one_line, short_number, time_text, visible
 
 if TYPE_CHECKING:
     from traceark import Event, Trace
     from traceark.importers.report import ImportReport
 
-STATUS_STYLES = {"running": "yellow", "completed": "green", "failed": "red", "cancelled": "magenta"}
-# In a pipe nothing is fitted to a width that is not there.
-PIPE_WIDTH = 100_000
 _WIDE = 120
 _TASK_CHARS = 160
 _CELL_CHARS = 200
 _LEAST_CELL = 8
 _SHORT_ID = 17
-
-
-class TerminalConsole(Console):
-    """A console on standard output that takes every text as it is."""
-
-    def __init__(self) -> None:
-        width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
-        super().__init__(width=width, markup=False, highlight=False, emoji=False)
-
-    def on_broken_pipe(self) -> None:
-        """Leave it to `main`; rich would exit here as if something had been found wrong."""
-        raise BrokenPipeError
-
-    def print_lines(self, laid_out: Table | Tree) -> None:
-        """Print a grid or a tree without the spaces that fill up its lines."""
-        for segments in self.render_lines(laid_out, pad=False):
-            line = Text.assemble(*((segment.text, segment.style or "") for segment in segments))
-            line.rstrip()
-            self.print_line(line)
-
-    def print_line(self, line: Text) -> None:
-        """Print one line, or lines, each cut to the width."""
-        self.print(line, no_wrap=True, overflow="ellipsis")
 
 
 class TextOutput(Output):
@@ -97,8 +70,6 @@ class TextOutput(Output):
 
     def trace(self, shown: Shown, *, full: bool) -> None:
         """Print the header, the goal tree and the messages."""
-        from traceark.cli.show import print_trace
-
         print_trace(self.console, shown, full=full)
 
     def events(self, events: Sequence[Event]) -> None:
