@@ -105,7 +105,9 @@ class CopyTests(ArchiveTests):
         await store.seal("t")
         assert await store.verify(deep=True) == []
         await store.close()
-        for key, data in (await self.files(trace_id="t")).items():
+        # An object store keeps superseded segments a while; nobody reads them, and no manifest names them.
+        files = {key: data for key, data in (await self.files(trace_id="t")).items() if not key.endswith(".jsonl")}
+        for key, data in files.items():
             for at in sorted({0, len(data) // 3, len(data) // 2, len(data) - 1}):
                 await self.put({key: data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]})
                 findings = await self.open_store().verify("t", deep=True)

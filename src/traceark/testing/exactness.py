@@ -16,11 +16,10 @@ from traceark.models import RESERVED_FIELDS, Goal, GoalTree, Json, Message, Trac
 from traceark.protocol import TraceStore
 from traceark.testing.compare import exact_text
 from traceark.testing.scenario import StoreTests, as_given, goal_of, header, message, message_of, scenario, tree_of
-from traceark.testing.values import HARD_VALUES, REFUSED_VALUES, nested_lists
+from traceark.testing.values import HARD_VALUES, HUGE_TEXT, REFUSED_VALUES, nested_lists
 
 hard_values = pytest.mark.parametrize("value", HARD_VALUES.values(), ids=HARD_VALUES.keys())
 refused_values = pytest.mark.parametrize(("value", "tail"), REFUSED_VALUES.values(), ids=REFUSED_VALUES.keys())
-MIB = 1024 * 1024
 
 
 def exact_json(value: Json) -> str:
@@ -53,12 +52,11 @@ class ExactnessTests(StoreTests):
     @scenario
     async def test_a_text_of_16_mib_comes_back(self, store: TraceStore) -> None:
         await store.create_trace(Trace(trace_id="t"))
-        text = "é\n\0\u2028" * (16 * MIB // 4)
-        await store.add_message(message(content=text))
-        await store.append_event("t", "e", [text])
+        await store.add_message(message(content=HUGE_TEXT))
+        await store.append_event("t", "e", [HUGE_TEXT])
         kept = (await message_of(store, "t-0001")).content
         # Compared apart from `assert`, which would spend minutes on showing a difference.
-        same = kept == text and (await store.get_events("t"))[0].payload == [text]
+        same = kept == HUGE_TEXT and (await store.get_events("t"))[0].payload == [HUGE_TEXT]
         assert same, "16 MiB came back changed"
 
     @refused_values

@@ -119,9 +119,7 @@ class QueryTests(ArchiveTests):
         await store.flush()
         found = await rows(store, "SELECT trace_id FROM messages")
         assert sorted(row["trace_id"] for row in found) == sorted(HOSTILE_IDS)
-        for trace_id in HOSTILE_IDS:
-            if "\0" in trace_id:
-                continue
+        for trace_id in ("..", "a/b", "'", "';--", "🦜", "RUN"):
             assert await rows(store, "SELECT trace_id AS t FROM traces WHERE trace_id = ?", [trace_id]) == [
                 {"t": trace_id}
             ]

@@ -74,6 +74,9 @@ def hard_object() -> dict[str, Json]:
     return cast("dict[str, Json]", dict(HARD_VALUES))
 
 
+# 16 MiB with every kind of letter, though not so many escapes that its JSON is thrice the size.
+HUGE_TEXT = ("é\n\0\u2028" + "x" * 57) * (16 * 1024 * 1024 // 64)
+
 # Trace ids that file systems, shells and object stores stumble over.
 HOSTILE_IDS = [
     "..", ".", "...", "/", "//", "a/b", "/etc/passwd", "../../x", "a\\b", "C:\\x", "a\0b", "\0", "\n", "a\r\nb", "\t",
