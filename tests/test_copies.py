@@ -188,8 +188,7 @@ async def work(root: Path, history: History) -> None:
 @pytest.fixture(scope="module")
 def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Frame], History]:
     """The frames of the workload, and the states that may be found in copies."""
-    film = Film(tmp_path_factory.mktemp("film") / "archive")
-    history = History()
+    film, history = Film(tmp_path_factory.mktemp("film") / "archive"), History()
     with pytest.MonkeyPatch.context() as patch, film.roll(patch):
         asyncio.run(work(film.root, history))
     assert len(film.frames) > 200
