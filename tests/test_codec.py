@@ -110,15 +110,17 @@ JSON = st.recursive(
 def test_a_part_gives_back_its_records(rows: list[tuple[object, str, object]]) -> None:
     records = [
         to_record(
-            Message(
-                message_id=f"m{at}",
-                trace_id="t",
-                role=role,
-                sequence=at,
-                content=content,
-                usage=Usage.parse({"input_tokens": at, "more": other}),
-                created_at=datetime(2026, 1, 1, microsecond=at, tzinfo=UTC),
-                **{"unknown": other},  # type: ignore[arg-type]
+            Message.parse(
+                {
+                    "message_id": f"m{at}",
+                    "trace_id": "t",
+                    "role": role,
+                    "sequence": at,
+                    "content": content,
+                    "usage": {"input_tokens": at, "more": other},
+                    "created_at": datetime(2026, 1, 1, microsecond=at, tzinfo=UTC),
+                    "unknown": other,
+                }
             )
         )
         for at, (content, role, other) in enumerate(rows)

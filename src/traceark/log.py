@@ -20,7 +20,7 @@ from traceark.layout import LogName, PartName, SegmentName, parse_log_name
 from traceark.plan import LogPlan, Source, diverged, plan_log
 from traceark.storage.base import AppendStorage, Entry, Storage
 
-# Where a power loss left a block unwritten there are zeros up to the end of a sector or of the file;
+# Where a power loss left a block unwritten there are zeros up to the end of a sector;
 # JSON text never holds one.
 _HOLE = re.compile(rb"\0{8,}")
 _SECTOR = 512
@@ -137,8 +137,7 @@ def _check_torn(data: bytes, position: int, what: str, offset: int) -> None:
     end = data.find(b"\n", position)
     if end < 0:
         return
-    hole = _HOLE.search(data, position)
-    if hole is not None and (hole.end() % _SECTOR == 0 or hole.end() == len(data)):
+    if any(hole.end() % _SECTOR == 0 for hole in _HOLE.finditer(data, position, end)):
         return
     if any(proves_itself(line) for line in data[end + 1 :].split(b"\n")):
         raise CorruptFileError(

@@ -157,6 +157,7 @@ def time_text(moment: datetime) -> str:
 
     Examples
     --------
+    >>> from datetime import UTC
     >>> time_text(datetime(2026, 1, 2, tzinfo=UTC))
     '2026-01-02T00:00:00.000000Z'
     """
@@ -309,7 +310,7 @@ def encode_line(record: Mapping[str, Json]) -> bytes:
     Examples
     --------
     >>> encode_line({"role": "user"})
-    b'{"role":"user","_crc":"c95db8c1"}\\n'
+    b'{"role":"user","_crc":"42555acd"}\\n'
     """
     return seal_line(dumps(record))
 

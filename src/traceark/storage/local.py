@@ -259,7 +259,10 @@ class LocalStorage(AppendStorage):
         if path.is_dir():
             return
         self._make(path.parent)
-        path.mkdir(exist_ok=True)
+        try:
+            path.mkdir(exist_ok=True)
+        except FileNotFoundError as error:
+            raise StorageError(error.errno, f"the directory {path} cannot be made here; choose another place") from None
         if self._sync_names:
             sync_directory(path.parent)
 
