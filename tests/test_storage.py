@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from servers import S3Server
 from traceark import ArchiveStore, Message, Trace
 from traceark.errors import StoreClosedError, TracearkError, UnsafeStorageError
 from traceark.storage.base import KeyExistsError, KeyMissingError, VersionMismatchError
+from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 from traceark.storage.objects import S3Storage
 
@@ -163,3 +165,50 @@ def test_a_secret_is_in_no_repr_and_no_error() -> None:
     options = {"key": "id", "secret": "hush-hush", "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
     store = ArchiveStore("s3://bucket/prefix", storage_options=options)
     assert "hush" not in repr(store) + str(vars(store))
+
+
+def test_a_checkpoint_is_published_after_what_others_appended_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    sync, publish = LocalStorage.sync, LocalStorage.replace
+
+    async def syncing(self: LocalStorage, keys: Iterable[str]) -> None:
+        listed = list(keys)
+        order.extend(listed)
+        await sync(self, listed)
+
+    async def publishing(self: LocalStorage, key: str, data: bytes, version: str | None = None) -> str:
+        order.append(key)
+        return await publish(self, key, data, version)
+
+    async def run() -> None:
+        other = ArchiveStore(tmp_path / "archive", durability="os")
+        await other.create_trace(Trace(trace_id="t"))
+        await other.add_message(Message(trace_id="t", role="user", content="left to the system"))
+        store = ArchiveStore(tmp_path / "archive", durability="os")
+        monkeypatch.setattr(LocalStorage, "sync", syncing)
+        monkeypatch.setattr(LocalStorage, "replace", publishing)
+        await store.update_trace("t", task="known")
+        (segment,) = (tmp_path / "archive/traces/t/messages").iterdir()
+        assert order == [f"traces/t/messages/{segment.name}", "traces/t/trace.json"]
+
+    asyncio.run(run())
+
+
+def test_what_a_caller_changes_after_giving_it_does_not_reach_the_archive(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = ArchiveStore(tmp_path / "archive", durability="os")
+        context: dict[str, Any] = {"list": [1]}
+        await store.create_trace(Trace(trace_id="t", context=context))
+        context["list"].append(2)
+        await store.update_trace("t", task="published again")
+        metadata = {"list": [1]}
+        await store.update_trace("t", metadata=metadata)
+        metadata["list"].append(2)
+        await store.update_trace("t", task="and again")
+        trace = await store.get_trace("t")
+        assert trace is not None
+        assert (trace.context, trace.metadata) == ({"list": [1]}, {"list": [1]})
+
+    asyncio.run(run())

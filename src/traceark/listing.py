@@ -59,9 +59,12 @@ async def exact(pool: TracePool, stored: StoredTrace) -> Trace | None:
     try:
         if stored.is_exact():
             return await stored.trace()
-        latest = await pool.stored(stored.trace_id)
-        return await latest.trace() if latest is not None else None
-    except KeyMissingError:
+        trace = pool.get(stored.trace_id)
+        if trace is not None:
+            async with trace.reading():
+                return trace.view()
+        return await stored.trace()
+    except (KeyMissingError, TraceNotFoundError):
         return None  # deleted since it was listed
     except DamagedTraceError as error:
         warn(error)

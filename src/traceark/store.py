@@ -118,7 +118,7 @@ class ArchiveStore:
             The id is there already.
         InvalidValueError, InvalidIdError
         """
-        given = Trace.coerce(trace).model_copy()
+        given = Trace.coerce(trace).model_copy(deep=True)
         prefix = trace_prefix(given.trace_id)
         if given.last_event_id:
             raise InvalidValueError("a new trace has no events", "last_event_id")
@@ -167,7 +167,7 @@ class ArchiveStore:
 
         async def change() -> None:
             view = trace.view()
-            after = updated(view, updates)
+            after = updated(view, updates).model_copy(deep=True)
             if "last_event_id" in updates and after.last_event_id > view.last_event_id:
                 raise InvalidValueError(
                     f"the last event is {view.last_event_id}; events make this number", "last_event_id"

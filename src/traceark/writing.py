@@ -114,6 +114,7 @@ class FileWriter(LogWriter):
         self._open: dict[LogName, tuple[str, Appender]] = {}
         self._begun: set[LogName] = set()
         self._unsynced: set[LogName] = set()
+        self._synced: dict[LogName, tuple[str, int]] = {}
         self._sync_seconds = 0.0
 
     def _open_lock(self) -> Lock:
@@ -202,7 +203,7 @@ class FileWriter(LogWriter):
         self.append_now(staged)
         if self._syncs:
             try:
-                await self.sync_logs()
+                await self._sync_own()
             except StorageError as error:
                 # After a failed sync nobody knows what is on the disk; nothing may stand on it.
                 self._rewind(before)
@@ -263,9 +264,11 @@ class FileWriter(LogWriter):
         if log in self._open:
             self._open.pop(log)[1].close()
 
-    async def sync_logs(self) -> None:
+    async def _sync_own(self) -> None:
+        """Bring what this writer appended to stable storage."""
         for log in list(self._unsynced):
-            if log in self._open:
+            tail = self._trace.tails[log]
+            if log in self._open and tail is not None:
                 appender = self._open[log][1]
                 start = time.perf_counter()
                 if self._sync_seconds < _INLINE_SYNC_SECONDS:
@@ -273,7 +276,17 @@ class FileWriter(LogWriter):
                 else:
                     await asyncio.to_thread(appender.sync)
                 self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
+                self._synced[log] = (tail.name, tail.size)
             self._unsynced.discard(log)
+
+    async def sync_logs(self) -> None:
+        await self._sync_own()
+        for log in LOGS:
+            tail = self._trace.tails[log]
+            # What another process appended, it may have left to the operating system.
+            if tail is not None and self._synced.get(log) != (tail.name, tail.size):
+                await self._storage.sync([f"{self._trace.prefix}/{log}/{tail.name}"])
+                self._synced[log] = (tail.name, tail.size)
 
     def changed(self) -> None:
         if self._lock is not None:
