@@ -53,10 +53,11 @@ message_fields = st.fixed_dictionaries(
         "description": st.none() | st.text(max_size=3),
     },
 )  # fmt: skip
+OWN_IDS = ("m", "n", "t-0003")
 new_fields = st.fixed_dictionaries(
     {},
     optional={
-        "message_id": st.sampled_from(["m", "n", "t-0003"]), "sequence": st.integers(1, 12), "created_at": times,
+        "message_id": st.sampled_from(OWN_IDS), "sequence": st.integers(1, 12), "created_at": times,
         "own": contents,
     },
 )  # fmt: skip
@@ -123,6 +124,7 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
         self.model = ModelStore(clock=lambda: STAMP)
         self.store = self.opened(self.root / "archive")
         self.created: set[str] = set()
+        self.given: list[Message] = []
         self.trees: dict[str, tuple[GoalTree, GoalTree]] = {}
 
     @staticmethod
@@ -169,7 +171,16 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
 
     @rule(trace_id=trace_ids, fields=message_fields, new=new_fields)
     def add_message(self, trace_id: str, fields: dict[str, Any], new: dict[str, Any]) -> None:
-        self.both("add_message", Message.parse({"trace_id": trace_id, "role": "user", **fields, **new}))
+        message = Message.parse({"trace_id": trace_id, "role": "user", **fields, **new})
+        if message.message_id is not None:
+            self.given.append(message)
+        self.both("add_message", message)
+
+    @precondition(lambda self: self.given)
+    @rule(data=st.data())
+    def add_message_again(self, data: st.DataObject) -> None:
+        """What a framework retries, whatever became of the message since."""
+        self.both("add_message", data.draw(st.sampled_from(self.given)))
 
     @rule(trace_id=trace_ids, fields=st.lists(message_fields, min_size=1, max_size=8))
     def add_messages(self, trace_id: str, fields: list[dict[str, Any]]) -> None:
@@ -179,7 +190,10 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
     @precondition(lambda self: self.messages())
     @rule(data=st.data(), asked_for_again=st.booleans(), updates=message_fields)
     def touch_message(self, data: st.DataObject, asked_for_again: bool, updates: dict[str, Any]) -> None:
-        message = data.draw(st.sampled_from(self.messages()))
+        known = self.messages()
+        # Those with ids of their own are the ones that are given again.
+        own = [each for each in known if each.message_id in OWN_IDS]
+        message = data.draw(st.sampled_from(own or known))
         if asked_for_again:
             # What was read back, or the same with other fields: known or in conflict.
             again = {**message.fields(), **updates}
@@ -290,4 +304,4 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
 
 
 TestArchiveAgainstModel = ArchiveAgainstModel.TestCase
-TestArchiveAgainstModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestArchiveAgainstModel.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
