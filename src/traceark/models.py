@@ -63,7 +63,10 @@ def _utc(value: object) -> object:
     if value.utcoffset() is None:
         warnings.warn(f"the time {value.isoformat()} has no zone; it is taken as UTC", NaiveTimeWarning, stacklevel=2)
         return value.replace(tzinfo=UTC)
-    return value if value.tzinfo is UTC else value.astimezone(UTC)
+    try:
+        return value if value.tzinfo is UTC else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{value.isoformat()} is outside the years that UTC can say") from None
 
 
 def _exact_float(value: object) -> object:

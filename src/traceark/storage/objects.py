@@ -221,7 +221,12 @@ class S3Storage(Storage):
             raise KeyExistsError(f"{self.url}/{key} is there already") from None
 
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
-        return await self._put(key, data, **({"IfMatch": version} if version else {}))
+        if version is None:
+            return await self._put(key, data)
+        try:
+            return await self._put(key, data, IfMatch=version)
+        except KeyMissingError:
+            raise VersionMismatchError(f"{self.url}/{key} was deleted since it was read") from None
 
     async def delete(self, keys: Iterable[str]) -> None:
         # One by one: the order matters, and not every server answers DeleteObjects alike.
