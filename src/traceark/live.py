@@ -76,6 +76,7 @@ class OpenTrace:
         self.writer_id = secrets.token_hex(4)
         self._queue: list[Request] = []
         self._draining: asyncio.Task[None] | None = None
+        self._leading = False
         self._broken: Exception | None = None
         self._writer: LogWriter = writer_for(storage, self, durability)
 
@@ -210,35 +211,74 @@ class OpenTrace:
         """Append a request and return its result once it is durable."""
         if self._broken is not None:
             raise self._closed(self._broken)
-        if (
-            self._writer.immediate
-            and not self.sealed
-            and not self._queue
-            and not self.mutex.locked()
-            and self._writer.try_lock()
-        ):
+        if self._is_free() and self._writer.immediate and self._writer.try_lock():
             # Nothing to wait for: neither a lock nor a sync.
             try:
                 self._commit_now([request])
             finally:
                 self._writer.unlock()
             return self._result(request)
+        if self._is_free() and self._writer.is_quick():
+            await self._lead(request)
+            return self._result(request)
         return (await self.submit_all([request]))[0]
+
+    def _is_free(self) -> bool:
+        """Whether nothing is on its way, and an append needs no more than itself."""
+        return not (self._leading or self._queue or self.mutex.locked() or self.sealed)
+
+    async def _lead(self, request: Request) -> None:
+        """Commit a request in this task, with those that other tasks bring meanwhile, and one sync for all."""
+        request.future = asyncio.get_running_loop().create_future()
+        self._queue.append(request)
+        self._leading = True
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._leading = False
+            self._start_draining()
+            raise
+        self._leading = False
+        if self.mutex.locked() or self.sealed or not self._writer.try_lock():
+            self._start_draining()
+            await request.future
+            return
+        batch = self._next_batch()
+        try:
+            self._commit_now(batch)
+        except Exception as error:  # whatever it is, it belongs to the callers that wait
+            for each in batch:
+                each.error = each.error or error
+        finally:
+            self._writer.unlock()
+        self._resolve(batch)
+        if self._queue:
+            self._start_draining()
 
     async def submit_all(self, requests: list[Request], *, raising: bool = True) -> list[Any]:
         """Append requests in order, sharing one sync; return their results.
 
         With ``raising=False`` errors stay with their requests.
         """
-        loop = asyncio.get_running_loop()
-        for request in requests:
-            request.future = loop.create_future()
+        if not requests:
+            return []
+        # They are committed in order: when the last one is done, all are.
+        last = requests[-1].future = asyncio.get_running_loop().create_future()
         self._queue += requests
-        if self._draining is None or self._draining.done():
-            self._draining = loop.create_task(self._drain())
-        done = [request.future for request in requests if request.future is not None]
-        await asyncio.wait(done)
+        if not self._leading:
+            self._start_draining()
+        await last
         return [self._result(request) for request in requests] if raising else []
+
+    def _start_draining(self) -> None:
+        if self._queue and (self._draining is None or self._draining.done()):
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+    @staticmethod
+    def _resolve(batch: list[Request]) -> None:
+        for request in batch:
+            if request.future is not None and not request.future.done():
+                request.future.set_result(None)
 
     @staticmethod
     def _result(request: Request) -> Any:
@@ -257,11 +297,12 @@ class OpenTrace:
             except Exception as error:  # whatever it is, it belongs to the callers that wait
                 for request in batch:
                     request.error = request.error or error
-            for request in batch:
-                if request.future is not None and not request.future.done():
-                    request.future.set_result(None)
+            self._resolve(batch)
 
     def _next_batch(self) -> list[Request]:
+        if len(self._queue) <= _BATCH_REQUESTS and not self._writer.one_log_at_a_time:
+            waiting, self._queue = self._queue, []
+            return waiting
         waiting = self._queue[:_BATCH_REQUESTS]
         if self._writer.one_log_at_a_time:
             waiting = [request for request in waiting if request.log == waiting[0].log]
@@ -465,4 +506,6 @@ class OpenTrace:
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not self._queue and not self.mutex.locked() and (self._draining is None or self._draining.done())
+        return not (self._leading or self._queue or self.mutex.locked()) and (
+            self._draining is None or self._draining.done()
+        )

@@ -141,7 +141,12 @@ class MessageFold:
             raise InvalidValueError("the trace's total would pass 64 bits", "tokens")
         if not INT64_MIN <= self.total.duration_ms + facts.duration_ms <= INT64_MAX:
             raise InvalidValueError("the trace's total would pass 64 bits", "duration_ms")
-        if facts.cost and math.isinf(float(EXACT.add(self.total.cost, exact(facts.cost)))):
+        # Far below the largest float there is nothing to add up first.
+        if (
+            facts.cost
+            and (abs(facts.cost) > 1e300 or self.total.cost.adjusted() > 300)
+            and math.isinf(float(EXACT.add(self.total.cost, exact(facts.cost))))
+        ):
             raise InvalidValueError("the trace's total would pass a 64-bit float", "cost")
 
     def add(self, message_id: str, facts: Facts) -> None:

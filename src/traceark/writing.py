@@ -54,8 +54,12 @@ class LogWriter(ABC):
     def unlock(self) -> None:
         """Give back what `try_lock` took."""
 
+    def is_quick(self) -> bool:
+        """Whether `append_now` would take no longer than handing the work to another thread."""
+        return False
+
     def append_now(self, staged: Staged) -> None:
-        """Append under the lock, without waiting."""
+        """Append under the lock and return when it is durable, without giving way to other tasks."""
         raise NotImplementedError
 
     @abstractmethod
@@ -180,7 +184,21 @@ class FileWriter(LogWriter):
                 return False
         return True
 
+    def is_quick(self) -> bool:
+        return self._sync_seconds < _INLINE_SYNC_SECONDS
+
     def append_now(self, staged: Staged) -> None:
+        before = self._write(staged)
+        if self._syncs:
+            try:
+                for log in list(self._unsynced):
+                    self._sync_one(log)
+            except StorageError as error:
+                self._lost(before, error)
+                raise
+
+    def _write(self, staged: Staged) -> dict[LogName, int]:
+        """Append to the segments; return what sizes they had."""
         before: dict[LogName, int] = {}
         try:
             for log, lines in staged.lines.items():
@@ -193,29 +211,32 @@ class FileWriter(LogWriter):
         except StorageError:
             self._rewind(before)
             raise
+        return before
 
     def begins(self, log: LogName) -> bool:
         tail = self._trace.tails[log]
         return tail is None or tail.torn or tail.size == 0 or log not in self._begun
 
     async def append(self, staged: Staged) -> None:
-        before = {log: tail.size for log in LOGS if (tail := self._trace.tails[log]) is not None}
-        self.append_now(staged)
+        before = self._write(staged)
         if self._syncs:
             try:
                 await self._sync_own()
             except StorageError as error:
-                # After a failed sync nobody knows what is on the disk; nothing may stand on it.
-                self._rewind(before)
-                self._trace.broke(error)
+                self._lost(before, error)
                 raise
+
+    def _lost(self, before: dict[LogName, int], error: StorageError) -> None:
+        """Stop all writing: after a failed sync nobody knows what is on the disk, and nothing may stand on it."""
+        self._rewind(before)
+        self._trace.broke(error)
 
     def _rewind(self, sizes: dict[LogName, int]) -> None:
         """Know no more of the tails than before, so that what was written is read again."""
-        for log in LOGS:
+        for log, size in sizes.items():
             tail = self._trace.tails[log]
             if tail is not None:
-                tail.size = sizes.get(log, 0)
+                tail.size = size
 
     def _ready(self, log: LogName, first: int) -> tuple[Tail, Appender]:
         """Open the last segment for appending; or begin one, at first, after a torn tail, after compaction."""
@@ -267,17 +288,19 @@ class FileWriter(LogWriter):
     async def _sync_own(self) -> None:
         """Bring what this writer appended to stable storage."""
         for log in list(self._unsynced):
-            tail = self._trace.tails[log]
-            if log in self._open and tail is not None:
-                appender = self._open[log][1]
-                start = time.perf_counter()
-                if self._sync_seconds < _INLINE_SYNC_SECONDS:
-                    appender.sync()
-                else:
-                    await asyncio.to_thread(appender.sync)
-                self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
-                self._synced[log] = (tail.name, tail.size)
-            self._unsynced.discard(log)
+            if self.is_quick():
+                self._sync_one(log)
+            else:
+                await asyncio.to_thread(self._sync_one, log)
+
+    def _sync_one(self, log: LogName) -> None:
+        tail = self._trace.tails[log]
+        if log in self._open and tail is not None:
+            start = time.perf_counter()
+            self._open[log][1].sync()
+            self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
+            self._synced[log] = (tail.name, tail.size)
+        self._unsynced.discard(log)
 
     async def sync_logs(self) -> None:
         await self._sync_own()
