@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from traceark.codec.lines import check_json, check_texts, dumps, message_text, seal_record, time_text, to_record
+from traceark.codec.lines import check_json, check_texts, dumps, message_text, now_text, seal_record, to_record
 from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
-from traceark.models import INT64_MAX, Json, JsonObject, Message, utc_now
+from traceark.models import INT64_MAX, Json, JsonObject, Message
 from traceark.stats import Facts, MessageFold, facts_of, updated_facts
 
 
@@ -103,7 +103,7 @@ class AddMessage(Request):
             raise KnownMessage
         assigned = ""
         if message.created_at is None:
-            assigned = f'"created_at":"{time_text(utc_now())}",'
+            assigned = f'"created_at":"{now_text()}",'
         sequence = message.sequence
         if sequence is None:
             sequence = max(staged.sequence, fold.last_sequence) + 1
@@ -177,7 +177,7 @@ class AppendEvent(Request):
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         event_id = staged.ends["events"] + 1
-        body = f'{{"event_id":{event_id},"created_at":"{time_text(utc_now())}",{self.head[1:]}'
+        body = f'{{"event_id":{event_id},"created_at":"{now_text()}",{self.head[1:]}'
         self.result = staged.add("events", body)
 
 

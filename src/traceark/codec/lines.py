@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from pydantic_core import PydanticSerializationError
@@ -157,7 +158,6 @@ def time_text(moment: datetime) -> str:
 
     Examples
     --------
-    >>> from datetime import UTC
     >>> time_text(datetime(2026, 1, 2, tzinfo=UTC))
     '2026-01-02T00:00:00.000000Z'
     """
@@ -166,6 +166,26 @@ def time_text(moment: datetime) -> str:
         f"{moment.year:04d}-{moment.month:02d}-{moment.day:02d}T"
         f"{moment.hour:02d}:{moment.minute:02d}:{moment.second:02d}.{moment.microsecond:06d}Z"
     )
+
+
+_this_second = (-1, "")
+
+
+def now_text() -> str:
+    """Return the current time as the archive writes it; all but the microseconds is made once a second.
+
+    Examples
+    --------
+    >>> len(now_text())
+    27
+    """
+    global _this_second
+    second, microsecond = divmod(time.time_ns() // 1000, 1_000_000)
+    known, text = _this_second
+    if known != second:
+        text = time_text(datetime.fromtimestamp(second, UTC))[:20]
+        _this_second = (second, text)
+    return f"{text}{microsecond:06d}Z"
 
 
 def check_texts(model: ArchiveModel, path: tuple[str | int, ...] = ()) -> None:
