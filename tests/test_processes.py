@@ -16,8 +16,10 @@ from uuid import uuid4
 import pytest
 
 from servers import S3Server
+from traceark.layout import trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage.base import Durability
+from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 
@@ -144,3 +146,59 @@ def main(url: str, durability: Durability) -> int:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1], cast("Durability", sys.argv[2])))
+
+
+def test_an_empty_segment_that_another_went_past_is_never_appended_to(tmp_path: Path) -> None:
+    async def run() -> None:
+        for attempt in range(8):
+            place = tmp_path / str(attempt)
+            first, second = (ArchiveStore(place, durability="os") for _ in range(2))
+            await first.create_trace(Trace(trace_id="t"))
+            await first.add_message(Message(trace_id="t", role="user", content=1))
+            await first.compact("t")
+            for content, store in ((2, second), (3, first), (4, second), (5, first)):
+                await store.add_message(Message(trace_id="t", role="user", content=content))
+            for reader in (first, second, ArchiveStore(place)):
+                assert [each.content for each in await reader.get_trace_messages("t")] == [1, 2, 3, 4, 5]
+            assert await first.verify(deep=True) == []
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_wait_for_the_lock_leaves_it_with_its_holder(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = ArchiveStore(tmp_path, durability="os")
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(Message(trace_id="t", role="user", content=1))
+        lock = LocalStorage(tmp_path).lock(f"{trace_prefix('t')}/.lock")
+        assert lock.try_acquire()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(store.update_trace("t", task="waits"), 0.05)
+        waiting = asyncio.create_task(store.update_trace("t", task="waits too"))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        lock.release()
+        await waiting
+        trace = await store.get_trace("t")
+        assert trace is not None
+        assert trace.task == "waits too"
+
+    asyncio.run(run())
+
+
+def test_more_traces_than_stay_open_leave_no_files_open(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = ArchiveStore(tmp_path, durability="os", max_open_traces=2)
+        names = [f"t{number}" for number in range(30)]
+        for name in names:
+            await store.create_trace(Trace(trace_id=name))
+        before = len(os.listdir("/proc/self/fd"))
+        await store.add_messages([Message(trace_id=name, role="user", content=1) for name in names])
+        await asyncio.gather(*(store.add_message(Message(trace_id=name, role="user", content=2)) for name in names))
+        await store.close()
+        assert len(os.listdir("/proc/self/fd")) <= before
+        reader = ArchiveStore(tmp_path)
+        for name in names:
+            assert [each.content for each in await reader.get_trace_messages(name)] == [1, 2]
+
+    asyncio.run(run())

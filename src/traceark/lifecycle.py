@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from traceark.errors import TraceExistsError, TraceNotFoundError
 from traceark.layout import HEADER, LOCK, LOGS
-from traceark.storage.base import AppendStorage, KeyExistsError, Lock, Storage
+from traceark.storage.base import AppendStorage, KeyExistsError, Lock, Storage, acquire
 
 
 @asynccontextmanager
 async def _locked(storage: AppendStorage, prefix: str) -> AsyncIterator[Lock]:
     lock = storage.lock(f"{prefix}/{LOCK}")
     try:
-        if not lock.try_acquire():
-            await asyncio.to_thread(lock.acquire)
+        await acquire(lock)
         yield lock
         lock.release()
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -72,6 +73,7 @@ class OpenTrace:
         self.dirty = False
         self.touched = False
         self.unsealed_because: Exception | None = None
+        self.used_at = time.monotonic()
         self.mutex = asyncio.Lock()
         self.writer_id = secrets.token_hex(4)
         self._queue: list[Request] = []
@@ -453,10 +455,23 @@ class OpenTrace:
         if known is None:
             version = await self._create(key, data)
         else:
-            version = await self.storage.replace(key, data, known.version)
+            version = await self._replace(key, data, known.version)
         self.entries[name] = Entry(len(data), version, 0.0)
         self.touched = True
         self._writer.changed()
+
+    async def _replace(self, key: str, data: bytes, version: str) -> str:
+        try:
+            return await self.storage.replace(key, data, version)
+        except VersionMismatchError as error:
+            # The answer to our own replacement may have been lost.
+            try:
+                stored, now = await self.storage.read_versioned(key)
+            except KeyMissingError:
+                raise error from None
+            if stored != data:
+                raise
+            return now
 
     async def _create(self, key: str, data: bytes) -> str:
         try:
@@ -499,9 +514,14 @@ class OpenTrace:
 
     async def close(self) -> None:
         """Wait for what is on its way, and give back files and locks."""
-        if self._draining is not None:
-            await asyncio.wait([self._draining])
-        self._writer.reset()
+        while not self.idle:
+            if self._draining is not None and not self._draining.done():
+                await asyncio.wait([self._draining])
+            async with self.mutex:
+                pass
+            await asyncio.sleep(0)
+        async with self.mutex:
+            self._writer.reset()
 
     @property
     def idle(self) -> bool:

@@ -319,7 +319,9 @@ def _take_segment(
         out.records += [row for row in segment.records if row.offset >= source.first and row.offset > after]
         out.runs.append(Run(source.first, name.writer or segment.writer, last - source.first + 1))
         out.end, out.crc = last, segment.crc
-    elif name.first > out.end + 1:
+    elif name.first <= out.end:
+        return previous  # it holds nothing, and the log went on in another segment
+    else:
         _check_gap(directory, out.end, name.first, previous, out.damaged)
     out.tail = Tail(source.name, segment.size, segment.torn)
     return source.name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from traceark.storage.base import Durability, KeyExistsError, KeyMissingError, S
 
 # What parts say of themselves is remembered for so many of them.
 _KNOWN_PARTS = 10_000
+# For so long a trace that was handed out is not closed to make room.
+_HELD_SECONDS = 1.0
 
 
 class TracePool:
@@ -133,6 +136,7 @@ class TracePool:
             if self.closed:
                 raise StoreClosedError(f"the store of {self.url} is closed; open it again")
             self._open.move_to_end(trace_id)
+            trace.used_at = time.monotonic()
             return trace
         task = self._opening.get(trace_id)
         if task is None:
@@ -155,18 +159,26 @@ class TracePool:
 
     async def _shed(self) -> None:
         """Close the traces that were used least lately, but none with something on its way."""
-        for trace_id in list(self._open):
+        recent = time.monotonic() - _HELD_SECONDS
+        for trace_id, trace in list(self._open.items()):
             if len(self._open) <= self._limit:
                 return
-            trace = self._open[trace_id]
-            if trace.idle and trace_id not in self._sealing:
+            # Who was just given a trace may not have begun to use it.
+            if not trace.idle or trace.used_at > recent or trace_id in self._sealing:
+                continue
+            try:
                 if trace.touched and trace.header.trace.status in TERMINAL:
                     await seal(trace)
                 elif trace.dirty:
                     await trace.publish_checkpoint()
-                if trace.idle:
-                    del self._open[trace_id]
-                    await trace.close()
+            except TraceNotFoundError:
+                pass  # deleted by somebody else
+            except Exception as error:  # it stays open; `close` tries again, and raises
+                trace.unsealed_because = error
+                continue
+            if self._open.get(trace_id) is trace:
+                del self._open[trace_id]
+                await trace.close()
 
     async def forget(self, trace_id: str) -> None:
         """Close a trace, if it is open."""
@@ -253,6 +265,9 @@ class TracePool:
         """
         if self.closed:
             return
+        self.closed = True
+        for opening in list(self._opening.values()):
+            await asyncio.wait([opening])
         problems: list[Exception] = []
         for task in list(self._sealing.values()):
             await asyncio.wait([task])
@@ -269,7 +284,6 @@ class TracePool:
                 problems.append(error)
             await trace.close()
         self._open.clear()
-        self.closed = True
         await self.storage.close()
         if len(problems) == 1:
             raise problems[0]

@@ -336,9 +336,10 @@ class ArchiveStore:
         by_trace: dict[str, list[AddMessage]] = {}
         for request in requests:
             by_trace.setdefault(request.message.trace_id, []).append(request)
-        opened = {trace_id: await self._pool.opened(trace_id) for trace_id in by_trace}
+        for trace_id in by_trace:
+            await self._pool.opened(trace_id)  # before the first is written, all must be there
         for trace_id, group in by_trace.items():
-            trace = opened[trace_id]
+            trace = await self._pool.opened(trace_id)
             await trace.submit_all(list[Request](group), raising=False)
             for request in group:
                 if isinstance(request.error, KnownMessage):

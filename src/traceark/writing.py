@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,16 @@ from traceark.errors import StorageError, TraceNotFoundError
 from traceark.layout import LOCK, LOGS, LogName, SegmentName
 from traceark.log import Tail
 from traceark.requests import Staged
-from traceark.storage.base import Appender, AppendStorage, Entry, KeyExistsError, KeyMissingError, Lock, Storage
+from traceark.storage.base import (
+    Appender,
+    AppendStorage,
+    Entry,
+    KeyExistsError,
+    KeyMissingError,
+    Lock,
+    Storage,
+    acquire,
+)
 
 if TYPE_CHECKING:
     from traceark.live import OpenTrace
@@ -101,10 +110,6 @@ def writer_for(storage: Storage, trace: OpenTrace, durability: str) -> LogWriter
     return ObjectWriter(storage, trace)
 
 
-def _releasing(lock: Lock) -> Callable[[object], None]:
-    return lambda _: lock.release()
-
-
 class FileWriter(LogWriter):
     """Appends to the last segment under the trace's lock; concurrent appends share one sync."""
 
@@ -133,14 +138,7 @@ class FileWriter(LogWriter):
     async def _acquire(self) -> Lock:
         while True:
             lock = self._open_lock()
-            if not lock.try_acquire():
-                waiting = asyncio.ensure_future(asyncio.to_thread(lock.acquire))
-                try:
-                    await asyncio.shield(waiting)
-                except asyncio.CancelledError:
-                    # The thread takes the lock all the same; it must not keep it.
-                    waiting.add_done_callback(_releasing(lock))
-                    raise
+            await acquire(lock)
             if lock.generation() != -1:
                 return lock
             # The trace was deleted under this lock; if it was made anew, that has a lock of its own.
@@ -373,7 +371,6 @@ class ObjectWriter(LogWriter):
                 version = await self._ours(key, data, error)
             trace.tails[log] = Tail(name, len(data), False)
             trace.entries[f"{log}/{name}"] = Entry(len(data), version, 0.0)
-            self._known_at = time.monotonic()
 
     async def _ours(self, key: str, data: bytes, error: StorageError) -> str:
         """Return the version of a creation whose answer was lost; refuse one that another writer won."""

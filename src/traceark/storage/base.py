@@ -7,6 +7,7 @@ is written differently on each: an `AppendStorage` can append to a file under a 
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -153,10 +154,6 @@ class Lock(ABC):
         """Take the lock if nobody holds it."""
 
     @abstractmethod
-    def acquire(self) -> None:
-        """Take the lock, waiting for it; may block for long."""
-
-    @abstractmethod
     def release(self) -> None:
         """Give the lock back."""
 
@@ -171,6 +168,14 @@ class Lock(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the lock."""
+
+
+async def acquire(lock: Lock) -> None:
+    """Take a lock, waiting for it without a thread: threads that wait would leave none to publish with."""
+    delay = 0.0005
+    while not lock.try_acquire():
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, 0.02)
 
 
 class AppendStorage(Storage):

@@ -126,9 +126,6 @@ class LocalLock(Lock):
             return False
         return True
 
-    def acquire(self) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-
     def release(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
