@@ -192,11 +192,11 @@ def test_more_traces_than_stay_open_leave_no_files_open(tmp_path: Path) -> None:
         names = [f"t{number}" for number in range(30)]
         for name in names:
             await store.create_trace(Trace(trace_id=name))
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
         await store.add_messages([Message(trace_id=name, role="user", content=1) for name in names])
         await asyncio.gather(*(store.add_message(Message(trace_id=name, role="user", content=2)) for name in names))
         await store.close()
-        assert len(os.listdir("/proc/self/fd")) <= before
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
         reader = ArchiveStore(tmp_path)
         for name in names:
             assert [each.content for each in await reader.get_trace_messages(name)] == [1, 2]
