@@ -212,3 +212,50 @@ def test_what_a_caller_changes_after_giving_it_does_not_reach_the_archive(tmp_pa
         assert (trace.context, trace.metadata) == ({"list": [1]}, {"list": [1]})
 
     asyncio.run(run())
+
+
+class LossyReplace(MemoryStorage):
+    """Replaces the object and then loses the answer, once."""
+
+    lost = False
+
+    async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
+        now = await super().replace(key, data, version)
+        if not self.lost and key.endswith("trace.json"):
+            self.lost = True
+            raise VersionMismatchError("a retry inside the client met its own object")
+        return now
+
+
+def test_a_replacement_whose_answer_was_lost_is_not_a_conflict_with_oneself() -> None:
+    async def run() -> None:
+        store = ArchiveStore("memory://lossy-replace")
+        storage = LossyReplace("lossy-replace")
+        store.storage = store._pool.storage = storage
+        await store.create_trace(Trace(trace_id="t"))
+        await store.update_trace("t", task="once")
+        trace = await store.get_trace("t")
+        assert storage.lost
+        assert trace is not None
+        assert trace.task == "once"
+
+    try:
+        asyncio.run(run())
+    finally:
+        MemoryStorage.forget("lossy-replace")
+
+
+def test_closing_waits_for_a_write_that_is_under_way(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = ArchiveStore(tmp_path / "archive")
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(Message(trace_id="t", role="user", content=1))
+        writing = asyncio.create_task(store.update_trace("t", task="under way"))
+        await asyncio.sleep(0)
+        await store.close()
+        await writing
+        trace = await ArchiveStore(tmp_path / "archive").get_trace("t")
+        assert trace is not None
+        assert trace.task == "under way"
+
+    asyncio.run(run())

@@ -72,7 +72,6 @@ class OpenTrace:
         self.parts: dict[str, PartInfo] = {}
         self.dirty = False
         self.touched = False
-        self.unsealed_because: Exception | None = None
         self.used_at = time.monotonic()
         self.mutex = asyncio.Lock()
         self.writer_id = secrets.token_hex(4)

@@ -173,8 +173,7 @@ class TracePool:
                     await trace.publish_checkpoint()
             except TraceNotFoundError:
                 pass  # deleted by somebody else
-            except Exception as error:  # it stays open; `close` tries again, and raises
-                trace.unsealed_because = error
+            except Exception:  # it stays open; `close` tries again, and raises
                 continue
             if self._open.get(trace_id) is trace:
                 del self._open[trace_id]
@@ -242,8 +241,8 @@ class TracePool:
     async def _seal_in_background(self, trace: OpenTrace) -> None:
         try:
             await seal(trace)
-        except Exception as error:  # the trace stays unsealed; `close` tries again, and raises
-            trace.unsealed_because = error
+        except Exception:  # the trace stays unsealed; `close` tries again, and raises
+            trace.touched = True
         finally:
             if self._sealing.get(trace.trace_id) is asyncio.current_task():
                 del self._sealing[trace.trace_id]
