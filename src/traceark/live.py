@@ -39,6 +39,8 @@ def _version(entries: Mapping[str, Entry], name: str) -> str | None:
     return entries[name].version if name in entries else None
 
 
+# A task that appends without a pause gives way to the others after this.
+_GIVE_WAY_SECONDS = 0.005
 # A batch is cut here, so that one object or one write stays a sensible size.
 _BATCH_REQUESTS = 2_000
 
@@ -78,6 +80,8 @@ class OpenTrace:
         self._queue: list[Request] = []
         self._draining: asyncio.Task[None] | None = None
         self._leading = False
+        self._last_task: asyncio.Task[Any] | None = None
+        self._gave_way_at = 0.0
         self._broken: Exception | None = None
         self._writer: LogWriter = writer_for(storage, self, durability)
 
@@ -212,21 +216,29 @@ class OpenTrace:
         """Append a request and return its result once it is durable."""
         if self._broken is not None:
             raise self._closed(self._broken)
-        if self._is_free() and self._writer.immediate and self._writer.try_lock():
-            # Nothing to wait for: neither a lock nor a sync.
-            try:
-                self._commit_now([request])
-            finally:
-                self._writer.unlock()
-            return self._result(request)
         if self._is_free() and self._writer.is_quick():
-            await self._lead(request)
+            if self._is_alone() and self._writer.try_lock():
+                # Nothing to wait for, and nobody to share a sync with.
+                try:
+                    self._commit_now([request])
+                finally:
+                    self._writer.unlock()
+            else:
+                await self._lead(request)
             return self._result(request)
         return (await self.submit_all([request]))[0]
 
     def _is_free(self) -> bool:
         """Whether nothing is on its way, and an append needs no more than itself."""
         return not (self._leading or self._queue or self.mutex.locked() or self.sealed)
+
+    def _is_alone(self) -> bool:
+        """Whether this task appended last, too, and other tasks had their turn not long ago."""
+        task, now = asyncio.current_task(), time.monotonic()
+        alone = task is self._last_task and now - self._gave_way_at < _GIVE_WAY_SECONDS
+        if not alone:
+            self._last_task, self._gave_way_at = task, now
+        return alone
 
     async def _lead(self, request: Request) -> None:
         """Commit a request in this task, with those that other tasks bring meanwhile, and one sync for all."""
@@ -333,6 +345,8 @@ class OpenTrace:
             self._applied(staged)
 
     def _stage(self, batch: list[Request]) -> Staged:
+        if len(batch) > 1:
+            self._last_task = None
         staged = Staged(
             self.ends,
             f"{self.header.incarnation}-{self.writer_id}",

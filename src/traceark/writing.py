@@ -39,15 +39,8 @@ class OffsetsTakenError(StorageError):
 
 
 class LogWriter(ABC):
-    """Writes staged records of one open trace.
+    """Writes staged records of one open trace."""
 
-    Attributes
-    ----------
-    immediate : bool
-        Whether `append_now` makes a batch durable without waiting for anything.
-    """
-
-    immediate = False
     # Whether a batch may hold records of one log only, since each log's are won or lost apart.
     one_log_at_a_time = False
 
@@ -117,7 +110,6 @@ class FileWriter(LogWriter):
         self._storage = storage
         self._trace = trace
         self._syncs = durability == "fsync"
-        self.immediate = not self._syncs
         self._lock: Lock | None = None
         self._generation = 0
         self._open: dict[LogName, tuple[str, Appender]] = {}
