@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from traceark.errors import TraceExistsError, TraceNotFoundError
+from traceark.errors import DamagedTraceError, TraceExistsError, TraceNotFoundError, UnsupportedFormatError
+from traceark.headers import Header
 from traceark.layout import HEADER, LOCK, LOGS
-from traceark.storage.base import AppendStorage, KeyExistsError, Lock, Storage, acquire
+from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Lock, Storage, acquire
 
 
 @asynccontextmanager
@@ -51,8 +52,10 @@ async def create(storage: Storage, prefix: str, header: bytes) -> None:
         lock.bump()
 
 
-async def delete(storage: Storage, prefix: str) -> None:
+async def delete(storage: Storage, prefix: str) -> str:
     """Remove a trace's directory, the header first: without it the rest is no trace.
+
+    Returns its incarnation, or nothing where the header could not be read.
 
     Raises
     ------
@@ -61,11 +64,17 @@ async def delete(storage: Storage, prefix: str) -> None:
     entries = await storage.list(prefix)
     if HEADER not in entries:
         raise TraceNotFoundError(f"no trace at {storage.url}/{prefix}")
+    what = f"{prefix}/{HEADER}"
+    try:
+        incarnation = Header.decode(await storage.read(what), what).incarnation
+    except (DamagedTraceError, UnsupportedFormatError, KeyMissingError):
+        incarnation = ""  # it goes all the same
     names = sorted((name for name in entries if not name.startswith(".")), key=lambda name: name != HEADER)
     if not isinstance(storage, AppendStorage):
         await storage.delete(f"{prefix}/{name}" for name in names)
-        return
+        return incarnation
     async with _locked(storage, prefix) as lock:
         lock.bump(deleted=True)
         await storage.delete(f"{prefix}/{name}" for name in names)
         storage.remove_directory(prefix)
+    return incarnation

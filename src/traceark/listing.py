@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from collections.abc import Mapping
 
+from traceark.codec.fields import TRACES
+from traceark.codec.parquet import from_row
 from traceark.errors import (
     AmbiguousMessageId,
     DamagedTraceError,
@@ -54,21 +57,16 @@ async def headers(pool: TracePool, *, warning: bool = True) -> list[StoredTrace]
     return found
 
 
-async def exact(pool: TracePool, stored: StoredTrace) -> Trace | None:
-    """Return a listed trace with exact totals, or None where it is gone or damaged."""
-    try:
-        if stored.is_exact():
-            return await stored.trace()
-        trace = pool.get(stored.trace_id)
-        if trace is not None:
-            async with trace.reading():
-                return trace.view()
-        return await stored.trace()
-    except (KeyMissingError, TraceNotFoundError):
-        return None  # deleted since it was listed
-    except DamagedTraceError as error:
-        warn(error)
-        return None
+async def newest(pool: TracePool, wanted: Mapping[str, str], limit: int) -> list[Trace]:
+    """Return the newest traces whose fields have the values that are wanted."""
+    columns = ", ".join(f'"{column.name}"' for column in TRACES)
+    conditions = " AND ".join(["true", *(f'"{name}" = ${name}' for name in wanted)])
+    order = "created_at DESC NULLS FIRST, trace_id"
+    text = f"SELECT {columns} FROM traces WHERE {conditions} ORDER BY {order} LIMIT $limit"
+    found = await pool.catalog.select(text, {**wanted, "limit": limit})
+    for problem in pool.catalog.problems():
+        warn(problem)
+    return [Trace.parse(from_row(TRACES, row)) for row in found.to_pylist()]
 
 
 async def trace_of(pool: TracePool, message_id: str) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,6 +45,9 @@ _GIVE_WAY_SECONDS = 0.005
 _BATCH_REQUESTS = 2_000
 
 
+Announce = Callable[[str], Awaitable[None]]
+
+
 class OpenTrace:
     """One trace, open.
 
@@ -58,10 +61,15 @@ class OpenTrace:
         Over all durable messages.
     ends : dict
         The last durable offset of each log.
+    announced_at : float or None
+        When, by the monotonic clock, others were told that this process writes here; None if they
+        were not, and must be before anything is written.
     """
 
-    def __init__(self, storage: Storage, trace_id: str, durability: str) -> None:
+    def __init__(self, storage: Storage, trace_id: str, durability: str, announce: Announce) -> None:
         self.storage = storage
+        self._announce = announce
+        self.announced_at: float | None = None
         self.trace_id = trace_id
         self.prefix = trace_prefix(trace_id)
         self.header = Header(Trace(trace_id=trace_id), "")
@@ -230,7 +238,7 @@ class OpenTrace:
 
     def _is_free(self) -> bool:
         """Whether nothing is on its way, and an append needs no more than itself."""
-        return not (self._leading or self._queue or self.mutex.locked() or self.sealed)
+        return not (self._leading or self._queue or self.mutex.locked() or self.sealed or self.announced_at is None)
 
     def _is_alone(self) -> bool:
         """Whether this task appended last, too, and other tasks had their turn not long ago."""
@@ -252,7 +260,7 @@ class OpenTrace:
             self._start_draining()
             raise
         self._leading = False
-        if self.mutex.locked() or self.sealed or not self._writer.try_lock():
+        if self.mutex.locked() or self.sealed or self.announced_at is None or not self._writer.try_lock():
             self._start_draining()
             await request.future
             return
@@ -381,6 +389,9 @@ class OpenTrace:
             if self._broken is not None:
                 raise self._closed(self._broken)
             async with self._writer.locked():
+                if self.announced_at is None:
+                    await self._announce(self.trace_id)
+                    self.announced_at = time.monotonic()
                 if self.sealed:
                     await self.storage.delete([f"{self.prefix}/{MANIFEST}"])
                     self.entries.pop(MANIFEST, None)

@@ -11,18 +11,20 @@ import json
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from traceark.catalog.catalog import Catalog
+from traceark.catalog.lookup import Lookup
 from traceark.codec.lines import time_text
 from traceark.codec.parquet import PartInfo
 from traceark.compact import seal
-from traceark.errors import InvalidIdError, StoreClosedError, TraceNotFoundError, UnsupportedFormatError
+from traceark.errors import InvalidIdError, StorageError, StoreClosedError, TraceNotFoundError, UnsupportedFormatError
 from traceark.headers import Header
 from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
 from traceark.live import OpenTrace
-from traceark.models import TERMINAL, JsonObject, utc_now
+from traceark.models import TERMINAL, JsonObject, Trace, utc_now
 from traceark.reading import StoredTrace, load
-from traceark.storage.base import Durability, KeyExistsError, KeyMissingError, Storage
+from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Storage
 
 # What parts say of themselves is remembered for so many of them.
 _KNOWN_PARTS = 10_000
@@ -55,6 +57,32 @@ class TracePool:
         self._headers: dict[str, tuple[str, Header]] = {}
         self._marker: JsonObject | None = None
         self._writable: asyncio.Task[None] | None = None
+        self.catalog = Catalog(storage, self._archive_id, Lookup(storage, self._read, self._live))
+
+    async def _archive_id(self) -> str | None:
+        marker = await self.marker()
+        return str(marker.get("archive_id", "")) if marker is not None else None
+
+    async def _read(self, trace_id: str, entries: Mapping[str, Entry] | None) -> tuple[StoredTrace, Trace] | None:
+        """Return a trace as its files are, for the catalog."""
+        stored = await load(self.storage, trace_id, trace_prefix(trace_id), entries, self.parts())
+        return (stored, await stored.trace()) if stored is not None else None
+
+    async def _live(self, trace_id: str, alone: bool) -> tuple[str, StoredTrace, Trace] | None:
+        """Return a trace that is open here as it is in memory, for the catalog; listed anew if others write to it."""
+        trace = self._open.get(trace_id)
+        if trace is None:
+            return None
+        if not alone:
+            try:
+                async with trace.reading():
+                    pass
+            except TraceNotFoundError:
+                await self.forget(trace_id)
+                return None
+        tree = trace.tree.revision if trace.tree is not None else 0
+        token = f"{trace.header.incarnation} {trace.header.revision} {tree} {trace.ends}"
+        return token, self.of_open(trace), trace.view()
 
     @property
     def url(self) -> str:
@@ -147,10 +175,11 @@ class TracePool:
     async def _open_trace(self, trace_id: str) -> OpenTrace:
         try:
             try:
-                trace = OpenTrace(self.storage, trace_id, self._durability)
+                trace = OpenTrace(self.storage, trace_id, self._durability, self.catalog.notices.announce)
             except InvalidIdError as error:
                 raise TraceNotFoundError(f"no trace {trace_id!r} in {self.url}: {error}") from None
             await trace.refresh()
+            trace.announced_at = self.catalog.notices.announced_at(trace_id)
             self._open[trace_id] = trace
             await self._shed()
             return trace
@@ -178,12 +207,19 @@ class TracePool:
             if self._open.get(trace_id) is trace:
                 del self._open[trace_id]
                 await trace.close()
+                await self.catalog.notices.settle([trace_id])
 
     async def forget(self, trace_id: str) -> None:
         """Close a trace, if it is open."""
         trace = self._open.pop(trace_id, None)
         if trace is not None:
             await trace.close()
+
+    async def sealed(self, trace: OpenTrace) -> None:
+        """Tell others that this process is done with a trace, though it keeps it open."""
+        async with trace.mutex:
+            trace.announced_at = None
+        await self.catalog.notices.settle([trace.trace_id])
 
     async def load(self, trace_id: str) -> StoredTrace | None:
         """Return a trace that is not open as it stands, or None."""
@@ -241,6 +277,7 @@ class TracePool:
     async def _seal_in_background(self, trace: OpenTrace) -> None:
         try:
             await seal(trace)
+            await self.sealed(trace)
         except Exception:  # the trace stays unsealed; `close` tries again, and raises
             trace.touched = True
         finally:
@@ -283,6 +320,11 @@ class TracePool:
                 problems.append(error)
             await trace.close()
         self._open.clear()
+        try:
+            await self.catalog.notices.settle(list(self.catalog.notices.openings))
+            await self.catalog.close()
+        except StorageError as error:
+            problems.append(error)
         await self.storage.close()
         if len(problems) == 1:
             raise problems[0]

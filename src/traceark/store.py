@@ -16,6 +16,7 @@ from traceark.errors import (
     InvalidValueError,
     MessageConflictError,
     MessageNotFoundError,
+    TraceExistsError,
     TraceNotFoundError,
 )
 from traceark.headers import Header
@@ -133,7 +134,12 @@ class ArchiveStore:
         data = header.encode()
         await self._pool.ready()
         await self._pool.settle(given.trace_id)
-        await lifecycle.create(self.storage, prefix, data)
+        await self._pool.catalog.notices.announce(given.trace_id)
+        try:
+            await lifecycle.create(self.storage, prefix, data)
+        except TraceExistsError:
+            await self._pool.catalog.notices.settle([given.trace_id])
+            raise
         if given.status in TERMINAL:
             # Nothing may follow, and still it is to be sealed.
             (await self._pool.opened(given.trace_id)).touched = True
@@ -211,21 +217,9 @@ class ArchiveStore:
         if limit < 1:
             raise InvalidValueError(f"expected 1 or more, not {limit}", "limit")
         wanted = {"mode": mode, "agent_type": agent_type, "uid": uid, "status": status}
-        matching = [
-            stored
-            for stored in await listing.headers(self._pool)
-            if all(value is None or getattr(stored.header.trace, name) == value for name, value in wanted.items())
-        ]
-        matching.sort(key=lambda stored: stored.trace_id)
-        matching.sort(key=lambda stored: stored.header.trace.created_at or utc_now(), reverse=True)
-        found: list[Trace] = []
-        for stored in matching:
-            if len(found) == limit:
-                break
-            trace = await listing.exact(self._pool, stored)
-            if trace is not None:
-                found.append(trace)
-        return found
+        return await listing.newest(
+            self._pool, {name: value for name, value in wanted.items() if value is not None}, limit
+        )
 
     # Goals
 
@@ -474,7 +468,9 @@ class ArchiveStore:
         ------
         TraceNotFoundError, DamagedTraceError
         """
-        await seal(await self._pool.opened(trace_id))
+        trace = await self._pool.opened(trace_id)
+        await seal(trace)
+        await self._pool.sealed(trace)
 
     async def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
         """Check one trace, or all; an empty list means that nothing was found.
@@ -505,7 +501,9 @@ class ArchiveStore:
             prefix = trace_prefix(trace_id)
         except InvalidIdError:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.url}") from None
-        await lifecycle.delete(self.storage, prefix)
+        await self._pool.catalog.notices.announce(trace_id)
+        incarnation = await lifecycle.delete(self.storage, prefix)
+        await self._pool.catalog.notices.deleted(trace_id, incarnation)
 
     async def sql(self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> QueryResult:
         """Answer SQL over the views `traces`, `goals`, `messages` and `events`.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # A sync that takes less than this is done in the event loop: a thread would take as long.
 _INLINE_SYNC_SECONDS = 0.002
+# The generation of a lock that was just opened.
+_UNKNOWN = -2
 # What a writer knows of an object store is listed again after this; superseded objects are kept longer.
 _KNOWLEDGE_SECONDS = 300.0
 
@@ -124,7 +126,7 @@ class FileWriter(LogWriter):
                 self._lock = self._storage.lock(f"{self._trace.prefix}/{LOCK}")
             except KeyMissingError:
                 raise TraceNotFoundError(f"no trace {self._trace.trace_id!r} in {self._storage.url}") from None
-            self._generation = -2
+            self._generation = _UNKNOWN
         return self._lock
 
     async def _acquire(self) -> Lock:
@@ -142,6 +144,9 @@ class FileWriter(LogWriter):
         lock = await self._acquire()
         try:
             if not self._is_current(lock):
+                if lock.generation() != self._generation and (self._generation, lock.generation()) != (_UNKNOWN, 1):
+                    # Who changed it may have told others that nobody writes here; creation itself leaves 1.
+                    self._trace.announced_at = None
                 await self._trace.refresh()
                 self._generation = lock.generation()
             yield
@@ -338,12 +343,16 @@ class ObjectWriter(LogWriter):
         self._storage = storage
         self._trace = trace
         self._known_at = -_KNOWLEDGE_SECONDS
+        self._appended_at = -_KNOWLEDGE_SECONDS
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
         if time.monotonic() - self._known_at > _KNOWLEDGE_SECONDS:
             await self._trace.refresh()
             self._known_at = time.monotonic()
+        announced_at = self._trace.announced_at
+        if announced_at is not None and time.monotonic() - max(announced_at, self._appended_at) > _KNOWLEDGE_SECONDS:
+            self._trace.announced_at = None  # after so long others may take the trace for left alone
         yield
 
     def begins(self, log: LogName) -> bool:
@@ -363,6 +372,7 @@ class ObjectWriter(LogWriter):
                 version = await self._ours(key, data, error)
             trace.tails[log] = Tail(name, len(data), False)
             trace.entries[f"{log}/{name}"] = Entry(len(data), version, 0.0)
+        self._appended_at = time.monotonic()
 
     async def _ours(self, key: str, data: bytes, error: StorageError) -> str:
         """Return the version of a creation whose answer was lost; refuse one that another writer won."""

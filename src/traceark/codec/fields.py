@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["text", "int64", "float64", "time", "json", "usage", "stats", "texts"]
+Kind = Literal["text", "int64", "float64", "bool", "time", "json", "usage", "stats", "texts"]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column.
 
-    `kind` is ``text`` (UTF-8), ``int64``, ``float64``, ``time`` (microseconds, UTC), ``json``
+    `kind` is ``text`` (UTF-8), ``int64``, ``float64``, ``bool``, ``time`` (microseconds, UTC), ``json``
     (JSON text), ``usage`` and ``stats`` (structs), or ``texts`` (a list of text). `id` is the
     Parquet field id; a struct's fields take the ids that follow.
     """
@@ -113,4 +113,20 @@ TRACES: tuple[Column, ...] = (
     Column(21, "created_at", "time", "when it began"),
     Column(22, "completed_at", "time", "when it ended"),
     Column(23, "extra", "json", "unknown fields, as a JSON object"),
+)
+
+# Columns of the catalog only, behind those of `TRACES`.
+CATALOG: tuple[Column, ...] = (
+    Column(200, "_state", "text", "`settled`, `open` (look into the directory), `damaged`, or `gone`"),
+    Column(201, "_listed", "bool", "whether the trace is there and readable"),
+    Column(202, "_incarnation", "text", "the trace's incarnation"),
+    Column(203, "_revision", "int64", "the revision of `trace.json`"),
+    Column(204, "_sealed", "bool", "whether it is sealed and nothing was written since"),
+    Column(205, "_messages", "text", "the part that is the whole message log of a sealed trace"),
+    Column(206, "_events", "text", "the part that is the whole event log of a sealed trace"),
+    Column(207, "_tree", "int64", "a number that changes with `goal_tree.json`; null where there is none"),
+    Column(208, "_files", "text", "hash of the names, sizes and versions of the trace's files"),
+    Column(209, "_openings", "texts", "who has the trace open"),
+    Column(210, "_gone", "texts", "incarnations that were deleted"),
+    Column(211, "_problem", "text", "why the trace cannot be read"),
 )

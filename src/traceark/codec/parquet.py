@@ -51,6 +51,7 @@ def _arrow_type(column: Column) -> pa.DataType:
         "json": pa.string(),
         "int64": pa.int64(),
         "float64": pa.float64(),
+        "bool": pa.bool_(),
         "time": pa.timestamp("us", tz="UTC"),
         "texts": pa.list_(pa.string()),
     }[column.kind]

@@ -11,6 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from traceark.errors import StorageError
@@ -115,6 +116,21 @@ class Storage(ABC):
         ------
         UnsafeStorageError
         """
+
+    def location(self) -> str:
+        """Return what tells this place from one that a copy of the archive lies in."""
+        return self.url
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where an object lies as a file that any library can read, or None where it does not."""
+        return None
+
+    def stamp(self, prefix: str) -> tuple[str, float] | None:
+        """Return a text that changes whenever a name right below a prefix comes or goes, and its age in seconds.
+
+        None where only a listing can tell.
+        """
+        return None
 
     async def close(self) -> None:
         """Give back what the storage holds."""

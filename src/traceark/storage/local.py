@@ -11,6 +11,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,8 @@ except ImportError:  # Windows: reading works, writing is refused in `lock`.
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
 TEMPORARY = ".tmp-"
+# What is not there did not just change.
+_ANCIENT_SECONDS = 1e9
 
 
 @contextmanager
@@ -204,11 +207,29 @@ class LocalStorage(AppendStorage):
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
-                    found[below + entry.name] = Entry(status.st_size, _version(status), status.st_mtime)
+                    # The time of the last change, since copying tools set the time of modification.
+                    found[below + entry.name] = Entry(status.st_size, _version(status), status.st_ctime)
         except FileNotFoundError:
             return
         except OSError as error:
             raise StorageError(error.errno, f"{directory}: {error.strerror}") from error
+
+    def location(self) -> str:
+        try:
+            status = self.root.stat()
+        except FileNotFoundError:
+            return self.url
+        return f"{status.st_dev:x}:{status.st_ino:x}"
+
+    def local_path(self, key: str) -> Path | None:
+        return self.path(key)
+
+    def stamp(self, prefix: str) -> tuple[str, float] | None:
+        try:
+            status = self.path(prefix).stat()
+        except FileNotFoundError:
+            return "", _ANCIENT_SECONDS
+        return f"{status.st_ino:x}-{status.st_ctime_ns:x}", time.time() - status.st_ctime
 
     async def children(self, prefix: str) -> Sequence[str]:
         try:

@@ -1,0 +1,365 @@
+"""The catalog of an open archive: rows of all traces in memory, in step with all other processes.
+
+Before a trace is written to, an ``open`` note is published; when that is done, a ``settled`` one
+with the new row. So a reader needs no look into directories but for the traces that somebody has
+open. Names that come and go by other means are noticed by the stamp of the directory of all
+traces, where the storage has one. Everything here can be rebuilt from the directories.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from io import BytesIO
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from traceark.catalog.contents import CATALOG, Contents, binding_of, contents_of
+from traceark.catalog.lookup import COPIED, Lookup, with_openings
+from traceark.catalog.notes import Note, changed, decode_notes
+from traceark.catalog.notices import Notices
+from traceark.catalog.rows import DAMAGED, OPEN
+from traceark.catalog.snapshot import SnapshotInfo, encode_snapshot, snapshot_info, snapshot_name
+from traceark.catalog.table import CatalogTable
+from traceark.errors import CorruptFileError, StorageError
+from traceark.layout import TRACES, trace_id_of
+from traceark.models import JsonObject
+from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
+
+_ATTEMPTS = 8
+_PARALLEL = 64
+# Change files are folded into a snapshot when there are more than this, or than a thousandth of the traces.
+FOLD_FILES = 256
+# A directory that changed so lately may change again within the same tick of the file system's clock.
+_RACY_SECONDS = 1.0
+
+
+class Catalog:
+    """The catalog of one archive, as one process sees it.
+
+    Parameters
+    ----------
+    storage : Storage
+        Where the archive is.
+    archive_id : callable
+        Returns the id in the archive's marker, or None where there is no marker.
+    lookup : Lookup
+        Reads traces from their directories, or from memory where this process has them open.
+
+    Attributes
+    ----------
+    notices : Notices
+        What this process tells the others.
+    """
+
+    def __init__(self, storage: Storage, archive_id: Callable[[], Awaitable[str | None]], lookup: Lookup) -> None:
+        self._storage = storage
+        self._archive_id = archive_id
+        self._lookup = lookup
+        self._table: CatalogTable | None = None
+        self._mutex = asyncio.Lock()
+        self._info = SnapshotInfo("", 0)
+        self._seen: dict[str, int] = {}
+        self._stamp = ""
+        self._foreign = ""
+        self._open: dict[str, list[str]] = {}
+        self._touched: set[str] = set()
+        self._closed: set[str] = set()
+        self._strangers: list[str] = []
+        self._problems: dict[str, str] = {}
+        self._files = 0
+        self._folding: asyncio.Task[None] | None = None
+        # Whether the storage tells when a directory comes or goes.
+        self._watches_names = storage.stamp(TRACES) is not None
+        self.notices = Notices(storage, self._binding, lookup)
+
+    async def _binding(self) -> str:
+        return binding_of(await self._archive_id() or "", self._storage.location())
+
+    # Keeping in step
+
+    async def sync(self) -> None:
+        """Take in what this and other processes changed since."""
+        async with self._mutex:
+            await self._sync()
+        if self._files > FOLD_FILES and self._files > self._rows() // 1000:
+            self._fold_soon()
+
+    def _fold_soon(self) -> None:
+        if self._folding is None or self._folding.done():
+            self._folding = asyncio.ensure_future(self.fold())
+
+    async def _sync(self) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                await self._take_in(last=attempt == _ATTEMPTS - 1)
+                break
+            except KeyMissingError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        await self._check_names()
+        await self._look_at_open()
+
+    async def _take_in(self, *, last: bool) -> None:
+        binding = await self._binding()
+        contents = contents_of(await self._storage.list(CATALOG), binding)
+        newest = contents.generations[0] if contents.generations else None
+        if self._table is None or newest is None or newest[0] != self._info.generation:
+            info = await self._newest_info(contents, binding)
+            if info is None and (self._table is None or self._info.generation):
+                await self._look_everywhere(contents, binding)
+                return
+            if info is not None and self._adopts(info):
+                self._info = info
+            elif info is not None:
+                await self._load(info)
+        gap = contents.has_gap(self._seen)
+        if gap and not last:
+            # A listing may miss what comes while it is made.
+            raise KeyMissingError(f"{self._storage.url}/{CATALOG}: a change file is missing")
+        notes = None
+        if not gap and contents.foreign == self._foreign:
+            notes = await self._read_notes(contents, self._seen)
+        if notes is None:
+            await self._look_everywhere(contents, binding)
+            return
+        await self._apply(notes)
+        self._seen |= contents.ends()
+        self._files = contents.count
+
+    async def _newest_info(self, contents: Contents, binding: str) -> SnapshotInfo | None:
+        """Return what the newest snapshot says; None if it cannot be trusted: an older one would lack changes."""
+        if not contents.generations:
+            return None
+        key = f"{CATALOG}/{contents.generations[0][1]}"
+        try:
+            path = self._storage.local_path(key)
+            if path is not None:
+                with path.open("rb") as file:
+                    info = snapshot_info(file, key)
+            else:
+                info = snapshot_info(BytesIO(await self._storage.read(key)), key)
+        except FileNotFoundError:
+            raise KeyMissingError(f"{key} is not there") from None
+        except CorruptFileError:
+            return None
+        return info if info.binding == binding else None
+
+    def _adopts(self, info: SnapshotInfo) -> bool:
+        """Whether the rows in memory hold all that a newer snapshot does."""
+        return (
+            self._table is not None
+            and info.look == self._info.look
+            and all(self._seen.get(writer, 0) >= number for writer, number in info.folded.items())
+        )
+
+    async def _load(self, info: SnapshotInfo) -> None:
+        key = f"{CATALOG}/{snapshot_name(info.generation, info.binding)}"
+        source: Any = self._storage.local_path(key)
+        if source is None:
+            data = await self._storage.read(key)
+            source = await asyncio.to_thread(lambda: pq.read_table(BytesIO(data), page_checksum_verification=True))
+        table = self._table or CatalogTable()
+        await asyncio.to_thread(table.load, source)
+        self._table = table
+        self._info = info
+        self._seen = dict(info.folded)
+        self._stamp, self._foreign = info.stamp, info.foreign
+        self._touched.clear()
+        self._closed.clear()
+        found = table.query("SELECT trace_id, _openings FROM catalog WHERE _state IN ('open', 'damaged')")
+        self._open = {row["trace_id"]: row["_openings"] for row in found.to_pylist()}
+        found = table.query("SELECT trace_id, _problem FROM catalog WHERE _problem IS NOT NULL")
+        self._problems = {row["trace_id"]: row["_problem"] for row in found.to_pylist()}
+
+    async def _read_notes(self, contents: Contents, seen: Mapping[str, int]) -> list[Note] | None:
+        """Return the notes past those seen; None if one was damaged since it was published."""
+
+        async def one(name: str) -> list[Note]:
+            own = self.notices.files.get(name)
+            key = f"{CATALOG}/{name}"
+            return own if own is not None else decode_notes(await self._storage.read(key), key)
+
+        names = [name for files in contents.unseen(seen).values() for name in files]
+        notes: list[Note] = []
+        try:
+            for start in range(0, len(names), _PARALLEL):
+                for found in await asyncio.gather(*map(one, names[start : start + _PARALLEL])):
+                    notes += found
+        except CorruptFileError:
+            return None  # the directories know
+        for name in names:
+            self.notices.files.pop(name, None)
+        return notes
+
+    async def _apply(self, notes: Sequence[Note]) -> None:
+        assert self._table is not None
+        by_trace: dict[str, list[Note]] = {}
+        for note in notes:
+            by_trace.setdefault(note.trace_id, []).append(note)
+            self._closed.update(note.closes)
+        if not by_trace:
+            return
+        known = await asyncio.to_thread(self._table.rows, list(by_trace))
+        rows = [changed(known.get(trace_id), group, self._closed) for trace_id, group in by_trace.items()]
+        if self._watches_names:
+            # A trace that nothing was known of may have been removed by hand since.
+            for row in rows:
+                if row["_listed"] and row["trace_id"] not in known:
+                    with_openings(row, [*cast("list[str]", row["_openings"]), COPIED])
+        await self._put(rows)
+
+    async def _put(self, rows: Sequence[JsonObject]) -> None:
+        assert self._table is not None
+        await asyncio.to_thread(self._table.put, rows)
+        for row in rows:
+            trace_id = str(row["trace_id"])
+            self._touched.add(trace_id)
+            self._problems.pop(trace_id, None)
+            if row.get("_problem") is not None:
+                self._problems[trace_id] = str(row["_problem"])
+            # A damaged trace may be mended; where looking is cheap, it is looked at again.
+            if row["_state"] == OPEN or (row["_state"] == DAMAGED and self._watches_names):
+                self._open[trace_id] = cast("list[str]", row["_openings"])
+            else:
+                self._open.pop(trace_id, None)
+                self._lookup.forget(trace_id)
+
+    async def _check_names(self) -> None:
+        """Notice the directories that came and went by other means than notes."""
+        stamped = self._storage.stamp(TRACES)
+        if stamped is None or stamped[0] == self._stamp:
+            return
+        assert self._table is not None
+        keys = await self._storage.children(TRACES)
+        ids = {key: trace_id_of(key) for key in keys}
+        self._strangers = [key for key, trace_id in ids.items() if trace_id is None]
+        present = [trace_id for trace_id in ids.values() if trace_id is not None]
+        new, missing = await asyncio.to_thread(self._table.names_apart, present)
+        if missing:
+            held = [each for each in missing if set(self._open.get(each, ())) - {COPIED}]
+            await asyncio.to_thread(self._table.remove, missing)
+            self._touched.update(missing)
+            rows = [with_openings({"trace_id": each, "_listed": False}, self._open[each]) for each in held]
+            for each in missing:
+                self._open.pop(each, None)
+                self._problems.pop(each, None)
+                self._lookup.forget(each)
+            await self._put(rows)
+        await self._put([with_openings(row, [COPIED]) for row in await self._lookup.rows(new)])
+        self._stamp = stamped[0] if stamped[1] > _RACY_SECONDS else ""
+
+    async def _look_at_open(self) -> None:
+        """Bring the rows of traces that somebody has open up to date."""
+        assert self._table is not None
+        changed_rows = await self._lookup.changed_rows(
+            {each: all(opening.startswith(self.notices.writer) for opening in ids) for each, ids in self._open.items()}
+        )
+        if not changed_rows:
+            return
+        known = await asyncio.to_thread(self._table.rows, list(changed_rows))
+        await self._put([self._lookup.merged(known.get(each), row, each) for each, row in changed_rows.items()])
+
+    async def _look_everywhere(self, contents: Contents, binding: str) -> None:
+        """Read every directory, and make a new snapshot."""
+        notes = await self._read_notes(contents, {}) or []
+        closed = {opening for note in notes for opening in note.closes}
+        openings: dict[str, list[str]] = {each: list(ids) for each, ids in self.notices.openings.items()}
+        for note in notes:
+            if note.opening and note.opening not in closed:
+                openings.setdefault(note.trace_id, []).append(note.opening)
+        stamped = self._storage.stamp(TRACES)
+        found, self._strangers = await self._lookup.everything()
+        rows = [with_openings(row, set(openings.pop(str(row["trace_id"]), ()))) for row in found]
+        rows += [with_openings({"trace_id": each, "_listed": False}, set(ids)) for each, ids in openings.items()]
+        table = self._table or CatalogTable()
+        await asyncio.to_thread(table.clear)
+        self._table = table
+        self._open.clear()
+        self._problems.clear()
+        await self._put(rows)
+        self._touched.clear()
+        generation = max([self._info.generation, *(number for number, _ in contents.generations[:1])])
+        self._info = SnapshotInfo(binding, generation, self._info.look + 1)
+        self._seen = contents.ends()
+        self._foreign = contents.foreign
+        self._stamp = stamped[0] if stamped is not None and stamped[1] > _RACY_SECONDS else ""
+        self._files = contents.count
+        await self._fold()
+
+    # Folding
+
+    async def fold(self) -> None:
+        """Fold all change files into a new snapshot, unless another process just did."""
+        async with self._mutex:
+            await self._sync()
+            await self._fold()
+
+    async def _fold(self) -> None:
+        assert self._table is not None
+        if await self._archive_id() is None:
+            return  # a folder of traces, and no archive yet
+        binding = await self._binding()
+        before = contents_of(await self._storage.list(CATALOG), binding)
+        info = replace(
+            self._info,
+            binding=binding,
+            generation=self._info.generation + 1,
+            folded=dict(self._seen),
+            stamp=self._stamp,
+            foreign=self._foreign,
+        )
+        table = self._table
+        data = await asyncio.to_thread(lambda: encode_snapshot(info, table.export()))
+        try:
+            await self._storage.create(f"{CATALOG}/{snapshot_name(info.generation, binding)}", data)
+        except KeyExistsError:
+            return  # another process made it; what it lacks of ours is still in the change files
+        except StorageError:
+            return  # an archive that can only be read works without
+        self._info = info
+        self._touched.clear()
+        superseded = [name for number, name in before.generations if number < info.generation]
+        for writer, files in before.changes.items():
+            superseded += [name for number, name in files.items() if number <= self._seen.get(writer, 0)]
+        await self._delete(superseded)
+        self._files = 0
+
+    async def _delete(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), 32):
+            await asyncio.gather(*(self._storage.delete([f"{CATALOG}/{name}"]) for name in names[start : start + 32]))
+
+    # Asking
+
+    async def select(self, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+        """Answer SQL over the view `traces` (and the table `catalog`), as of now."""
+        await self.sync()
+        async with self._mutex:
+            assert self._table is not None
+            return await asyncio.to_thread(self._table.query, text, parameters)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with what is left out: traces that cannot be read, directories that are none."""
+        strangers = [
+            f"traces/{key} is no trace key; rename the directory or move it out of the archive"
+            for key in self._strangers
+        ]
+        return [*strangers, *self._problems.values()]
+
+    def _rows(self) -> int:
+        if self._table is None:
+            return 0
+        return int(self._table.query("SELECT count(*) FROM catalog").column(0)[0].as_py())
+
+    async def close(self) -> None:
+        """Fold where this process left many change files, and give the memory back."""
+        if self.notices.count > FOLD_FILES:
+            self._fold_soon()
+        if self._folding is not None:
+            await self._folding
+        if self._table is not None:
+            self._table.close()
+            self._table = None

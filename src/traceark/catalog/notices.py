@@ -1,0 +1,108 @@
+"""What this process tells the others of the traces that it writes to.
+
+Notes go out as change files, created once and never changed; those of several callers share one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from traceark.catalog.contents import CATALOG, changes_name
+from traceark.catalog.lookup import Lookup
+from traceark.catalog.notes import Note, encode_notes
+from traceark.storage.base import KeyExistsError, Storage
+
+
+class Notices:
+    """The notes of one process.
+
+    Attributes
+    ----------
+    writer : str
+        This process's own part of its change files' names and of its openings.
+    openings : dict
+        By trace id, the openings that this process has not closed.
+    files : dict
+        By name, the notes of its change files that it has not taken in itself.
+    count : int
+        How many change files it has published.
+    """
+
+    def __init__(self, storage: Storage, binding: Callable[[], Awaitable[str]], lookup: Lookup) -> None:
+        self._storage = storage
+        self._binding = binding
+        self._lookup = lookup
+        self.writer = secrets.token_hex(4)
+        self.count = 0
+        self.openings: dict[str, list[str]] = {}
+        self.files: dict[str, list[Note]] = {}
+        self._announced_at: dict[str, float] = {}
+        self._outbox: list[Note] = []
+        self._telling = asyncio.Lock()
+
+    async def announce(self, trace_id: str) -> None:
+        """Say that this process is about to write to a trace; returns when all others can know."""
+        opening = f"{self.writer}-{secrets.token_hex(4)}"
+        self.openings.setdefault(trace_id, []).append(opening)
+        self._announced_at[trace_id] = time.monotonic()
+        await self._tell([Note("open", trace_id, opening)])
+
+    def announced_at(self, trace_id: str) -> float | None:
+        """Return when, by the monotonic clock, this process last said that it writes to a trace; None if it did not."""
+        return self._announced_at.get(trace_id)
+
+    async def settle(self, trace_ids: Iterable[str]) -> None:
+        """Say that this process is done with traces, and what they are now.
+
+        One that cannot be read stays open: whoever asks looks into its directory.
+        """
+        notes: list[Note] = []
+        for trace_id in trace_ids:
+            closes = tuple(self.openings.pop(trace_id, ()))
+            self._announced_at.pop(trace_id, None)
+            if not closes:
+                continue
+            row = await self._lookup.row(trace_id)
+            if row is not None and row.get("_incarnation") is not None:
+                notes.append(Note("settled", trace_id, closes=closes, row=row))
+        await self._tell(notes)
+
+    async def deleted(self, trace_id: str, incarnation: str) -> None:
+        """Say that a trace is gone for good; where it is not known which, it stays open, to be looked for."""
+        closes = tuple(self.openings.pop(trace_id, ()))
+        self._announced_at.pop(trace_id, None)
+        if incarnation:
+            await self._tell([Note("gone", trace_id, closes=closes, incarnation=incarnation)])
+
+    async def _tell(self, notes: Sequence[Note]) -> None:
+        """Publish notes; those of several callers go out in one file."""
+        self._outbox += notes
+        async with self._telling:
+            batch, self._outbox = self._outbox, []
+            if not batch:
+                return
+            try:
+                name = await self._create(encode_notes(batch))
+            except BaseException:
+                self._outbox = batch + self._outbox
+                raise
+            self.files[name] = batch
+
+    async def _create(self, data: bytes) -> str:
+        """Create this process's next change file; return its name."""
+        while True:
+            name = changes_name(await self._binding(), self.writer, self.count + 1)
+            key = f"{CATALOG}/{name}"
+            try:
+                await self._storage.create(key, data)
+            except KeyExistsError:
+                # Ours, since nobody else has our writer's id: its answer was lost, or its caller went away.
+                self.count += 1
+                if await self._storage.read(key) == data:
+                    return name
+            else:
+                self.count += 1
+                return name

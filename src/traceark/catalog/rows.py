@@ -1,0 +1,84 @@
+"""One row of the catalog: a trace's header as of now, and how to tell whether its directory changed since.
+
+Pure but for what `describe` is given: it reads nothing. Knows no change files and no snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from traceark.codec.fields import CATALOG, TRACES, Column
+from traceark.codec.lines import to_record
+from traceark.layout import GOAL_TREE, LOCK, LOGS, LogName, PartName, parse_log_name
+from traceark.models import JsonObject, Trace
+from traceark.reading import StoredTrace, log_names
+from traceark.storage.base import Entry
+
+COLUMNS: tuple[Column, ...] = TRACES + CATALOG
+SETTLED, OPEN, DAMAGED, GONE = "settled", "open", "damaged", "gone"
+
+
+def fingerprint(entries: Mapping[str, Entry]) -> str:
+    """Return a hash of a trace's files: their names, sizes, versions and times."""
+    told = hashlib.sha256()
+    for name in sorted(entries):
+        if name != LOCK:
+            entry = entries[name]
+            told.update(f"{name}\n{entry.size}\n{entry.version}\n{entry.modified}\n".encode())
+    return told.hexdigest()[:16]
+
+
+def describe(stored: StoredTrace, trace: Trace) -> JsonObject:
+    """Return the row of a trace that was just read.
+
+    Parameters
+    ----------
+    stored : StoredTrace
+        Its files as they were listed.
+    trace : Trace
+        Its header with exact totals.
+    """
+    sealed = stored.is_sealed()
+    row = to_record(trace)
+    row.update(
+        _state=SETTLED,
+        _listed=True,
+        _incarnation=stored.header.incarnation,
+        _revision=stored.header.revision,
+        _sealed=sealed,
+        _files=fingerprint(stored.entries),
+        _tree=_number(stored.entries.get(GOAL_TREE)),
+        _openings=[],
+        _gone=[],
+    )
+    for log in LOGS:
+        row[f"_{log}"] = _whole_part(stored, log) if sealed else None
+    return row
+
+
+def damaged(trace_id: str, entries: Mapping[str, Entry], problem: str) -> JsonObject:
+    """Return the row of a trace that cannot be read."""
+    return {
+        "trace_id": trace_id,
+        "_state": DAMAGED,
+        "_listed": False,
+        "_files": fingerprint(entries),
+        "_openings": [],
+        "_gone": [],
+        "_problem": problem,
+    }
+
+
+def _number(entry: Entry | None) -> int | None:
+    if entry is None:
+        return None
+    return int.from_bytes(hashlib.sha256(f"{entry.size}-{entry.version}".encode()).digest()[:8], signed=True)
+
+
+def _whole_part(stored: StoredTrace, log: LogName) -> str | None:
+    """Return the one file of a sealed trace's log, if that is a part over the whole log."""
+    names = log_names(stored.entries, log)
+    parsed = parse_log_name(names[0]) if len(names) == 1 else None
+    whole = isinstance(parsed, PartName) and (parsed.first, parsed.last) == (1, stored.header.checkpoint.ends[log])
+    return names[0] if whole else None

@@ -1,0 +1,112 @@
+"""The snapshot: one row per trace in one Parquet file, bound to one archive in one place.
+
+Bytes in, Arrow out and back; knows no storage. What it says of itself stands in its key-value
+metadata, as in a part.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from traceark.catalog.rows import COLUMNS
+from traceark.codec.parquet import METADATA_KEY, arrow_schema
+from traceark.errors import CorruptFileError
+from traceark.layout import FORMAT_VERSION
+
+SCHEMA = arrow_schema(COLUMNS)
+_NAME = re.compile(r"(\d{12})-([0-9a-f]{8})\.parquet")
+# Small enough to prune by, large enough to compress.
+_ROW_GROUP_ROWS = 122_880
+_ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """What a snapshot says of itself.
+
+    Attributes
+    ----------
+    binding : str
+        The archive and the place it is bound to.
+    generation : int
+        Each snapshot's is one more than that of the one it was made from.
+    look : int
+        How many full looks at all directories came before; what another look found overrides
+        whatever was known.
+    folded : dict of str to int
+        Per writer, up to which of its change files all are folded in.
+    stamp : str
+        The state of the directory of all traces whose names are accounted for; empty if none is.
+    foreign : str
+        The state of change files that are bound elsewhere.
+    """
+
+    binding: str
+    generation: int
+    look: int = 0
+    folded: dict[str, int] = field(default_factory=dict)
+    stamp: str = ""
+    foreign: str = ""
+
+
+def snapshot_name(generation: int, binding: str) -> str:
+    """Return a snapshot's file name."""
+    return f"{generation:012d}-{binding}.parquet"
+
+
+def parse_snapshot_name(name: str) -> tuple[int, str] | None:
+    """Return the generation and binding of a snapshot's name, or None.
+
+    Examples
+    --------
+    >>> parse_snapshot_name("000000000007-5f3a9c21.parquet")
+    (7, '5f3a9c21')
+    """
+    match = _NAME.fullmatch(name)
+    return (int(match[1]), match[2]) if match else None
+
+
+def encode_snapshot(info: SnapshotInfo, table: pa.Table) -> bytes:
+    """Return a snapshot's bytes; `table` has the columns of `COLUMNS`."""
+    sink = BytesIO()
+    metadata = json.dumps({"format": FORMAT_VERSION, "catalog": asdict(info)}, separators=(",", ":"))
+    with pq.ParquetWriter(
+        sink,
+        SCHEMA,
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        write_page_checksum=True,
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table.cast(SCHEMA), row_group_size=_ROW_GROUP_ROWS)
+        writer.add_key_value_metadata({METADATA_KEY: metadata.encode()})
+    return sink.getvalue()
+
+
+def snapshot_info(file: IO[bytes], what: str) -> SnapshotInfo:
+    """Return what a snapshot says of itself, from its footer.
+
+    Raises
+    ------
+    CorruptFileError
+        It is torn, changed, from a newer version, or no snapshot.
+    """
+    try:
+        parquet = pq.ParquetFile(file)
+        told: dict[str, Any] = json.loads((parquet.metadata.metadata or {})[METADATA_KEY])
+        if told["format"] != FORMAT_VERSION:
+            raise CorruptFileError(f"{what} has format version {told['format']}")
+        if not parquet.schema_arrow.equals(SCHEMA):
+            raise CorruptFileError(f"{what} has other columns")
+        return SnapshotInfo(**told["catalog"])
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CorruptFileError):
+            raise
+        raise CorruptFileError(f"{what} is no snapshot ({error!r})") from None

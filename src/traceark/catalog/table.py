@@ -1,0 +1,110 @@
+"""The catalog in memory: a DuckDB table of all rows, kept up to date trace by trace.
+
+Blocking, and for one thread at a time. Knows rows and Arrow, no notes and no storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from traceark.catalog.rows import COLUMNS
+from traceark.catalog.snapshot import SCHEMA
+from traceark.codec.parquet import from_row, to_row
+from traceark.models import JsonObject
+
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "python_enable_replacements": False,
+}
+_NAMES = ", ".join(f'"{column.name}"' for column in COLUMNS)
+
+
+class CatalogTable:
+    """All rows, in a DuckDB table `catalog`; the view `traces` has those that are there and readable."""
+
+    def __init__(self) -> None:
+        self._connection = duckdb.connect(":memory:", config=_CONFIG)
+        self._connection.execute("SET TimeZone = 'UTC'")
+        empty = SCHEMA.empty_table()
+        self._connection.register("empty", empty)
+        self._connection.execute(f"CREATE TABLE catalog AS SELECT {_NAMES} FROM empty")
+        self._connection.unregister("empty")
+        self._connection.execute("CREATE VIEW traces AS SELECT * FROM catalog WHERE _listed")
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._connection.execute("TRUNCATE catalog")
+
+    def load(self, source: Path | pa.Table) -> None:
+        """Take the rows of a snapshot in place of all others; a path is read by DuckDB itself."""
+        self.clear()
+        if isinstance(source, Path):
+            relation = self._connection.read_parquet([_escaped(source)], hive_partitioning=False)
+            relation.create_view("snapshot")
+        else:
+            self._connection.register("snapshot", source)
+        try:
+            self._connection.execute(f"INSERT INTO catalog SELECT {_NAMES} FROM snapshot")
+        finally:
+            if isinstance(source, Path):
+                self._connection.execute("DROP VIEW snapshot")
+            else:
+                self._connection.unregister("snapshot")
+
+    def put(self, rows: Iterable[JsonObject]) -> None:
+        """Put rows in place of those of the same traces."""
+        table = pa.Table.from_pylist([to_row(COLUMNS, row) for row in rows], schema=SCHEMA)
+        if table.num_rows:
+            self._connection.register("incoming", table)
+            self._connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT trace_id FROM incoming)")
+            self._connection.execute(f"INSERT INTO catalog SELECT {_NAMES} FROM incoming")
+            self._connection.unregister("incoming")
+
+    def remove(self, trace_ids: Sequence[str]) -> None:
+        """Drop the rows of some traces."""
+        if trace_ids:
+            self._connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
+
+    def query(self, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
+        """Answer SQL over `catalog` and `traces`."""
+        return self._connection.sql(text, params=parameters).to_arrow_table()
+
+    def filtered(self, condition: str) -> duckdb.DuckDBPyRelation:
+        """Return the listed traces for which a condition of the caller's holds."""
+        return self._connection.table("traces").filter(condition)
+
+    def rows(self, trace_ids: Iterable[str]) -> dict[str, JsonObject]:
+        """Return the rows of some traces, by trace id."""
+        found = self.query(
+            f"SELECT {_NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)]
+        ).to_pylist()
+        return {row["trace_id"]: from_row(COLUMNS, row) for row in found}
+
+    def names_apart(self, trace_ids: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return which of these traces nothing is known of, and which known ones are not among them."""
+        self._connection.register("present", pa.table({"trace_id": pa.array(trace_ids, pa.string())}))
+        known = "(SELECT trace_id FROM catalog WHERE _listed OR _state IN ('open', 'damaged'))"
+        there = "(SELECT trace_id FROM catalog WHERE _listed OR _state = 'damaged')"
+        new = self.query(f"SELECT trace_id FROM present ANTI JOIN {known} USING (trace_id)")
+        missing = self.query(f"SELECT trace_id FROM {there} ANTI JOIN present USING (trace_id)")
+        self._connection.unregister("present")
+        return new.column(0).to_pylist(), missing.column(0).to_pylist()
+
+    def export(self) -> pa.Table:
+        """Return all rows, newest first, as a snapshot holds them."""
+        return self.query(f"SELECT {_NAMES} FROM catalog ORDER BY created_at DESC, trace_id")
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._connection.close()
+
+
+def _escaped(path: Path) -> str:
+    """Return a path that DuckDB takes for one file, whatever characters it has."""
+    return "".join(f"[{each}]" if each in "*?[" else each for each in str(path))
