@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from traceark.catalog.report import RefreshReport
 from traceark.models import Event, Goal, GoalTree, Json, Message, Trace
 from traceark.query import QueryResult
 from traceark.storage.base import Durability
@@ -160,6 +161,10 @@ class Archive:
     def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
         """Check one trace, or all."""
         return self.run(self.store.verify(trace_id, deep=deep))
+
+    def refresh(self) -> RefreshReport:
+        """Look at every directory for what came, went or was replaced by other means than a store."""
+        return self.run(self.store.refresh())
 
     def delete_trace(self, trace_id: str) -> None:
         """Delete a trace for good."""

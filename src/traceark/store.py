@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from traceark import goals, lifecycle, listing, query, verification
+from traceark.catalog.report import RefreshReport
 from traceark.codec.lines import to_record
 from traceark.compact import compact, seal
 from traceark.errors import (
@@ -487,6 +488,21 @@ class ArchiveStore:
         TraceNotFoundError
         """
         return await verification.verify(self.storage, trace_id, deep=deep)
+
+    async def refresh(self) -> RefreshReport:
+        """Look at every directory for what came, went or was replaced by other means than a store.
+
+        Not needed after writing through a store, nor on a local disk after trace directories were
+        copied in, renamed or deleted: that is noticed. It is after the contents of a directory
+        were replaced by hand, and on an object store after any copying. On a local disk it lists
+        three directories per trace; on S3 it takes one request per thousand files, and up to four
+        for each trace that is not as it was.
+
+        Raises
+        ------
+        StorageError
+        """
+        return await self._pool.catalog.refresh()
 
     async def delete_trace(self, trace_id: str) -> None:
         """Delete a trace for good.

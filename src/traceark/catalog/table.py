@@ -86,6 +86,11 @@ class CatalogTable:
         ).to_pylist()
         return {row["trace_id"]: from_row(COLUMNS, row) for row in found}
 
+    def files(self) -> dict[str, str]:
+        """Return the hashes of the files of all traces that are there, by trace id."""
+        found = self.query("SELECT trace_id, _files FROM catalog WHERE _listed OR _state = 'damaged'")
+        return dict(zip(found.column(0).to_pylist(), found.column(1).to_pylist(), strict=True))
+
     def names_apart(self, trace_ids: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return which of these traces nothing is known of, and which known ones are not among them."""
         self._connection.register("present", pa.table({"trace_id": pa.array(trace_ids, pa.string())}))
