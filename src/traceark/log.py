@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from traceark.codec.lines import proven_record, proves_itself
-from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, read_part
+from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info
+from traceark.codec.parts import read_part
 from traceark.errors import CorruptFileError, IncompleteTraceError
 from traceark.layout import LogName, PartName, SegmentName, parse_log_name
 from traceark.plan import LogPlan, Source, diverged, plan_log
