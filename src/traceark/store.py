@@ -367,9 +367,7 @@ class ArchiveStore:
 
         async def read() -> list[Message]:
             stored = await self._pool.stored(trace_id)
-            if stored is None:
-                return []
-            return [Message.parse(row.record) for row in await stored.messages()]
+            return [] if stored is None else await stored.models()
 
         return await retrying(trace_id, read)
 
@@ -391,10 +389,13 @@ class ArchiveStore:
             trace_id = await listing.trace_of(self._pool, message_id)
         if trace_id is None:
             return None
-        for message in await self.get_trace_messages(trace_id):
-            if message.message_id == message_id:
-                return message
-        return None
+        holder = trace_id
+
+        async def read() -> Message | None:
+            stored = await self._pool.stored(holder)
+            return None if stored is None else await stored.message(message_id)
+
+        return await retrying(holder, read)
 
     async def update_message(self, message_id: str, *, trace_id: str | None = None, **updates: Any) -> None:
         """Set fields of a message; totals and stats follow.
