@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -26,6 +27,7 @@ PAGE_SIZE = 50
 # Columns that have an order, and what their values are.
 ORDERED = {column.name: column.kind for column in TRACES if column.kind in ("text", "int64", "float64", "time")}
 _TYPES: dict[str, tuple[type, ...]] = {"text": (str,), "time": (str,), "int64": (int,), "float64": (float, int)}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _EQUAL = {"status": "status", "agent_type": "agent_type", "uid": "uid", "mode": "mode", "model": "model"}
 
 
@@ -80,7 +82,7 @@ class TraceFilter:
         if self.roots and self.parent is not None:
             raise InvalidValueError("a root has no parent; give one of roots and parent", "roots")
         where: object = self.where
-        if where is not None and not (isinstance(where, str) and where.strip()):
+        if where is not None and not (isinstance(where, str) and where.strip() and can_be_bound(where)):
             raise InvalidValueError("expected a condition in SQL, such as total_tokens > 1000", "where")
 
     def is_given(self) -> bool:
@@ -222,7 +224,9 @@ def unpack(cursor: str, kinds: tuple[tuple[type, ...], ...]) -> list[Any]:
     except (binascii.Error, ValueError, AttributeError, RecursionError):
         values = None
     fits = isinstance(values, list) and len(values) == len(kinds)
-    if not fits or not all(type(value) in kind for value, kind in zip(values, kinds, strict=True)):
+    if fits:
+        fits = all(type(value) in kind for value, kind in zip(values, kinds, strict=True)) and can_be_bound(*values)
+    if not fits:
         raise InvalidValueError(f"{cursor!r:.60} is no cursor of this; pass the `next` of a page as it is", "after")
     return list(values)
 
@@ -277,9 +281,14 @@ def values_of(given: object, name: str) -> tuple[str | None, ...] | None:
     several = isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping)
     values: list[object] = list(cast("Iterable[object]", given)) if several else [given]
     texts = [value for value in values if value is None or isinstance(value, str)]
-    if len(texts) < len(values):
+    if len(texts) < len(values) or not can_be_bound(*texts):
         raise InvalidValueError(f"expected a text or several, not {given!r:.60}", name)
     return tuple(dict.fromkeys(texts))
+
+
+def can_be_bound(*values: object) -> bool:
+    """Say whether no text holds a lone surrogate, which DuckDB cannot take and no column holds."""
+    return not any(isinstance(value, str) and _SURROGATE.search(value) for value in values)
 
 
 def utc_moment(given: object, name: str) -> datetime | None:

@@ -106,7 +106,7 @@ class Needle:
         self._texts = required(text) if regex else [text]
         flags = f"(?m{'i' if ignore_case else ''})"
         inner = text if regex else re.escape(text)
-        self._pattern = f"{flags}(?P<{_GROUP}>{inner})"
+        self._pattern = f"{flags}(?P<{_GROUP}>{_without_groups(inner)})"
         try:
             # On its own first: the group around it would mend a parenthesis that is missing or too many.
             pc.match_substring_regex(pa.array([""]), inner)
@@ -255,6 +255,25 @@ def required(pattern: str) -> list[str] | None:
             best = ""
         at += step
     return found
+
+
+def _without_groups(pattern: str) -> str:
+    """Return a sound expression with groups that do not capture, since Arrow wants all that do to have names."""
+    told: list[str] = []
+    at = 0
+    while at < len(pattern):
+        end = at + 1
+        if pattern.startswith("\\Q", at):
+            close = pattern.find("\\E", at)
+            end = close + 2 if close >= 0 else len(pattern)
+        elif pattern[at] == "\\":
+            end = at + 2
+        elif pattern[at] == "[":
+            end = _class_end(pattern, at)
+        is_plain = pattern[at] == "(" and not pattern.startswith("(?", at)
+        told.append("(?:" if is_plain else pattern[at:end])
+        at = end
+    return "".join(told)
 
 
 def _escaped(char: str) -> str:
