@@ -119,6 +119,14 @@ class TestTree:
             assert lines[-1] == "together 2 traces · 15 messages · 57.9k tokens"
             assert columns is None or max(map(len, lines)) <= columns
 
+    def test_every_trace_with_sub_agents_has_both_sums(self, tmp_path: Path) -> None:
+        with traceark.open(tmp_path / "runs") as opened:
+            for trace_id, parent in (("top", None), ("middle", "top"), ("below", "middle")):
+                opened.create_trace(Trace(trace_id=trace_id, parent_trace_id=parent, total_tokens=10))
+        lines = out("tree", tmp_path / "runs", "top").splitlines()
+        assert [line for line in lines if "with sub-agents" in line] == ["   │ with sub-agents: 0 messages · 20 tokens"]
+        assert lines[-1] == "together 3 traces · 0 messages · 30 tokens"
+
     def test_json_has_the_nodes_in_one_list(self, archive: Path) -> None:
         tree = told("tree", archive, SESSION)
         assert [(node["trace"]["trace_id"], node["parent"], node["depth"]) for node in tree["nodes"]] == [
@@ -211,4 +219,4 @@ def test_a_terminal_gets_the_match_marked(archive: Path) -> None:
     environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "100"}
     environment.pop("NO_COLOR", None)
     shown = CliRunner().invoke(program, ["search", str(archive), "parse_empty"], env=environment).stdout
-    assert re.search(r"\x1b\[[\d;]+mparse_empty\x1b\[0m", shown)
+    assert "\x1b[1;30;43mparse_empty\x1b[0m" in shown

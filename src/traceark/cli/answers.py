@@ -24,11 +24,11 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def print_tree(console: TerminalConsole, tree: TraceTree, short: Mapping[str, str]) -> None:
-    """Print two lines a trace: its id and task, and what it took, alone and with its sub-agents."""
+    """Print for each trace its id and task, below it what it took, alone and with its sub-agents."""
     for guide, node in tree.guided():
         trace = node.trace
         sign, style = SIGNS.get(trace.status, ("•", ""))
-        line = Text(guide, style="dim").append(f"{sign} ", style=style)
+        line = Text().append(guide, style="dim").append(f"{sign} ", style=style)
         line.append(one_line(short[trace.trace_id], 40), style="cyan")
         line.append(f"  {one_line(trace.task or '', _TASK_CHARS)}")
         line.rstrip()
@@ -38,6 +38,8 @@ def print_tree(console: TerminalConsole, tree: TraceTree, short: Mapping[str, st
         if node.goal_ids:
             told.append(f"goal {one_line(', '.join(node.goal_ids), 40)}")
         console.print_line(Text(f"{below}{' · '.join(filter(None, told))}", style="dim"))
+        if node.children and node is not tree:
+            console.print_line(Text(f"{below}with sub-agents: {' · '.join(_took(node.total))}", style="dim"))
         if node.absent:
             absent = f"{below}not in this archive: {', '.join(node.absent)}"
             console.print_line(Text(one_line_kept(absent), style="italic dim"))
@@ -78,7 +80,7 @@ def print_hits(console: TerminalConsole, page: SearchPage, short: Mapping[str, s
 
 def _line(hit: SearchHit, width: int) -> Text:
     tool = f" {one_line(hit.tool_name, 24)}" if hit.tool_name and hit.role != "user" else ""
-    line = Text(f"{hit.sequence:>5} ", style="dim")
+    line = Text().append(f"{hit.sequence:>5} ", style="dim")
     line.append(f"{one_line(hit.role, 20)}{tool}", style="green" if hit.role == "assistant" else "blue")
     line.append("  ")
     left = one_line_kept(hit.snippet[: hit.start]).lstrip()
