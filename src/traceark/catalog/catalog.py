@@ -9,6 +9,7 @@ traces, where the storage has one. Everything here can be rebuilt from the direc
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -27,7 +28,7 @@ from traceark.catalog.snapshot import (
     parse_snapshot_name,
 )
 from traceark.catalog.table import CatalogTable
-from traceark.errors import CorruptFileError
+from traceark.errors import CorruptFileError, DamagedTraceWarning
 from traceark.layout import TRACES, trace_id_of
 from traceark.models import JsonObject
 from traceark.reading import scan
@@ -146,7 +147,7 @@ class Catalog:
 
     async def _load(self, info: SnapshotInfo) -> None:
         source = await on_storage.rows(self._storage, info)
-        table = self._table or CatalogTable()
+        table = self._table or CatalogTable(self._storage.local_path(CATALOG))
         await asyncio.to_thread(table.load, source)
         self._table = table
         self._info = info
@@ -269,7 +270,7 @@ class Catalog:
         found, self._strangers = await self._lookup.everything()
         rows = [with_openings(row, set(openings.pop(str(row["trace_id"]), ()))) for row in found]
         rows += [with_openings({"trace_id": each, "_listed": False}, set(ids)) for each, ids in openings.items()]
-        table = self._table or CatalogTable()
+        table = self._table or CatalogTable(self._storage.local_path(CATALOG))
         await asyncio.to_thread(table.clear)
         self._table = table
         self._open.clear()
@@ -366,12 +367,34 @@ class Catalog:
 
     # Asking
 
-    async def select(self, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Answer SQL over the view `traces` (and the table `catalog`), as of now."""
+    async def select(self, text: str, parameters: Mapping[str, Any], *, where: str | None = None) -> pa.Table:
+        """Return the rows that a query over the view `traces` gives, as of now.
+
+        Parameters
+        ----------
+        text : str
+            A SELECT over `traces`, made by this package.
+        parameters : mapping
+            Bound by name.
+        where : str, optional
+            A user's condition: only traces that meet it are in the view.
+
+        Raises
+        ------
+        QueryError
+            DuckDB refused the condition.
+
+        Warns
+        -----
+        DamagedTraceWarning
+            A trace was left out.
+        """
         await self.sync()
+        for problem in self.problems():
+            warnings.warn(f"left out: {problem}", DamagedTraceWarning, stacklevel=3)
         async with self._mutex:
             assert self._table is not None
-            return await asyncio.to_thread(self._table.query, text, parameters)
+            return await asyncio.to_thread(self._table.query, text, parameters, where)
 
     def problems(self) -> list[str]:
         """Return what is wrong with what is left out: traces that cannot be read, directories that are none."""

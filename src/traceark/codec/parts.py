@@ -172,6 +172,15 @@ def _no_record(what: str, error: Exception) -> CorruptFileError:
     return CorruptFileError(f"{what} holds a row that is no record ({error!r}); restore it from a copy")
 
 
+def records(columns: Sequence[Column], table: pa.Table) -> list[JsonObject]:
+    """Return the rows of a table of traces as the flat JSON objects that they were made of."""
+    found = _rows(columns, table, _TO_JSON, {})
+    for record, extra in zip(found, table["extra"].to_pylist(), strict=True):
+        if extra is not None:
+            _add_extra(record, json.loads(extra))
+    return found
+
+
 def _rows(
     columns: Sequence[Column], table: pa.Table, decoding: Mapping[Kind, Decode], absent: dict[str, Any]
 ) -> list[dict[str, Any]]:
