@@ -11,6 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from traceark.errors import StorageError
@@ -107,6 +108,10 @@ class Storage(ABC):
     @abstractmethod
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in this order; one that is gone already is no error."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Return where an object lies as a file that other libraries can open, or None where it does not."""
+        return None
 
     async def check_writable(self) -> None:
         """Refuse a storage on which writers could overwrite each other.

@@ -165,6 +165,9 @@ class LocalStorage(AppendStorage):
         """Return where a key lies."""
         return self.root / key
 
+    def local_path(self, key: str) -> Path:
+        return self.path(key)
+
     async def read(self, key: str, start: int = 0) -> bytes:
         path = self.path(key)
         with _errors(str(path)):
