@@ -265,7 +265,7 @@ class Builder:
                     continue
                 check_rows(name, write_view(opened, view, [(paths, ())], target / name), built.rows[view])
                 if view == "messages":
-                    write_ids(opened, [(paths, ())], target / IDS)
+                    write_ids(opened, paths, target / IDS)
         pq.write_table(pa.Table.from_pylist(built.members, schema=MEMBER_SCHEMA), target / MEMBERS, compression="zstd")
 
 

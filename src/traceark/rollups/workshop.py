@@ -30,8 +30,8 @@ from traceark.rollups.coverage import cover_all_views
 from traceark.rollups.files import GOALS_FILE, IDS, MEMBERS, ROLLUP_FILE, ROLLUPS, Rollup, next_id
 from traceark.rollups.plan import Candidate, Limits, Weight, cut, in_order, plan_merges
 from traceark.rollups.reader import RollupReader
-from traceark.rollups.write import check_rows, connection, is_readable, write_ids, write_view
-from traceark.storage.base import AppendStorage, Entry, Storage
+from traceark.rollups.write import check_rows, connection, is_readable, merge_ids, write_view
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 
 # What an upload that is going on may be younger than.
 _STALE_SECONDS = 24 * 3600.0
@@ -73,7 +73,17 @@ class OptimizeReport:
 
 @dataclass(slots=True)
 class PurgeReport:
-    """What a purge did: rollups rewritten without the traces, and ids of those that it could not read."""
+    """What a purge did.
+
+    Attributes
+    ----------
+    rewritten : int
+        Rollups that held rows of the traces; they hold none now.
+    removed : int
+        Directories that nothing reads any more and that might have held some.
+    unread : list of str
+        Directories that may hold some still: somebody may be uploading a rollup there.
+    """
 
     rewritten: int = 0
     removed: int = 0
@@ -145,15 +155,15 @@ class Workshop:
         """Rewrite the rollups that hold rows of some traces."""
         wanted = pa.array(trace_ids, pa.string())
         rollups = list(await self._reader.refresh())
-        stale = list(self._reader.replaced)
+        replaced = list(self._reader.replaced)
         unusable = dict(self._reader.unusable)
         for rollup in rollups:
             held = self._held(rollup, wanted)
             if held:
                 await self._rewrite([(rollup, held)])
-                stale.append(rollup)
+                await self._remove(rollup.id, rollup.keys())
                 report.rewritten += 1
-        for rollup in stale:
+        for rollup in replaced:
             if self._held(rollup, wanted):
                 await self._remove(rollup.id, rollup.keys())
                 report.removed += 1
@@ -183,7 +193,11 @@ class Workshop:
         target = await self._begin()
         try:
             counts = await self._write(target, sources, members)
-        except duckdb.Error as error:
+        except KeyMissingError:
+            # Another run, on an object store, merged them first: look again.
+            await self._discard(target)
+            return
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             await self._discard(target)
             await self._drop_unreadable(rollups, error)
             return
@@ -215,13 +229,13 @@ class Workshop:
                         if whole:
                             check_rows(name, counts[view], sum(rollup.rows[view] for rollup, _ in sources))
                 if indexes:
-                    write_ids(opened, indexes, target / IDS)
+                    merge_ids(opened, indexes, target / IDS)
             pq.write_table(members, target / MEMBERS, compression="zstd")
 
         await asyncio.to_thread(write)
         return counts
 
-    async def _drop_unreadable(self, rollups: Sequence[Rollup], error: duckdb.Error) -> None:
+    async def _drop_unreadable(self, rollups: Sequence[Rollup], error: Exception) -> None:
         """Remove rollups whose rows cannot be read: the next run makes them again from the traces.
 
         If all can be read, it was writing that failed, for want of space say.

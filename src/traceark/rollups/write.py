@@ -24,9 +24,10 @@ COLUMNS: dict[str, tuple[Column, ...]] = {"messages": MESSAGES, "events": EVENTS
 GROUP_ROWS = 122_880
 # Uncompressed; bounds the memory of who writes and of who reads.
 GROUP_BYTES = 128 << 20
-ID_GROUP_ROWS = 65_536
+# A lookup reads one group of the index: small ones make it quick, and the footer long.
+ID_GROUP_ROWS = 16_384
 ZSTD_LEVEL = 3
-# Files read by one statement: their handles are open at once.
+# What is read again at once need not be small.
 _STAGED_COMPRESSION = "LZ4_RAW"
 # In a path these would make DuckDB look for other files.
 _GLOB = re.compile(r"([*?\[])")
@@ -122,15 +123,24 @@ def write_view(
     return int(pq.read_metadata(target).num_rows)
 
 
-def write_ids(
+def write_ids(opened: duckdb.DuckDBPyConnection, messages: Sequence[Path], target: Path) -> None:
+    """Write the index of message ids: `hash`, as `files.message_hash`, and `trace_id`, sorted by hash."""
+    _copy_ids(opened, "md5_number_upper(message_id) AS hash, trace_id", [(messages, ())], target)
+
+
+def merge_ids(
     opened: duckdb.DuckDBPyConnection, sources: Sequence[tuple[Sequence[Path], Sequence[str]]], target: Path
 ) -> None:
-    """Write the index of message ids: `hash`, as `files.message_hash`, and `trace_id`, sorted by hash.
+    """Write one index of message ids from several, without those of the traces named with each."""
+    _copy_ids(opened, "hash, trace_id", sources, target)
 
-    Sources are files of messages, or such indexes.
-    """
-    indexes = all(path.name == target.name for paths, _ in sources for path in paths)
-    columns = "hash, trace_id" if indexes else "md5_number_upper(message_id) AS hash, trace_id"
+
+def _copy_ids(
+    opened: duckdb.DuckDBPyConnection,
+    columns: str,
+    sources: Sequence[tuple[Sequence[Path], Sequence[str]]],
+    target: Path,
+) -> None:
     query = f"SELECT * FROM ({_selects(opened, columns, sources)}) ORDER BY hash"
     _copy(opened, query, target, f"COMPRESSION zstd, ROW_GROUP_SIZE {ID_GROUP_ROWS}", sources)
 
