@@ -39,7 +39,8 @@ class CatalogTable:
     def __init__(self, directory: Path | None = None) -> None:
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
         if directory is not None:
-            self._connection.execute("SET allowed_directories = ?", [[str(directory)]])
+            # A file is asked for by its pattern first, and by its name when it is opened.
+            self._connection.execute("SET allowed_directories = ?", [[str(directory), _escaped(directory)]])
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET TimeZone = 'UTC'")
         empty = SCHEMA.empty_table()
