@@ -101,6 +101,15 @@ class CatalogTable:
         found = self.query(f"SELECT {_NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
         return {str(record["trace_id"]): record for record in records(COLUMNS, found)}
 
+    def standing(self, trace_ids: Sequence[str] | None) -> pa.Table:
+        """Return what tells where the rows of traces are to be read, of some or of all that are listed."""
+        told = "true" if trace_ids is None else "trace_id IN (SELECT unnest(?))"
+        return self.query(
+            "SELECT trace_id, created_at, total_messages, last_event_id, _incarnation, _messages, _events, _tree, "
+            f"_state = 'settled' AND coalesce(_sealed, false) AS final FROM catalog WHERE _listed AND {told}",
+            None if trace_ids is None else [list(trace_ids)],
+        )
+
     def files(self) -> dict[str, str]:
         """Return the hashes of the files of all traces that are there, by trace id."""
         found = self.query("SELECT trace_id, _files FROM catalog WHERE _listed OR _state = 'damaged'")
