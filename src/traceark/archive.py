@@ -55,12 +55,23 @@ class Archive:
         self.close()
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """Run a coroutine of the store and return its result; Ctrl-C cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run a coroutine of the store and return its result; Ctrl-C cancels it and waits for its end."""
+        tasks: list[asyncio.Task[Any] | None] = []
+
+        async def noted() -> Answer:
+            tasks.append(asyncio.current_task())
+            return await work
+
+        async def ended() -> None:
+            await asyncio.wait([task for task in tasks if task is not None])
+
+        future = asyncio.run_coroutine_threadsafe(noted(), self._loop)
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
+            if tasks:
+                asyncio.run_coroutine_threadsafe(ended(), self._loop).result()
             raise
 
     @property
@@ -286,9 +297,15 @@ class Archive:
         """Return the events after a cursor."""
         return self.run(self.store.get_events(trace_id, since_event_id))
 
-    def sql(self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> QueryResult:
+    def sql(
+        self,
+        query_text: str,
+        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        sandbox: bool = False,
+    ) -> QueryResult:
         """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
-        return self.run(self.store.sql(query_text, parameters))
+        return self.run(self.store.sql(query_text, parameters, sandbox=sandbox))
 
     def flush(self) -> None:
         """Bring headers up to date with the logs."""

@@ -24,6 +24,8 @@ from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import TERMINAL, JsonObject, Trace, utc_now
 from traceark.reading import StoredTrace, load
+from traceark.rollups.cache import FileCache
+from traceark.rollups.standing import Standing
 from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Storage
 
 # What parts say of themselves is remembered for so many of them.
@@ -39,11 +41,15 @@ class TracePool:
     ----------
     storage, durability, allow_unsafe_writes
         As the store has them.
+    cache : FileCache
+        Where immutable files of an object store are kept for DuckDB.
     limit : int
         How many traces stay open.
     """
 
-    def __init__(self, storage: Storage, durability: Durability, *, allow_unsafe_writes: bool, limit: int) -> None:
+    def __init__(
+        self, storage: Storage, durability: Durability, cache: FileCache, *, allow_unsafe_writes: bool, limit: int
+    ) -> None:
         self.storage = storage
         self.closed = False
         self._durability = durability
@@ -58,6 +64,7 @@ class TracePool:
         self._marker: JsonObject | None = None
         self._writable: asyncio.Task[None] | None = None
         self.catalog = Catalog(storage, self._archive_id, Lookup(storage, self._read, self._live))
+        self.standing = Standing(storage, self.catalog, self.catalog.binding, cache)
 
     async def _archive_id(self) -> str | None:
         marker = await self.marker()

@@ -33,6 +33,7 @@ from traceark.query import QueryResult
 from traceark.questions import Grouping
 from traceark.reading import fold_updates, retrying
 from traceark.requests import AddMessage, AppendEvent, KnownMessage, Request, UpdateMessage, digest
+from traceark.rollups.cache import FileCache, cache_directory
 from traceark.stats import TOTALS, Sums, adjustment
 from traceark.storage import storage_for
 from traceark.storage.base import Durability, Storage
@@ -60,6 +61,11 @@ class ArchiveStore:
         Write to a store that has no conditional writes. Only one writer may do so.
     max_open_traces : int
         How many traces are kept open at most; each takes memory by its messages, and up to three files.
+    cache_dir : str or Path, optional
+        Where rollups of an archive that is not on a local disk are kept for DuckDB; by default
+        ``traceark`` in the user's cache directory (``XDG_CACHE_HOME``, or ``~/.cache``).
+    max_cache_bytes : int
+        What the copies there may weigh; the least recently used go first.
 
     Examples
     --------
@@ -82,12 +88,17 @@ class ArchiveStore:
         durability: Durability = "fsync",
         allow_unsafe_writes: bool = False,
         max_open_traces: int = 128,
+        cache_dir: str | Path | None = None,
+        max_cache_bytes: int = 4 << 30,
     ) -> None:
         if durability not in ("fsync", "os"):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
         self.storage: Storage = storage_for(url, storage_options, durability)
         self._durability = durability
-        self._pool = TracePool(self.storage, durability, allow_unsafe_writes=allow_unsafe_writes, limit=max_open_traces)
+        cache = FileCache(self.storage, cache_directory(self.storage.url, cache_dir), max_cache_bytes)
+        self._pool = TracePool(
+            self.storage, durability, cache, allow_unsafe_writes=allow_unsafe_writes, limit=max_open_traces
+        )
 
     @property
     def url(self) -> str:
@@ -677,8 +688,16 @@ class ArchiveStore:
         incarnation = await lifecycle.delete(self.storage, prefix)
         await self._pool.catalog.notices.deleted(trace_id, incarnation)
 
-    async def sql(self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> QueryResult:
-        """Answer SQL over the views `traces`, `goals`, `messages` and `events`.
+    async def sql(
+        self,
+        query_text: str,
+        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        sandbox: bool = False,
+    ) -> QueryResult:
+        """Answer SQL over the views `traces`, `goals`, `messages` and `events`; `docs/sql.md` has their columns.
+
+        Cancelling the call interrupts the query.
 
         Parameters
         ----------
@@ -686,18 +705,20 @@ class ArchiveStore:
             DuckDB's SQL.
         parameters : sequence or mapping, optional
             Bound to ``?`` or ``$name``.
+        sandbox : bool
+            For text that is not trusted: one statement that reads this archive and nothing else.
 
         Raises
         ------
         QueryError
-            DuckDB refused the query.
+            DuckDB or the sandbox refused the query.
 
         Warns
         -----
         DamagedTraceWarning
             A trace was left out.
         """
-        return await query.run(self._pool, query_text, parameters)
+        return await query.run(self._pool, query_text, parameters, sandbox=sandbox)
 
     async def close(self) -> None:
         """Seal every trace that this store wrote to and that is finished; give back all files.

@@ -84,9 +84,10 @@ class Catalog:
         self._folding: asyncio.Task[None] | None = None
         # Whether the storage tells when a directory comes or goes.
         self._watches_names = storage.stamp(TRACES) is not None
-        self.notices = Notices(storage, self._binding, lookup)
+        self.notices = Notices(storage, self.binding, lookup)
 
-    async def _binding(self) -> str:
+    async def binding(self) -> str:
+        """Return what binds derived files to this archive in this place."""
         return binding_of(await self._archive_id() or "", self._storage.location())
 
     # Keeping in step
@@ -114,7 +115,7 @@ class Catalog:
         await self._look_at_open()
 
     async def _take_in(self, *, last: bool) -> None:
-        binding = await self._binding()
+        binding = await self.binding()
         contents = contents_of(await self._storage.list(CATALOG), binding)
         newest = contents.generations[0] if contents.generations else None
         if self._table is None or newest is None or newest[0] != self._info.generation:
@@ -299,7 +300,7 @@ class Catalog:
         async with self._mutex:
             await self._sync()
             assert self._table is not None
-            binding = await self._binding()
+            binding = await self.binding()
             stamped = self._storage.stamp(TRACES)
             listed, self._strangers = await scan(self._storage)
             known = await asyncio.to_thread(self._table.files)
@@ -350,7 +351,7 @@ class Catalog:
         assert self._table is not None
         if await self._archive_id() is None:
             return  # a folder of traces, and no archive yet
-        binding = await self._binding()
+        binding = await self.binding()
         before = contents_of(await self._storage.list(CATALOG), binding)
         info = replace(
             self._info,
@@ -394,8 +395,7 @@ class Catalog:
             A trace was left out.
         """
         await self.sync()
-        for problem in self.problems():
-            warnings.warn(f"left out: {problem}", DamagedTraceWarning, stacklevel=3)
+        self.warn()
         async with self._mutex:
             assert self._table is not None
             return await asyncio.to_thread(self._table.query, text, parameters, where)
@@ -419,6 +419,11 @@ class Catalog:
             now = (self._epoch, len(self._log))
             changed = sorted(set(self._log[mark[1] :])) if mark is not None and mark[0] == self._epoch else None
             return now, changed, await asyncio.to_thread(self._table.standing, changed)
+
+    def warn(self) -> None:
+        """Warn of what is left out."""
+        for problem in self.problems():
+            warnings.warn(f"left out: {problem}", DamagedTraceWarning, stacklevel=3)
 
     def problems(self) -> list[str]:
         """Return what is wrong with what is left out: traces that cannot be read, directories that are none."""

@@ -23,7 +23,7 @@ def binding_of(archive_id: str, location: str) -> str:
     Examples
     --------
     >>> binding_of("5f3a", "s3://runs/all")
-    'bfe8a58b'
+    '6832eae3'
     """
     return hashlib.sha256(f"{archive_id}\n{location}".encode()).hexdigest()[:8]
 

@@ -23,6 +23,12 @@ _STALE_SECONDS = 24 * 3600.0
 _IN_USE_SECONDS = 60.0
 
 
+def cache_directory(url: str, directory: str | Path | None) -> Path:
+    """Return where copies of an archive's files go, within a directory given or the user's own for such things."""
+    parent = Path(directory or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "traceark").expanduser()
+    return parent / hashlib.sha256(url.encode()).hexdigest()[:16]
+
+
 class FileCache:
     """Paths of immutable objects.
 

@@ -1,0 +1,151 @@
+"""The sources of the views: the catalog, rollups, parts of sealed traces, and live traces.
+
+Files on a local disk are handed to DuckDB, parts once their footers have been looked at; live
+traces, and parts elsewhere, pass through Python as Arrow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from typing import cast
+
+import pyarrow as pa
+
+from traceark.codec.lines import to_record
+from traceark.codec.parquet import part_info, to_table
+from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning
+from traceark.layout import LOGS, LogName, PartName, parse_log_name, trace_prefix
+from traceark.models import GoalTree, JsonObject
+from traceark.pool import TracePool
+from traceark.query.sources import VIEWS, Source
+from traceark.reading import StoredTrace
+from traceark.rollups.standing import Standing
+from traceark.storage.base import KeyMissingError
+
+_PARALLEL = 32
+_COLUMNS = ", ".join(f'"{column.name}"' for column in VIEWS["traces"])
+Read = Callable[[StoredTrace], Awaitable[Iterable[JsonObject]]]
+
+
+async def gather(pool: TracePool, wanted: Collection[str]) -> dict[str, list[Source]]:
+    """Return the sources of the wanted views.
+
+    Warns
+    -----
+    DamagedTraceWarning
+        A trace was left out.
+    """
+    sources: dict[str, list[Source]] = {}
+    if "traces" in wanted:
+        sources["traces"] = [Source(table=await pool.catalog.select(f"SELECT {_COLUMNS} FROM traces", {}))]
+    if any(name in wanted for name in ("goals", *LOGS)):
+        standing = pool.standing
+        await standing.refresh()
+        if "traces" not in wanted:
+            pool.catalog.warn()
+        for log in LOGS:
+            if log in wanted:
+                sources[log] = await _log_sources(pool, standing, log)
+        if "goals" in wanted:
+            sources["goals"] = await _goal_sources(pool, standing)
+    return sources
+
+
+async def _log_sources(pool: TracePool, standing: Standing, log: LogName) -> list[Source]:
+    paths: list[str] = []
+    unread = list(standing.others)
+    for trace_id, parts in standing.uncovered.items():
+        part = parts[LOGS.index(log)]
+        path = _path(pool, trace_id, log, part) if part is not None else None
+        if path is not None:
+            paths.append(path)
+        else:
+            unread.append(trace_id)
+
+    async def read(stored: StoredTrace) -> Iterable[JsonObject]:
+        if log == "messages":
+            return [row.record for row in await stored.messages()]
+        return [row.record for row in (await stored.log(log)).records]
+
+    live = await _read(pool, unread, read)
+    return [*await _rolled(standing, log, standing.masked), Source(paths=tuple(paths)), _through_python(log, live)]
+
+
+async def _goal_sources(pool: TracePool, standing: Standing) -> list[Source]:
+    async def read(stored: StoredTrace) -> Iterable[JsonObject]:
+        tree = await stored.tree()
+        return _goal_records(stored.trace_id, tree) if tree is not None else ()
+
+    live = await _read(pool, [*standing.others, *standing.uncovered_goals], read)
+    return [*await _rolled(standing, "goals", standing.masked_goals), _through_python("goals", live)]
+
+
+def _through_python(view: str, records: list[JsonObject]) -> Source:
+    return Source(table=to_table(VIEWS[view], records)) if records else Source()
+
+
+async def _rolled(standing: Standing, view: str, masks: list[set[str]]) -> list[Source]:
+    """Return the files of rollups: those without a mask together, the others each with its own."""
+    whole: list[str] = []
+    masked: list[Source] = []
+    for files, mask in zip(await standing.reader.paths(view), masks, strict=True):
+        names = tuple(map(str, files))
+        if not mask:
+            whole += names
+        elif names:
+            masked.append(Source(paths=names, masked=pa.table({"trace_id": pa.array(sorted(mask), pa.string())})))
+    return [Source(paths=tuple(whole)), *masked]
+
+
+def _path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | None:
+    """Return the path of the one part that is the whole log, if DuckDB can read it from a local disk.
+
+    Its footer is looked at, not all its bytes: that is what `verify` is for.
+    """
+    key = f"{trace_prefix(trace_id)}/{log}/{name}"
+    path = pool.storage.local_path(key)
+    if path is None:
+        return None
+    footers = pool.footers()
+    if key not in footers:
+        try:
+            with path.open("rb") as file:
+                footers[key] = part_info(file, key)
+        except (FileNotFoundError, CorruptFileError):
+            return None  # reading it through Python says what is wrong
+    info = footers[key]
+    parsed = cast("PartName", parse_log_name(name))
+    return str(path) if info.folded and (info.first, info.last) == (parsed.first, parsed.last) else None
+
+
+async def _read(pool: TracePool, trace_ids: Collection[str], read: Read) -> list[JsonObject]:
+    """Return the records of traces that DuckDB cannot read itself; damaged ones are left out with a warning."""
+
+    async def one(trace_id: str) -> list[JsonObject]:
+        for again in (True, False):
+            try:
+                stored = await pool.stored(trace_id)
+                return list(await read(stored)) if stored is not None else []
+            except KeyMissingError:
+                # Its files changed while it was read: compacted, sealed or deleted. Once more, from a new listing.
+                if not again:
+                    raise
+            except DamagedTraceError as error:
+                warnings.warn(f"left out: {error}", DamagedTraceWarning, stacklevel=2)
+                return []
+        return []
+
+    ids = sorted(trace_ids)
+    found: list[JsonObject] = []
+    for start in range(0, len(ids), _PARALLEL):
+        for records in await asyncio.gather(*map(one, ids[start : start + _PARALLEL])):
+            found += records
+    return found
+
+
+def _goal_records(trace_id: str, tree: GoalTree) -> Iterator[JsonObject]:
+    for position, goal in enumerate(tree.goals):
+        record = to_record(goal)
+        yield {"trace_id": trace_id, "goal_id": record.pop("id"), "position": position, **record}
