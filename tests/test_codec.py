@@ -20,7 +20,8 @@ from traceark.codec.lines import (
     record_text,
     to_record,
 )
-from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, read_part, write_part
+from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, write_part
+from traceark.codec.parts import read_part
 from traceark.errors import CorruptFileError, InvalidValueError
 from traceark.models import JsonObject, Message, Usage
 

@@ -319,6 +319,7 @@ def test_folders_moved_by_hand_are_seen_at_once(tmp_path: Path) -> None:
         shutil.copytree(sides.right / trace_prefix("t"), place)
         assert len(await ArchiveStore(sides.left).get_trace_messages("t")) == 2
         (place / HEADER).unlink()
+        await store.refresh()
         assert await ids(store) == ["other"]
         await store.close()
 

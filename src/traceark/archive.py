@@ -12,10 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from traceark.catalog.report import RefreshReport
+from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Moment, Wanted
+from traceark.hits import SearchPage
 from traceark.models import Event, Goal, GoalTree, Json, Message, Trace
+from traceark.pages import TracePage
 from traceark.query import QueryResult
+from traceark.questions import Grouping
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
+from traceark.tracetree import TraceTree
 from traceark.verification import Finding
 
 Answer = TypeVar("Answer")
@@ -89,6 +95,145 @@ class Archive:
         """Return traces that match all filters, newest first."""
         return self.run(self.store.list_traces(mode, agent_type, uid, status, limit))
 
+    def traces(
+        self,
+        *,
+        status: Wanted = None,
+        agent_type: Wanted = None,
+        uid: Wanted = None,
+        mode: Wanted = None,
+        model: Wanted = None,
+        parent: Wanted = None,
+        roots: bool = False,
+        since: Moment = None,
+        until: Moment = None,
+        where: str | None = None,
+        order_by: str = NEWEST_FIRST,
+        limit: int = PAGE_SIZE,
+        after: str | None = None,
+    ) -> TracePage:
+        """Return a page of the traces that match all filters.
+
+        Examples
+        --------
+        >>> import traceark
+        >>> with traceark.open("memory://pages") as archive:
+        ...     for number in range(3):
+        ...         _ = archive.create_trace(traceark.Trace(trace_id=f"run-{number}", agent_type="sorter"))
+        ...     page = archive.traces(agent_type="sorter", order_by="trace_id", limit=2)
+        ...     following = archive.traces(agent_type="sorter", order_by="trace_id", after=page.next)
+        ...     [trace.trace_id for trace in page], [trace.trace_id for trace in following], following.next
+        (['run-0', 'run-1'], ['run-2'], None)
+        """
+        return self.run(
+            self.store.traces(
+                status=status,
+                agent_type=agent_type,
+                uid=uid,
+                mode=mode,
+                model=model,
+                parent=parent,
+                roots=roots,
+                since=since,
+                until=until,
+                where=where,
+                order_by=order_by,
+                limit=limit,
+                after=after,
+            )
+        )
+
+    def search(
+        self,
+        text: str,
+        *,
+        regex: bool = False,
+        ignore_case: bool = True,
+        role: Wanted = None,
+        tool_name: Wanted = None,
+        limit: int = PAGE_SIZE,
+        after: str | None = None,
+        status: Wanted = None,
+        agent_type: Wanted = None,
+        uid: Wanted = None,
+        mode: Wanted = None,
+        model: Wanted = None,
+        parent: Wanted = None,
+        roots: bool = False,
+        since: Moment = None,
+        until: Moment = None,
+        where: str | None = None,
+    ) -> SearchPage:
+        """Find text in the content of messages, those of the newest trace first.
+
+        Examples
+        --------
+        >>> import traceark
+        >>> with traceark.open("memory://search") as archive:
+        ...     _ = archive.create_trace(traceark.Trace(trace_id="run-7"))
+        ...     _ = archive.add_message(traceark.Message(trace_id="run-7", role="user", content="Say hi"))
+        ...     [hit] = archive.search(r"\\bHI\\b", regex=True)
+        ...     hit.message_id, hit.snippet[hit.start : hit.end]
+        ('run-7-0001', 'hi')
+        """
+        return self.run(
+            self.store.search(
+                text,
+                regex=regex,
+                ignore_case=ignore_case,
+                role=role,
+                tool_name=tool_name,
+                limit=limit,
+                after=after,
+                status=status,
+                agent_type=agent_type,
+                uid=uid,
+                mode=mode,
+                model=model,
+                parent=parent,
+                roots=roots,
+                since=since,
+                until=until,
+                where=where,
+            )
+        )
+
+    def stats(
+        self,
+        by: Grouping = "day",
+        *,
+        status: Wanted = None,
+        agent_type: Wanted = None,
+        uid: Wanted = None,
+        mode: Wanted = None,
+        model: Wanted = None,
+        parent: Wanted = None,
+        roots: bool = False,
+        since: Moment = None,
+        until: Moment = None,
+        where: str | None = None,
+    ) -> QueryResult:
+        """Sum up traces by day, agent, model or status."""
+        return self.run(
+            self.store.stats(
+                by,
+                status=status,
+                agent_type=agent_type,
+                uid=uid,
+                mode=mode,
+                model=model,
+                parent=parent,
+                roots=roots,
+                since=since,
+                until=until,
+                where=where,
+            )
+        )
+
+    def tree(self, trace_id: str) -> TraceTree:
+        """Return a trace with its sub-agents, and what they took, each counted once."""
+        return self.run(self.store.tree(trace_id))
+
     def get_goal_tree(self, trace_id: str) -> GoalTree | None:
         """Return the goal tree, or None."""
         return self.run(self.store.get_goal_tree(trace_id))
@@ -160,6 +305,10 @@ class Archive:
     def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
         """Check one trace, or all."""
         return self.run(self.store.verify(trace_id, deep=deep))
+
+    def refresh(self) -> RefreshReport:
+        """Look at every directory for what came, went or was replaced by other means than a store."""
+        return self.run(self.store.refresh())
 
     def delete_trace(self, trace_id: str) -> None:
         """Delete a trace for good."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 
 from traceark.codec.fields import TRACES
-from traceark.codec.parquet import from_row
+from traceark.codec.parts import records
 from traceark.errors import (
     AmbiguousMessageId,
     DamagedTraceError,
@@ -64,9 +64,7 @@ async def newest(pool: TracePool, wanted: Mapping[str, str], limit: int) -> list
     order = "created_at DESC NULLS FIRST, trace_id"
     text = f"SELECT {columns} FROM traces WHERE {conditions} ORDER BY {order} LIMIT $limit"
     found = await pool.catalog.select(text, {**wanted, "limit": limit})
-    for problem in pool.catalog.problems():
-        warn(problem)
-    return [Trace.parse(from_row(TRACES, row)) for row in found.to_pylist()]
+    return [Trace.parse(record) for record in records(TRACES, found)]
 
 
 async def trace_of(pool: TracePool, message_id: str) -> str | None:

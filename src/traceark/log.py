@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from traceark.codec.lines import proven_record, proves_itself
-from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, read_part
+from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info
+from traceark.codec.parts import read_part
 from traceark.errors import CorruptFileError, IncompleteTraceError
 from traceark.layout import LogName, PartName, SegmentName, parse_log_name
 from traceark.plan import LogPlan, Source, diverged, plan_log
@@ -210,6 +211,40 @@ async def load_parts(
     return found, damaged
 
 
+@dataclass(frozen=True, slots=True)
+class WholePart:
+    """A part that is a whole log, updates folded in: its key, its bytes, the log's last offset."""
+
+    key: str
+    data: bytes
+    last: int
+
+
+async def whole_part(
+    storage: Storage,
+    prefix: str,
+    log: LogName,
+    incarnation: str,
+    entries: Mapping[str, Entry],
+    known_parts: dict[str, PartInfo],
+) -> WholePart | None:
+    """Return the one part that is the whole log, as in a sealed trace, or None; parameters as of `read_log`."""
+    directory = f"{prefix}/{log}"
+    names = [
+        name
+        for name in log_names(entries, log)
+        if (parsed := parse_log_name(name)) is not None and parsed.incarnation == incarnation
+    ]
+    if len(names) != 1 or not isinstance(parse_log_name(names[0]), PartName):
+        return None
+    files = Files(storage, directory)
+    parts, _ = await load_parts(files, directory, names, incarnation, known_parts)
+    info = parts.get(names[0])
+    if info is None or not info.folded or info.first != 1:
+        return None
+    return WholePart(f"{directory}/{names[0]}", await files.read(names[0]), info.last)
+
+
 async def read_log(
     storage: Storage,
     prefix: str,
@@ -246,7 +281,7 @@ async def read_log(
         A file does not prove itself.
     """
     directory = f"{prefix}/{log}"
-    names = [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]
+    names = log_names(entries, log)
     files = Files(storage, directory)
     parts, damaged = await load_parts(files, directory, names, incarnation, known_parts)
     plan = plan_log(directory, names, incarnation, parts)
@@ -284,6 +319,11 @@ async def read_log(
     if damaged and (out.end == 0 or _hidden(damaged, out.end)):
         raise next(iter(damaged.values()))
     return out
+
+
+def log_names(entries: Iterable[str], log: LogName) -> list[str]:
+    """Return the names of a log's files."""
+    return [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]
 
 
 def _known(sources: Sequence[Source], index: int, after: int) -> bool:

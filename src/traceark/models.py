@@ -128,6 +128,31 @@ class ArchiveModel(BaseModel):
         except ValidationError as error:
             raise invalid(error) from error
 
+    @classmethod
+    def restored(cls, values: dict[str, Any], extra: dict[str, Any]) -> Self:
+        """Return the model of values that are sure to keep its rules, as `parse` would, unlooked at.
+
+        For models whose absent fields are None, and without private attributes.
+
+        Parameters
+        ----------
+        values : dict
+            Of all fields, in their order; they become the model's own.
+        extra : dict
+            Unknown fields; none has the name of a field.
+        """
+        model = cls.__new__(cls)
+        put = object.__setattr__
+        put(model, "__dict__", values)
+        put(
+            model,
+            "__pydantic_fields_set__",
+            {name for name, value in values.items() if value is not None} | extra.keys(),
+        )
+        put(model, "__pydantic_extra__", extra)
+        put(model, "__pydantic_private__", None)
+        return model
+
     def fields(self) -> dict[str, Any]:
         """Return the known fields that are not None and all extra ones, unconverted."""
         known = {name: value for name, value in self.__dict__.items() if value is not None}

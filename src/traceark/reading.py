@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from traceark.codec.parquet import PartInfo, PartRecord
+from traceark.codec.parts import read_message, read_messages
 from traceark.errors import CorruptFileError, IncompleteTraceError
 from traceark.headers import Header, TreeFile, as_read
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, TRACES, LogName, trace_id_of
-from traceark.log import LogRead, read_log
-from traceark.models import GoalTree, JsonObject, Trace
+from traceark.log import LogRead, WholePart, read_log, whole_part
+from traceark.models import GoalTree, JsonObject, Message, Trace
 from traceark.requests import apply_update, digest, fold_record
 from traceark.stats import MessageFold, totals_of, with_stats
 from traceark.storage.base import Entry, KeyMissingError, Storage
@@ -73,8 +74,35 @@ class StoredTrace:
         return found
 
     async def messages(self) -> list[PartRecord]:
-        """Return the messages with updates folded in, by sequence."""
+        """Return the records of the messages with updates folded in, by sequence."""
         return fold_updates((await self.log("messages")).records)
+
+    async def models(self) -> list[Message]:
+        """Return the messages with updates folded in, by sequence."""
+        part = await self._whole_part()
+        found = None if part is None else read_messages(part.data, part.key, part.last)
+        if found is None:
+            found = [Message.parse(row.record) for row in await self.messages()]
+        return found
+
+    async def message(self, message_id: str) -> Message | None:
+        """Return one message with updates folded in, or None."""
+        part = await self._whole_part()
+        found = None if part is None else read_message(part.data, part.key, part.last, message_id)
+        if found is None:
+            rows = (await self.log("messages")).records
+            rows = fold_updates([row for row in rows if row.record.get("message_id") == message_id])
+            found = [Message.parse(row.record) for row in rows]
+        return found[0] if found else None
+
+    async def _whole_part(self) -> WholePart | None:
+        """Return the part that is all of the messages, if one is."""
+        part = await whole_part(
+            self.storage, self.prefix, "messages", self.header.incarnation, self.entries, self.parts
+        )
+        if part is None or part.last < self.header.checkpoint.ends["messages"]:
+            return None
+        return part if self.ends is None or part.last <= self.ends["messages"] else None
 
     async def fold(self) -> tuple[MessageFold, int]:
         """Return the fold over all messages, and the end of their log."""
@@ -201,8 +229,3 @@ async def scan(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]
         else:
             found.setdefault(trace_id, {})[rest] = entry
     return found, sorted(strangers)
-
-
-def log_names(entries: Mapping[str, Entry], log: LogName) -> list[str]:
-    """Return the names of a log's files."""
-    return [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]

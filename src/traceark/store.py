@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from traceark import goals, lifecycle, listing, query, verification
+from traceark import goals, lifecycle, listing, query, questions, verification
+from traceark.catalog.report import RefreshReport
 from traceark.codec.lines import to_record
 from traceark.compact import compact, seal
 from traceark.errors import (
@@ -19,17 +20,23 @@ from traceark.errors import (
     TraceExistsError,
     TraceNotFoundError,
 )
+from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Moment, TraceFilter, TraceQuery, Wanted
 from traceark.headers import Header
+from traceark.hits import SearchPage
 from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import TERMINAL, Event, Goal, GoalTree, Json, Message, Trace, updated, utc_now
+from traceark.needles import Needle
+from traceark.pages import TracePage
 from traceark.pool import TracePool
 from traceark.query import QueryResult
+from traceark.questions import Grouping
 from traceark.reading import fold_updates, retrying
 from traceark.requests import AddMessage, AppendEvent, KnownMessage, Request, UpdateMessage, digest
 from traceark.stats import TOTALS, Sums, adjustment
 from traceark.storage import storage_for
 from traceark.storage.base import Durability, Storage
+from traceark.tracetree import TraceTree
 from traceark.verification import Finding
 
 
@@ -221,6 +228,155 @@ class ArchiveStore:
             self._pool, {name: value for name, value in wanted.items() if value is not None}, limit
         )
 
+    async def traces(
+        self,
+        *,
+        status: Wanted = None,
+        agent_type: Wanted = None,
+        uid: Wanted = None,
+        mode: Wanted = None,
+        model: Wanted = None,
+        parent: Wanted = None,
+        roots: bool = False,
+        since: Moment = None,
+        until: Moment = None,
+        where: str | None = None,
+        order_by: str = NEWEST_FIRST,
+        limit: int = PAGE_SIZE,
+        after: str | None = None,
+    ) -> TracePage:
+        """Return a page of the traces that match all filters.
+
+        Parameters
+        ----------
+        status, agent_type, uid, mode, model, parent : str or iterable of str, optional
+            The value, or one of several; None among several means traces that have none. `parent` is
+            the parent's trace id.
+        roots : bool
+            Only traces without a parent.
+        since, until : datetime, date or str, optional
+            ``since <= created_at < until``; text is ISO 8601, and what has no zone is UTC.
+        where : str, optional
+            A condition in DuckDB's SQL over the columns of the view `traces`.
+        order_by : str
+            A column of that view, with ``-`` in front for descending. Ties are broken by trace id, and
+            traces without a value come last.
+        limit : int
+            How many at most.
+        after : str, optional
+            The `next` of the page before. Traces that arrive meanwhile move nothing.
+
+        Raises
+        ------
+        InvalidValueError
+            A filter, the order or the cursor is not possible.
+        QueryError
+            DuckDB refused `where`.
+        """
+        wanted = TraceFilter(status, agent_type, uid, mode, model, parent, roots, since, until, where)
+        return await questions.traces(self._pool, TraceQuery(wanted, order_by, limit, after))
+
+    async def search(
+        self,
+        text: str,
+        *,
+        regex: bool = False,
+        ignore_case: bool = True,
+        role: Wanted = None,
+        tool_name: Wanted = None,
+        limit: int = PAGE_SIZE,
+        after: str | None = None,
+        status: Wanted = None,
+        agent_type: Wanted = None,
+        uid: Wanted = None,
+        mode: Wanted = None,
+        model: Wanted = None,
+        parent: Wanted = None,
+        roots: bool = False,
+        since: Moment = None,
+        until: Moment = None,
+        where: str | None = None,
+    ) -> SearchPage:
+        """Find text in the content of messages, those of the newest trace first.
+
+        Text is sought where it stands in the content as people read it, in arguments and results of
+        tools too; a hit is a message with its first match.
+
+        Parameters
+        ----------
+        text : str
+            The text, or with `regex` a regular expression of RE2, where ``^`` and ``$`` are ends of lines.
+        regex, ignore_case : bool
+            How `text` is meant.
+        role, tool_name : str or iterable of str, optional
+            Only messages of these.
+        limit, after, status, agent_type, uid, mode, model, parent, roots, since, until, where
+            As for `traces`; the filters are those of the message's trace.
+
+        Raises
+        ------
+        InvalidValueError
+            The expression is none, or a filter or the cursor is not possible.
+        QueryError
+            DuckDB refused `where`.
+        """
+        wanted = TraceFilter(status, agent_type, uid, mode, model, parent, roots, since, until, where)
+        needle = Needle(text, regex=regex, ignore_case=ignore_case)
+        return await questions.search(
+            self._pool, needle, wanted, role=role, tool_name=tool_name, limit=limit, after=after
+        )
+
+    async def stats(
+        self,
+        by: Grouping = "day",
+        *,
+        status: Wanted = None,
+        agent_type: Wanted = None,
+        uid: Wanted = None,
+        mode: Wanted = None,
+        model: Wanted = None,
+        parent: Wanted = None,
+        roots: bool = False,
+        since: Moment = None,
+        until: Moment = None,
+        where: str | None = None,
+    ) -> QueryResult:
+        """Sum up traces by day (UTC, of `created_at`), agent, model or status.
+
+        The rows have the group, `runs`, `failed`, `messages`, `tokens`, `cost` and `duration_ms`; each
+        trace counts on its own, sub-agents too (`roots` leaves them out).
+
+        Parameters
+        ----------
+        by : {'day', 'agent', 'model', 'status'}
+            Days come in order, other groups with most runs first.
+        status, agent_type, uid, mode, model, parent, roots, since, until, where
+            As for `traces`.
+
+        Raises
+        ------
+        InvalidValueError, QueryError
+        """
+        wanted = TraceFilter(status, agent_type, uid, mode, model, parent, roots, since, until, where)
+        return await questions.stats(self._pool, by, wanted)
+
+    async def tree(self, trace_id: str) -> TraceTree:
+        """Return a trace with its sub-agents, and what they took, each counted once.
+
+        Sub-agents are the traces whose `parent_trace_id` leads here, and those that goals name in
+        `sub_trace_ids`.
+
+        Raises
+        ------
+        TraceNotFoundError
+
+        Warns
+        -----
+        DamagedTraceWarning
+            The goals of a trace cannot be read.
+        """
+        return await questions.tree(self._pool, trace_id, self.get_goal_tree)
+
     # Goals
 
     async def get_goal_tree(self, trace_id: str) -> GoalTree | None:
@@ -366,9 +522,7 @@ class ArchiveStore:
 
         async def read() -> list[Message]:
             stored = await self._pool.stored(trace_id)
-            if stored is None:
-                return []
-            return [Message.parse(row.record) for row in await stored.messages()]
+            return [] if stored is None else await stored.models()
 
         return await retrying(trace_id, read)
 
@@ -390,10 +544,13 @@ class ArchiveStore:
             trace_id = await listing.trace_of(self._pool, message_id)
         if trace_id is None:
             return None
-        for message in await self.get_trace_messages(trace_id):
-            if message.message_id == message_id:
-                return message
-        return None
+        holder = trace_id
+
+        async def read() -> Message | None:
+            stored = await self._pool.stored(holder)
+            return None if stored is None else await stored.message(message_id)
+
+        return await retrying(holder, read)
 
     async def update_message(self, message_id: str, *, trace_id: str | None = None, **updates: Any) -> None:
         """Set fields of a message; totals and stats follow.
@@ -487,6 +644,21 @@ class ArchiveStore:
         TraceNotFoundError
         """
         return await verification.verify(self.storage, trace_id, deep=deep)
+
+    async def refresh(self) -> RefreshReport:
+        """Look at every directory for what came, went or was replaced by other means than a store.
+
+        Not needed after writing through a store, nor on a local disk after trace directories were
+        copied in, renamed or deleted: that is noticed. It is after the contents of a directory
+        were replaced by hand, and on an object store after any copying. On a local disk it lists
+        three directories per trace; on S3 it takes one request per thousand files, and up to four
+        for each trace that is not as it was.
+
+        Raises
+        ------
+        StorageError
+        """
+        return await self._pool.catalog.refresh()
 
     async def delete_trace(self, trace_id: str) -> None:
         """Delete a trace for good.

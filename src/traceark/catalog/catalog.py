@@ -9,25 +9,30 @@ traces, where the storage has one. Everything here can be rebuilt from the direc
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from io import BytesIO
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from traceark.catalog import files as on_storage
 from traceark.catalog.contents import CATALOG, Contents, binding_of, contents_of
 from traceark.catalog.lookup import COPIED, Lookup, with_openings
 from traceark.catalog.notes import Note, changed, decode_notes
 from traceark.catalog.notices import Notices
-from traceark.catalog.rows import DAMAGED, OPEN
-from traceark.catalog.snapshot import SnapshotInfo, encode_snapshot, snapshot_info, snapshot_name
+from traceark.catalog.report import RefreshReport
+from traceark.catalog.rows import DAMAGED, OPEN, fingerprint
+from traceark.catalog.snapshot import (
+    SnapshotInfo,
+    parse_snapshot_name,
+)
 from traceark.catalog.table import CatalogTable
-from traceark.errors import CorruptFileError, StorageError
+from traceark.errors import CorruptFileError, DamagedTraceWarning
 from traceark.layout import TRACES, trace_id_of
 from traceark.models import JsonObject
-from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
+from traceark.reading import scan
+from traceark.storage.base import KeyMissingError, Storage
 
 _ATTEMPTS = 8
 _PARALLEL = 64
@@ -70,6 +75,8 @@ class Catalog:
         self._closed: set[str] = set()
         self._strangers: list[str] = []
         self._problems: dict[str, str] = {}
+        # Traces whose directories were seen to be gone: what this process has in memory of them is no proof.
+        self._absent: set[str] = set()
         self._files = 0
         self._folding: asyncio.Task[None] | None = None
         # Whether the storage tells when a directory comes or goes.
@@ -108,7 +115,7 @@ class Catalog:
         contents = contents_of(await self._storage.list(CATALOG), binding)
         newest = contents.generations[0] if contents.generations else None
         if self._table is None or newest is None or newest[0] != self._info.generation:
-            info = await self._newest_info(contents, binding)
+            info = await on_storage.newest(self._storage, contents, binding)
             if info is None and (self._table is None or self._info.generation):
                 await self._look_everywhere(contents, binding)
                 return
@@ -130,24 +137,6 @@ class Catalog:
         self._seen |= contents.ends()
         self._files = contents.count
 
-    async def _newest_info(self, contents: Contents, binding: str) -> SnapshotInfo | None:
-        """Return what the newest snapshot says; None if it cannot be trusted: an older one would lack changes."""
-        if not contents.generations:
-            return None
-        key = f"{CATALOG}/{contents.generations[0][1]}"
-        try:
-            path = self._storage.local_path(key)
-            if path is not None:
-                with path.open("rb") as file:
-                    info = snapshot_info(file, key)
-            else:
-                info = snapshot_info(BytesIO(await self._storage.read(key)), key)
-        except FileNotFoundError:
-            raise KeyMissingError(f"{key} is not there") from None
-        except CorruptFileError:
-            return None
-        return info if info.binding == binding else None
-
     def _adopts(self, info: SnapshotInfo) -> bool:
         """Whether the rows in memory hold all that a newer snapshot does."""
         return (
@@ -157,12 +146,8 @@ class Catalog:
         )
 
     async def _load(self, info: SnapshotInfo) -> None:
-        key = f"{CATALOG}/{snapshot_name(info.generation, info.binding)}"
-        source: Any = self._storage.local_path(key)
-        if source is None:
-            data = await self._storage.read(key)
-            source = await asyncio.to_thread(lambda: pq.read_table(BytesIO(data), page_checksum_verification=True))
-        table = self._table or CatalogTable()
+        source = await on_storage.rows(self._storage, info)
+        table = self._table or CatalogTable(self._storage.local_path(CATALOG))
         await asyncio.to_thread(table.load, source)
         self._table = table
         self._info = info
@@ -214,7 +199,8 @@ class Catalog:
 
     async def _put(self, rows: Sequence[JsonObject]) -> None:
         assert self._table is not None
-        await asyncio.to_thread(self._table.put, rows)
+        if rows:
+            await asyncio.to_thread(self._table.put, rows)
         for row in rows:
             trace_id = str(row["trace_id"])
             self._touched.add(trace_id)
@@ -239,29 +225,38 @@ class Catalog:
         self._strangers = [key for key, trace_id in ids.items() if trace_id is None]
         present = [trace_id for trace_id in ids.values() if trace_id is not None]
         new, missing = await asyncio.to_thread(self._table.names_apart, present)
-        if missing:
-            held = [each for each in missing if set(self._open.get(each, ())) - {COPIED}]
-            await asyncio.to_thread(self._table.remove, missing)
-            self._touched.update(missing)
-            rows = [with_openings({"trace_id": each, "_listed": False}, self._open[each]) for each in held]
-            for each in missing:
-                self._open.pop(each, None)
-                self._problems.pop(each, None)
-                self._lookup.forget(each)
-            await self._put(rows)
+        await self._remove(missing)
         await self._put([with_openings(row, [COPIED]) for row in await self._lookup.rows(new)])
+        self._absent |= self._open.keys() - set(present)
         self._stamp = stamped[0] if stamped[1] > _RACY_SECONDS else ""
+
+    async def _remove(self, missing: Sequence[str]) -> None:
+        """Drop the rows of traces that are not there, but for what is known of who is about to write to them."""
+        assert self._table is not None
+        held = {each: set(self._open.get(each, ())) - {COPIED} for each in missing}
+        await asyncio.to_thread(self._table.remove, missing)
+        self._touched.update(missing)
+        for each in missing:
+            self._open.pop(each, None)
+            self._problems.pop(each, None)
+            self._lookup.forget(each)
+        await self._put([with_openings({"trace_id": each, "_listed": False}, ids) for each, ids in held.items() if ids])
 
     async def _look_at_open(self) -> None:
         """Bring the rows of traces that somebody has open up to date."""
         assert self._table is not None
         changed_rows = await self._lookup.changed_rows(
-            {each: all(opening.startswith(self.notices.writer) for opening in ids) for each, ids in self._open.items()}
+            {each: each not in self._absent and self._is_own(ids) for each, ids in self._open.items()}
         )
         if not changed_rows:
             return
+        self._absent -= {each for each, row in changed_rows.items() if row is not None}
         known = await asyncio.to_thread(self._table.rows, list(changed_rows))
         await self._put([self._lookup.merged(known.get(each), row, each) for each, row in changed_rows.items()])
+
+    def _is_own(self, openings: Sequence[str]) -> bool:
+        """Whether nobody but this process has a trace open."""
+        return all(opening.startswith(self.notices.writer) for opening in openings)
 
     async def _look_everywhere(self, contents: Contents, binding: str) -> None:
         """Read every directory, and make a new snapshot."""
@@ -275,12 +270,13 @@ class Catalog:
         found, self._strangers = await self._lookup.everything()
         rows = [with_openings(row, set(openings.pop(str(row["trace_id"]), ()))) for row in found]
         rows += [with_openings({"trace_id": each, "_listed": False}, set(ids)) for each, ids in openings.items()]
-        table = self._table or CatalogTable()
+        table = self._table or CatalogTable(self._storage.local_path(CATALOG))
         await asyncio.to_thread(table.clear)
         self._table = table
         self._open.clear()
         self._problems.clear()
         await self._put(rows)
+        self._absent = {each for each, ids in openings.items() if ids}
         self._touched.clear()
         generation = max([self._info.generation, *(number for number, _ in contents.generations[:1])])
         self._info = SnapshotInfo(binding, generation, self._info.look + 1)
@@ -289,6 +285,53 @@ class Catalog:
         self._stamp = stamped[0] if stamped is not None and stamped[1] > _RACY_SECONDS else ""
         self._files = contents.count
         await self._fold()
+
+    async def refresh(self) -> RefreshReport:
+        """Look at every directory, read what is not as it was, and make a new snapshot.
+
+        Traces that nobody writes to any more, though they were never closed, are settled.
+        """
+        async with self._mutex:
+            await self._sync()
+            assert self._table is not None
+            binding = await self._binding()
+            stamped = self._storage.stamp(TRACES)
+            listed, self._strangers = await scan(self._storage)
+            known = await asyncio.to_thread(self._table.files)
+            fresh = {each for each, entries in listed.items() if known.get(each) != fingerprint(entries)}
+            fresh |= {each for each in self._open if each in listed}
+            rows = await self._lookup.listed_rows(listed, sorted(fresh))
+            there = {str(row["trace_id"]) for row in rows}
+            missing = [each for each in known.keys() | self._open.keys() if each not in there | (listed.keys() - fresh)]
+            await self._remove(missing)
+            self._absent.update(missing)
+            abandoned = await self._lookup.abandoned(
+                {each: ids for each, ids in self._open.items() if each in listed}, self.notices.writer
+            )
+            await self._put(
+                [
+                    with_openings(row, () if row["trace_id"] in abandoned else self._open.get(str(row["trace_id"]), ()))
+                    for row in rows
+                ]
+            )
+            self._stamp = stamped[0] if stamped is not None and stamped[1] > _RACY_SECONDS else ""
+            self._info = replace(self._info, look=self._info.look + 1)
+            await self._fold()
+            elsewhere = [
+                name
+                for name in await self._storage.list(CATALOG)
+                if (parsed := parse_snapshot_name(name)) is not None and parsed[1] != binding
+            ]
+            await on_storage.delete(self._storage, elsewhere)
+            return RefreshReport(
+                traces=len(listed),
+                files=sum(map(len, listed.values())),
+                read=len(fresh),
+                added=sum(each not in known for each in listed),
+                removed=sum(each not in listed for each in known),
+                settled=len(abandoned),
+                problems=tuple(self.problems()),
+            )
 
     # Folding
 
@@ -312,34 +355,46 @@ class Catalog:
             stamp=self._stamp,
             foreign=self._foreign,
         )
-        table = self._table
-        data = await asyncio.to_thread(lambda: encode_snapshot(info, table.export()))
-        try:
-            await self._storage.create(f"{CATALOG}/{snapshot_name(info.generation, binding)}", data)
-        except KeyExistsError:
-            return  # another process made it; what it lacks of ours is still in the change files
-        except StorageError:
-            return  # an archive that can only be read works without
+        if not await on_storage.publish(self._storage, info, self._table.export):
+            return
         self._info = info
         self._touched.clear()
         superseded = [name for number, name in before.generations if number < info.generation]
-        for writer, files in before.changes.items():
-            superseded += [name for number, name in files.items() if number <= self._seen.get(writer, 0)]
-        await self._delete(superseded)
+        for writer, changes in before.changes.items():
+            superseded += [name for number, name in changes.items() if number <= self._seen.get(writer, 0)]
+        await on_storage.delete(self._storage, superseded)
         self._files = 0
-
-    async def _delete(self, names: Sequence[str]) -> None:
-        for start in range(0, len(names), 32):
-            await asyncio.gather(*(self._storage.delete([f"{CATALOG}/{name}"]) for name in names[start : start + 32]))
 
     # Asking
 
-    async def select(self, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Answer SQL over the view `traces` (and the table `catalog`), as of now."""
+    async def select(self, text: str, parameters: Mapping[str, Any], *, where: str | None = None) -> pa.Table:
+        """Return the rows that a query over the view `traces` gives, as of now.
+
+        Parameters
+        ----------
+        text : str
+            A SELECT over `traces`, made by this package.
+        parameters : mapping
+            Bound by name.
+        where : str, optional
+            A user's condition: only traces that meet it are in the view.
+
+        Raises
+        ------
+        QueryError
+            DuckDB refused the condition.
+
+        Warns
+        -----
+        DamagedTraceWarning
+            A trace was left out.
+        """
         await self.sync()
+        for problem in self.problems():
+            warnings.warn(f"left out: {problem}", DamagedTraceWarning, stacklevel=3)
         async with self._mutex:
             assert self._table is not None
-            return await asyncio.to_thread(self._table.query, text, parameters)
+            return await asyncio.to_thread(self._table.query, text, parameters, where)
 
     def problems(self) -> list[str]:
         """Return what is wrong with what is left out: traces that cannot be read, directories that are none."""

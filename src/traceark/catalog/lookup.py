@@ -8,16 +8,18 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import cast
 
 from traceark.catalog.rows import DAMAGED, GONE, OPEN, SETTLED, damaged, describe, fingerprint
-from traceark.errors import DamagedTraceError, TraceNotFoundError, UnsupportedFormatError
-from traceark.layout import trace_prefix
+from traceark.errors import DamagedTraceError, StorageError, TraceNotFoundError, UnsupportedFormatError
+from traceark.layout import LOCK, trace_prefix
 from traceark.models import Json, JsonObject, Trace
 from traceark.reading import StoredTrace, scan
-from traceark.storage.base import Entry, KeyMissingError, Storage
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage, acquire
 
 # The opening of a trace that came by other means than a store, and may still be on its way.
 COPIED = "copied"
 # What nobody changed for so long has arrived.
 _ARRIVED_SECONDS = 2.0
+# A writer on an object store that was silent for five minutes announces itself before it goes on.
+_ABANDONED_SECONDS = 15 * 60.0
 _PARALLEL = 64
 _ATTEMPTS = 4
 
@@ -140,6 +142,50 @@ class Lookup:
             group = await asyncio.gather(*(self.row(each, listed[each]) for each in ids[start : start + _PARALLEL]))
             found += [row for row in group if row is not None]
         return found
+
+    async def abandoned(self, open_traces: Mapping[str, Sequence[str]], writer: str) -> set[str]:
+        """Return the traces that nobody writes to any more without saying so first.
+
+        On a local disk the trace's lock is taken and its generation made a new one, so that who
+        holds it open finds out before the next append. On an object store a writer says so again
+        when it was silent for a third of the time that is waited for here.
+
+        Parameters
+        ----------
+        open_traces : mapping of str to list of str
+            The openings of each.
+        writer : str
+            This process's own, whose openings are its own business.
+        """
+        found: set[str] = set()
+        for trace_id, openings in open_traces.items():
+            if any(opening.startswith(writer) for opening in openings):
+                continue
+            prefix = trace_prefix(trace_id)
+            if isinstance(self._storage, AppendStorage):
+                if await _bumped(self._storage, f"{prefix}/{LOCK}"):
+                    found.add(trace_id)
+                continue
+            entries = await self._storage.list(prefix)
+            changed_at = max((entry.modified for entry in entries.values()), default=0.0)
+            if time.time() - changed_at > _ABANDONED_SECONDS:
+                found.add(trace_id)
+        return found
+
+
+async def _bumped(storage: AppendStorage, key: str) -> bool:
+    """Make a lock's generation a new one; say no where it cannot be made."""
+    try:
+        lock = storage.lock(key)
+    except StorageError:
+        return False  # the trace went away, or may only be read
+    try:
+        await acquire(lock)
+        lock.bump()
+        lock.release()
+    finally:
+        lock.close()
+    return True
 
 
 def with_openings(row: JsonObject, openings: Iterable[str]) -> JsonObject:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from traceark.codec.fields import CATALOG, TRACES, Column
 from traceark.codec.lines import to_record
 from traceark.layout import GOAL_TREE, LOCK, LOGS, LogName, PartName, parse_log_name
+from traceark.log import log_names
 from traceark.models import JsonObject, Trace
-from traceark.reading import StoredTrace, log_names
+from traceark.reading import StoredTrace
 from traceark.storage.base import Entry
 
 COLUMNS: tuple[Column, ...] = TRACES + CATALOG

@@ -5,7 +5,7 @@ Blocking, and for one thread at a time. Knows rows and Arrow, no notes and no st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import pyarrow as pa
 
 from traceark.catalog.rows import COLUMNS
 from traceark.catalog.snapshot import SCHEMA
-from traceark.codec.parquet import from_row, to_row
+from traceark.codec.parquet import to_row
+from traceark.codec.parts import records
+from traceark.errors import QueryError
 from traceark.models import JsonObject
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -26,10 +28,19 @@ _NAMES = ", ".join(f'"{column.name}"' for column in COLUMNS)
 
 
 class CatalogTable:
-    """All rows, in a DuckDB table `catalog`; the view `traces` has those that are there and readable."""
+    """All rows, in a DuckDB table `catalog`; the view `traces` has those that are there and readable.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    directory : Path, optional
+        Where snapshots lie that DuckDB may read itself; it opens no other files.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
+        if directory is not None:
+            self._connection.execute("SET allowed_directories = ?", [[str(directory)]])
+        self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET TimeZone = 'UTC'")
         empty = SCHEMA.empty_table()
         self._connection.register("empty", empty)
@@ -71,20 +82,28 @@ class CatalogTable:
         if trace_ids:
             self._connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
 
-    def query(self, text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> pa.Table:
-        """Answer SQL over `catalog` and `traces`."""
-        return self._connection.sql(text, params=parameters).to_arrow_table()
-
-    def filtered(self, condition: str) -> duckdb.DuckDBPyRelation:
-        """Return the listed traces for which a condition of the caller's holds."""
-        return self._connection.table("traces").filter(condition)
+    def query(self, text: str, parameters: Any = None, where: str | None = None) -> pa.Table:
+        """Answer SQL over `catalog` and `traces`; `where` is a user's condition on what is in `traces`."""
+        if where is None:
+            return self._connection.sql(text, params=parameters).to_arrow_table()
+        try:
+            self._connection.table("traces").filter(where).create_view("meant")
+            try:
+                return self._connection.sql(f"WITH traces AS (FROM meant) {text}", params=parameters).to_arrow_table()
+            finally:
+                self._connection.execute("DROP VIEW meant")
+        except duckdb.Error as error:
+            raise QueryError(f"where: {error}") from error
 
     def rows(self, trace_ids: Iterable[str]) -> dict[str, JsonObject]:
         """Return the rows of some traces, by trace id."""
-        found = self.query(
-            f"SELECT {_NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)]
-        ).to_pylist()
-        return {row["trace_id"]: from_row(COLUMNS, row) for row in found}
+        found = self.query(f"SELECT {_NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
+        return {str(record["trace_id"]): record for record in records(COLUMNS, found)}
+
+    def files(self) -> dict[str, str]:
+        """Return the hashes of the files of all traces that are there, by trace id."""
+        found = self.query("SELECT trace_id, _files FROM catalog WHERE _listed OR _state = 'damaged'")
+        return dict(zip(found.column(0).to_pylist(), found.column(1).to_pylist(), strict=True))
 
     def names_apart(self, trace_ids: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return which of these traces nothing is known of, and which known ones are not among them."""

@@ -1,7 +1,7 @@
 """The command line: ``traceark VERB ARCHIVE …``.
 
 This module runs a verb and turns what goes wrong into one line on standard error and an exit
-code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `reading`, `keeping` and `importing`,
+code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping` and `importing`,
 which are loaded, like everything heavy, when they are needed.
 """
 
@@ -37,8 +37,11 @@ _USAGE = (ArchiveNotFoundError, ImportFailedError, InvalidValueError, QueryError
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 _VERBS = {
     "import": "importing",
-    "ls": "reading",
+    "ls": "asking",
     "show": "reading",
+    "tree": "asking",
+    "search": "asking",
+    "stats": "asking",
     "tail": "reading",
     "sql": "reading",
     "compact": "keeping",

@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 
 if TYPE_CHECKING:
-    from traceark import Event, Trace
+    from traceark import Event
+    from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
+    from traceark.pages import TracePage
+    from traceark.tracetree import TraceTree
 
 _UNSAFE_IN_JSON = re.compile(
     "[\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
@@ -28,9 +31,34 @@ _UNSAFE_IN_JSON = re.compile(
 class JsonOutput(Output):
     """JSON on standard output."""
 
-    def traces(self, traces: Sequence[Trace], short: Mapping[str, str]) -> None:
-        """Print an array of headers."""
-        _print_list(traces)
+    def traces(self, page: TracePage, short: Mapping[str, str]) -> None:
+        """Print an array of headers; the last one's id is what ``--after`` goes on from."""
+        _print_list(page)
+
+    def tree(self, tree: TraceTree, short: Mapping[str, str]) -> None:
+        """Print an object with all nodes in one array, parents first."""
+        parents = {child.trace.trace_id: node.trace.trace_id for node in tree for child in node.children}
+        nodes = [
+            {
+                "trace": node.trace,
+                "parent": parents.get(node.trace.trace_id),
+                "depth": depth,
+                "goal_ids": list(node.goal_ids),
+                "own": asdict(node.own),
+                "total": asdict(node.total),
+                "absent": list(node.absent),
+            }
+            for depth, node in tree.walk()
+        ]
+        _print({"nodes": nodes, "cycles": [list(cycle) for cycle in tree.cycles]})
+
+    def hits(self, page: SearchPage, short: Mapping[str, str]) -> None:
+        """Print an object with the hits and the cursor of the next page."""
+        _print({"hits": [asdict(hit) for hit in page], "next": page.next})
+
+    def stats(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Print an array of objects."""
+        _print_list({name: plain(value) for name, value in row.items()} for row in rows)
 
     def trace(self, shown: Shown, *, full: bool) -> None:
         """Print an object; it is always whole."""

@@ -11,6 +11,16 @@ from rich.text import Text
 from rich.tree import Tree
 
 STATUS_STYLES = {"running": "yellow", "completed": "green", "failed": "red", "cancelled": "magenta"}
+# A sign and a style for the status of a trace or a goal.
+SIGNS = {
+    "completed": ("✓", "green"),
+    "in_progress": ("▶", "yellow"),
+    "running": ("▶", "yellow"),
+    "pending": ("○", "dim"),
+    "failed": ("✗", "red"),
+    "cancelled": ("⊘", "magenta"),
+    "abandoned": ("⊘", "magenta"),
+}
 # In a pipe nothing is fitted to a width that is not there.
 PIPE_WIDTH = 100_000
 

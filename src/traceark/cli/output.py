@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from traceark import Event, GoalTree, Message, Trace
+    from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
+    from traceark.pages import TracePage
+    from traceark.tracetree import TraceTree
     from traceark.verification import Finding
 
 
@@ -57,8 +60,20 @@ class Output(ABC):
     """Prints what a verb found or did."""
 
     @abstractmethod
-    def traces(self, traces: Sequence[Trace], short: Mapping[str, str]) -> None:
-        """Print a list of traces; `short` names each of them."""
+    def traces(self, page: TracePage, short: Mapping[str, str]) -> None:
+        """Print a page of traces; `short` names each of them."""
+
+    @abstractmethod
+    def tree(self, tree: TraceTree, short: Mapping[str, str]) -> None:
+        """Print a trace with its sub-agents."""
+
+    @abstractmethod
+    def hits(self, page: SearchPage, short: Mapping[str, str]) -> None:
+        """Print what a search found."""
+
+    @abstractmethod
+    def stats(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Print sums by group; the group is the first of each row."""
 
     @abstractmethod
     def trace(self, shown: Shown, *, full: bool) -> None:

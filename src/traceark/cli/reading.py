@@ -1,4 +1,4 @@
-"""The verbs that read: ls, show, tail, sql."""
+"""The verbs that read: show, tail, sql."""
 
 from __future__ import annotations
 
@@ -7,38 +7,10 @@ from collections.abc import Sequence
 
 import click
 
-from traceark.cli.archives import find, opened_existing, short_ids, trace_ids
+from traceark.cli.archives import find, opened_existing
 from traceark.cli.output import Rows, Shown
 from traceark.cli.settings import FINE, Settings, shared_options
 from traceark.errors import DamagedTraceError, DamagedTraceWarning
-
-
-@click.command("ls")
-@click.argument("archive")
-@click.option("--mode", help="Only traces of this mode.")
-@click.option("--agent-type", metavar="TYPE", help="Only traces of this agent.")
-@click.option("--uid", help="Only traces of this user.")
-@click.option(
-    "--status", type=click.Choice(["running", "completed", "failed", "cancelled"]), help="Only traces in this status."
-)
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="At most so many traces.")
-@shared_options
-def ls_verb(
-    settings: Settings,
-    archive: str,
-    mode: str | None,
-    agent_type: str | None,
-    uid: str | None,
-    status: str | None,
-    limit: int,
-) -> int:
-    """List the traces of ARCHIVE, the newest first; filters combine."""
-    with opened_existing(settings, archive) as source:
-        traces = source.list_traces(mode, agent_type, uid, status, limit)
-        short = short_ids(trace_ids(source)) if not settings.as_json else {}
-    # A trace that was created since its directory was listed has no short name.
-    settings.output().traces(traces, {trace.trace_id: trace.trace_id for trace in traces} | short)
-    return FINE
 
 
 @click.command("show")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from traceark.cli.console import PIPE_WIDTH, STATUS_STYLES, TerminalConsole
+from traceark.cli.console import PIPE_WIDTH, SIGNS, STATUS_STYLES, TerminalConsole
 from traceark.cli.content import Piece, json_text, pieces_of
 from traceark.cli.output import Shown
 from traceark.cli.terminal import cost_text, count_of, duration_text, one_line, short_number, time_text, visible
@@ -16,15 +16,6 @@ from traceark.cli.terminal import cost_text, count_of, duration_text, one_line, 
 if TYPE_CHECKING:
     from traceark import Goal, GoalStats, GoalTree, Message, Trace
 
-_SIGNS = {
-    "completed": ("✓", "green"),
-    "in_progress": ("▶", "yellow"),
-    "running": ("▶", "yellow"),
-    "pending": ("○", "dim"),
-    "failed": ("✗", "red"),
-    "cancelled": ("⊘", "magenta"),
-    "abandoned": ("⊘", "magenta"),
-}
 _ROLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold blue", "system": "bold magenta"}
 _STYLES = {"text": "", "thinking": "italic dim", "call": "yellow", "result": "dim", "other": "dim"}
 _LEADS = {"text": "", "thinking": "", "call": "→ ", "result": "← ", "other": ""}
@@ -101,7 +92,7 @@ def _goals(tree: GoalTree, shown: Shown, *, full: bool) -> Tree:
 
 
 def _goal(goal: Goal, *, current: bool, full: bool) -> Text:
-    sign, style = _SIGNS.get(goal.status, ("•", ""))
+    sign, style = SIGNS.get(goal.status, ("•", ""))
     label = Text(f"{sign} ", style=style)
     label.append(one_line(goal.description or goal.id, 10_000 if full else 100))
     told = [one_line(goal.status, 40), *_stats(goal.cumulative_stats)]

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from traceark.cli.answers import print_hits, print_stats, print_tree
 from traceark.cli.as_json import plain
 from traceark.cli.columns import GAP, Column, lay_out
 from traceark.cli.console import STATUS_STYLES, TerminalConsole
@@ -21,7 +22,10 @@ from traceark.cli.terminal import NOTHING, cost_text, count_of, model_text, one_
 
 if TYPE_CHECKING:
     from traceark import Event, Trace
+    from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
+    from traceark.pages import TracePage
+    from traceark.tracetree import TraceTree
 
 _WIDE = 120
 _TASK_CHARS = 160
@@ -36,8 +40,9 @@ class TextOutput(Output):
     def __init__(self) -> None:
         self.console = TerminalConsole()
 
-    def traces(self, traces: Sequence[Trace], short: Mapping[str, str]) -> None:
-        """Print a table, in a narrow terminal with the task in a second line."""
+    def traces(self, page: TracePage, short: Mapping[str, str]) -> None:
+        """Print a table, in a narrow terminal with the task in a second line, and how to go on."""
+        traces = list(page)
         if not traces:
             self.console.print("no traces")
             return
@@ -67,6 +72,20 @@ class TextOutput(Output):
             if trace.task and not wide:
                 indent = " " * (cell_len(line[0]) + len(GAP))
                 self.console.print_line(Text(indent + one_line(trace.task, _TASK_CHARS)))
+        if page.next is not None:
+            self.console.print_line(Text(f"there are more: --after {visible(short[traces[-1].trace_id])}", style="dim"))
+
+    def tree(self, tree: TraceTree, short: Mapping[str, str]) -> None:
+        """Print a drawn tree."""
+        print_tree(self.console, tree, short)
+
+    def hits(self, page: SearchPage, short: Mapping[str, str]) -> None:
+        """Print each message with a match as a line below its trace."""
+        print_hits(self.console, page, short)
+
+    def stats(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Print a table with bars."""
+        print_stats(self.console, rows)
 
     def trace(self, shown: Shown, *, full: bool) -> None:
         """Print the header, the goal tree and the messages."""

@@ -1,4 +1,4 @@
-"""Records to Parquet parts and back, and to Arrow for the views.
+"""Records to Parquet parts, and to Arrow for the views; `codec.parts` reads parts.
 
 Knows the field table and pyarrow, no storage. A part is zstd, with page checksums, statistics and
 field ids; what it covers stands in its key-value metadata.
@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from io import BytesIO
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traceark.codec.fields import EVENTS, GOALS, INTERNAL, MESSAGES, TRACES, USAGE, Column
-from traceark.codec.lines import dumps, time_text
+from traceark.codec.lines import dumps
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, LogName
 from traceark.models import JsonObject
@@ -30,7 +30,7 @@ ROW_GROUP_ROWS = 65_536
 ZSTD_LEVEL = 12
 _PAGE_BYTES = 8 * 1024 * 1024
 
-_LOG_COLUMNS: dict[LogName, tuple[Column, ...]] = {"messages": MESSAGES, "events": EVENTS}
+LOG_COLUMNS: dict[LogName, tuple[Column, ...]] = {"messages": MESSAGES, "events": EVENTS}
 
 
 def _field(column_id: int, name: str, kind: pa.DataType) -> pa.Field:
@@ -66,9 +66,7 @@ MESSAGE_SCHEMA = arrow_schema(MESSAGES)
 EVENT_SCHEMA = arrow_schema(EVENTS)
 GOAL_SCHEMA = arrow_schema(GOALS)
 TRACE_SCHEMA = arrow_schema(TRACES)
-_PART_SCHEMAS: dict[LogName, pa.Schema] = {
-    log: arrow_schema(columns + INTERNAL) for log, columns in _LOG_COLUMNS.items()
-}
+PART_SCHEMAS: dict[LogName, pa.Schema] = {log: arrow_schema(columns + INTERNAL) for log, columns in LOG_COLUMNS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,30 +185,6 @@ def to_row(columns: Sequence[Column], record: Mapping[str, Any]) -> dict[str, An
     return row
 
 
-def from_row(columns: Sequence[Column], row: Mapping[str, Any]) -> JsonObject:
-    """Return a row as the record that it was made of."""
-    record: JsonObject = {}
-    for column in columns:
-        value = row.get(column.name)
-        if value is None or column.name == "extra":
-            continue
-        if column.kind == "json":
-            record[column.name] = json.loads(value)
-        elif column.kind == "time":
-            record[column.name] = time_text(value)
-        elif column.kind in ("usage", "stats"):
-            record[column.name] = {name: item for name, item in value.items() if item is not None}
-        else:
-            record[column.name] = value
-    if row.get("extra") is not None:
-        for name, value in json.loads(row["extra"]).items():
-            if name in ("usage", "self_stats", "cumulative_stats") and isinstance(record.get(name), dict):
-                cast("JsonObject", record[name]).update(value)
-            else:
-                record[name] = value
-    return record
-
-
 def to_table(columns: Sequence[Column], records: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Return records as an Arrow table for a view."""
     return pa.Table.from_pylist([to_row(columns, record) for record in records], schema=arrow_schema(columns))
@@ -244,8 +218,8 @@ def write_part(sink: IO[bytes], info: PartInfo, records: Iterable[PartRecord]) -
     records : iterable of PartRecord
         In the order of their offsets; consumed row group by row group.
     """
-    schema = _PART_SCHEMAS[info.log]
-    columns = _LOG_COLUMNS[info.log]
+    schema = PART_SCHEMAS[info.log]
+    columns = LOG_COLUMNS[info.log]
     plain = ["content", "payload", "extra", "message_id", "tool_call_id", "created_at", "description", "error"]
     names = set(schema.names)
     with pq.ParquetWriter(
@@ -315,41 +289,3 @@ def part_info(data: bytes | IO[bytes], what: str) -> PartInfo:
     if not metadata or METADATA_KEY not in metadata:
         raise CorruptFileError(f"{what} was not written by traceark: its metadata has no {METADATA_KEY.decode()!r}")
     return PartInfo.from_json(metadata[METADATA_KEY], what)
-
-
-def read_part(data: bytes, log: LogName, what: str, columns: Sequence[str] | None = None) -> list[PartRecord]:
-    """Return the records of a part, pages checked against their checksums.
-
-    Parameters
-    ----------
-    data : bytes
-        The whole file.
-    log : {'messages', 'events'}
-        Which log it is a part of.
-    what : str
-        The file's name for errors.
-    columns : sequence of str, optional
-        Only these columns of the records; `_offset`, `_op` and `_digest` always come along.
-
-    Raises
-    ------
-    CorruptFileError
-        A page does not match its checksum, or the file cannot be read.
-    """
-    wanted = None if columns is None else [*columns, "extra", "_offset", "_op", "_digest"]
-    try:
-        table = pq.read_table(BytesIO(data), columns=wanted, page_checksum_verification=True)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise CorruptFileError(f"{what} cannot be read ({error}); restore it from a copy") from None
-    specs = [column for column in _LOG_COLUMNS[log] if wanted is None or column.name in wanted]
-    found: list[PartRecord] = []
-    try:
-        for row in table.to_pylist():
-            if row["_op"] is None:
-                record = from_row(specs, row)
-            else:
-                record = {"message_id": row["message_id"], **json.loads(row["extra"])}
-            found.append(PartRecord(row["_offset"], row["_op"], record, row["_digest"]))
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise CorruptFileError(f"{what} holds a row that is no record ({error!r}); restore it from a copy") from None
-    return found
