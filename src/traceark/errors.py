@@ -105,6 +105,10 @@ class UnsafeStorageError(StorageError):
     """The storage lacks what several writers need: exclusive creation and conditional replace."""
 
 
+class BusyError(StorageError):
+    """Another process does what only one may do at a time; try again when it is done."""
+
+
 class StoreClosedError(TracearkError, RuntimeError):
     """The store was closed, or broke on a failed write, and must be opened again."""
 

@@ -34,6 +34,7 @@ from traceark.models import JsonObject
 from traceark.reading import scan
 from traceark.storage.base import KeyMissingError, Storage
 
+Mark = tuple[int, int]
 _ATTEMPTS = 8
 _PARALLEL = 64
 # Change files are folded into a snapshot when there are more than this, or than a thousandth of the traces.
@@ -71,7 +72,9 @@ class Catalog:
         self._stamp = ""
         self._foreign = ""
         self._open: dict[str, list[str]] = {}
-        self._touched: set[str] = set()
+        # The traces that changed, in order, since all of them may have.
+        self._epoch = 0
+        self._log: list[str] = []
         self._closed: set[str] = set()
         self._strangers: list[str] = []
         self._problems: dict[str, str] = {}
@@ -153,7 +156,8 @@ class Catalog:
         self._info = info
         self._seen = dict(info.folded)
         self._stamp, self._foreign = info.stamp, info.foreign
-        self._touched.clear()
+        self._epoch += 1
+        self._log.clear()
         self._closed.clear()
         found = table.query("SELECT trace_id, _openings FROM catalog WHERE _state IN ('open', 'damaged')")
         self._open = {row["trace_id"]: row["_openings"] for row in found.to_pylist()}
@@ -203,7 +207,7 @@ class Catalog:
             await asyncio.to_thread(self._table.put, rows)
         for row in rows:
             trace_id = str(row["trace_id"])
-            self._touched.add(trace_id)
+            self._log.append(trace_id)
             self._problems.pop(trace_id, None)
             if row.get("_problem") is not None:
                 self._problems[trace_id] = str(row["_problem"])
@@ -235,7 +239,7 @@ class Catalog:
         assert self._table is not None
         held = {each: set(self._open.get(each, ())) - {COPIED} for each in missing}
         await asyncio.to_thread(self._table.remove, missing)
-        self._touched.update(missing)
+        self._log += missing
         for each in missing:
             self._open.pop(each, None)
             self._problems.pop(each, None)
@@ -277,7 +281,8 @@ class Catalog:
         self._problems.clear()
         await self._put(rows)
         self._absent = {each for each, ids in openings.items() if ids}
-        self._touched.clear()
+        self._epoch += 1
+        self._log.clear()
         generation = max([self._info.generation, *(number for number, _ in contents.generations[:1])])
         self._info = SnapshotInfo(binding, generation, self._info.look + 1)
         self._seen = contents.ends()
@@ -358,7 +363,6 @@ class Catalog:
         if not await on_storage.publish(self._storage, info, self._table.export):
             return
         self._info = info
-        self._touched.clear()
         superseded = [name for number, name in before.generations if number < info.generation]
         for writer, changes in before.changes.items():
             superseded += [name for number, name in changes.items() if number <= self._seen.get(writer, 0)]
@@ -395,6 +399,26 @@ class Catalog:
         async with self._mutex:
             assert self._table is not None
             return await asyncio.to_thread(self._table.query, text, parameters, where)
+
+    async def since(self, mark: Mark | None) -> tuple[Mark, list[str] | None, pa.Table]:
+        """Return what changed since a mark that an earlier call gave.
+
+        Returns
+        -------
+        mark : (int, int)
+            For the next call.
+        trace_ids : list of str or None
+            Of the traces that changed; None when all may have.
+        rows : pyarrow.Table
+            The rows of those that are there and readable, with a column `final`: whether they are
+            settled and sealed.
+        """
+        async with self._mutex:
+            await self._sync()
+            assert self._table is not None
+            now = (self._epoch, len(self._log))
+            changed = sorted(set(self._log[mark[1] :])) if mark is not None and mark[0] == self._epoch else None
+            return now, changed, await asyncio.to_thread(self._table.standing, changed)
 
     def problems(self) -> list[str]:
         """Return what is wrong with what is left out: traces that cannot be read, directories that are none."""

@@ -39,7 +39,8 @@ class CatalogTable:
     def __init__(self, directory: Path | None = None) -> None:
         self._connection = duckdb.connect(":memory:", config=_CONFIG)
         if directory is not None:
-            self._connection.execute("SET allowed_directories = ?", [[str(directory)]])
+            # A file is asked for by its pattern first, and by its name when it is opened.
+            self._connection.execute("SET allowed_directories = ?", [[str(directory), _escaped(directory)]])
         self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET TimeZone = 'UTC'")
         empty = SCHEMA.empty_table()
@@ -99,6 +100,15 @@ class CatalogTable:
         """Return the rows of some traces, by trace id."""
         found = self.query(f"SELECT {_NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
         return {str(record["trace_id"]): record for record in records(COLUMNS, found)}
+
+    def standing(self, trace_ids: Sequence[str] | None) -> pa.Table:
+        """Return what tells where the rows of traces are to be read, of some or of all that are listed."""
+        told = "true" if trace_ids is None else "trace_id IN (SELECT unnest(?))"
+        return self.query(
+            "SELECT trace_id, created_at, total_messages, last_event_id, _incarnation, _messages, _events, _tree, "
+            f"_state = 'settled' AND coalesce(_sealed, false) AS final FROM catalog WHERE _listed AND {told}",
+            None if trace_ids is None else [list(trace_ids)],
+        )
 
     def files(self) -> dict[str, str]:
         """Return the hashes of the files of all traces that are there, by trace id."""

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from io import BytesIO
 from typing import IO, Any
 
@@ -37,6 +38,7 @@ def _field(column_id: int, name: str, kind: pa.DataType) -> pa.Field:
     return pa.field(name, kind, metadata={b"PARQUET:field_id": str(column_id).encode()})
 
 
+@cache
 def _arrow_type(column: Column) -> pa.DataType:
     if column.kind == "usage":
         return pa.struct([_field(field_id, name, pa.int64()) for field_id, name in USAGE])

@@ -109,6 +109,10 @@ class Storage(ABC):
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in this order; one that is gone already is no error."""
 
+    def local_path(self, key: str) -> Path | None:
+        """Return where an object lies as a file that other libraries can open, or None where it does not."""
+        return None
+
     async def check_writable(self) -> None:
         """Refuse a storage on which writers could overwrite each other.
 
@@ -120,10 +124,6 @@ class Storage(ABC):
     def location(self) -> str:
         """Return what tells this place from one that a copy of the archive lies in."""
         return self.url
-
-    def local_path(self, key: str) -> Path | None:
-        """Return where an object lies as a file that any library can read, or None where it does not."""
-        return None
 
     def stamp(self, prefix: str) -> tuple[str, float] | None:
         """Return a text that changes whenever a name right below a prefix comes or goes, and its age in seconds.

@@ -168,6 +168,9 @@ class LocalStorage(AppendStorage):
         """Return where a key lies."""
         return self.root / key
 
+    def local_path(self, key: str) -> Path:
+        return self.path(key)
+
     async def read(self, key: str, start: int = 0) -> bytes:
         path = self.path(key)
         with _errors(str(path)):
@@ -220,9 +223,6 @@ class LocalStorage(AppendStorage):
         except FileNotFoundError:
             return self.url
         return f"{status.st_dev:x}:{status.st_ino:x}"
-
-    def local_path(self, key: str) -> Path | None:
-        return self.path(key)
 
     def stamp(self, prefix: str) -> tuple[str, float] | None:
         try:

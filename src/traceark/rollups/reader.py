@@ -1,0 +1,198 @@
+"""The rollups of an archive as a reader sees them: which are current, who is in them, where they lie.
+
+What was read once of an immutable file is kept; a refresh costs one listing and one small read per
+new rollup.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from traceark.errors import StorageError
+from traceark.rollups.cache import FileCache
+from traceark.rollups.coverage import all_members
+from traceark.rollups.files import (
+    IDS,
+    MEMBER_SCHEMA,
+    MEMBERS,
+    ROLLUP_FILE,
+    ROLLUPS,
+    Rollup,
+    current,
+    decode_rollup,
+    directories,
+    is_complete,
+    message_hash,
+)
+from traceark.storage.base import Entry, KeyMissingError, Storage
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """An open `ids.parquet`: the file, and the least and greatest hash of its row groups."""
+
+    file: pq.ParquetFile
+    least: list[int]
+    greatest: list[int]
+
+
+class RollupReader:
+    """The current rollups of an archive.
+
+    Parameters
+    ----------
+    storage : Storage
+        Of the archive.
+    binding : str
+        Of the archive and its place; rollups bound elsewhere are ignored.
+    cache : FileCache
+        Where files of an object store are kept.
+
+    Attributes
+    ----------
+    rollups : list of Rollup
+        The current ones, oldest first, as of the last `refresh`.
+    replaced : list of Rollup
+        Those that were merged into others and are still there.
+    unusable : dict
+        Directories that hold no rollup, by id, with their files: unfinished, torn, foreign or newer.
+    published : dict
+        When each rollup was published, by the storage's clock.
+    """
+
+    def __init__(self, storage: Storage, binding: str, cache: FileCache) -> None:
+        self._storage = storage
+        self._binding = binding
+        self._cache = cache
+        self._known: dict[tuple[str, str], Rollup | None] = {}
+        self._members: dict[str, pa.Table] = {}
+        self._indexes: dict[str, _Index] = {}
+        self.rollups: list[Rollup] = []
+        self.replaced: list[Rollup] = []
+        self.unusable: dict[str, dict[str, Entry]] = {}
+        self.published: dict[str, float] = {}
+
+    async def refresh(self) -> list[Rollup]:
+        """Look which rollups there are now; return the current ones."""
+        found = directories(await self._storage.list(ROLLUPS))
+        complete: list[Rollup] = []
+        self.unusable = {}
+        self.published = {}
+        for rollup_id, files in found.items():
+            rollup = await self._decoded(rollup_id, files)
+            if rollup is not None and is_complete(rollup, files) and await self._has_members(rollup):
+                complete.append(rollup)
+                self.published[rollup_id] = files[ROLLUP_FILE].modified
+            else:
+                self.unusable[rollup_id] = files
+        self.rollups, self.replaced = current(complete)
+        kept = {each.id for each in complete}
+        for memory in (self._members, self._indexes):
+            for rollup_id in memory.keys() - kept:
+                del memory[rollup_id]
+        return self.rollups
+
+    async def _decoded(self, rollup_id: str, files: dict[str, Entry]) -> Rollup | None:
+        if ROLLUP_FILE not in files:
+            return None
+        version = (rollup_id, files[ROLLUP_FILE].version)
+        if version not in self._known:
+            try:
+                data = await self._storage.read(f"{ROLLUPS}/{rollup_id}/{ROLLUP_FILE}")
+            except KeyMissingError:
+                return None  # deleted since it was listed
+            self._known[version] = decode_rollup(data, rollup_id, self._binding)
+        return self._known[version]
+
+    async def _has_members(self, rollup: Rollup) -> bool:
+        """Read the members of a rollup if they are not known; say whether they could be read."""
+        if rollup.id in self._members:
+            return True
+        try:
+            path = await self._path(rollup, MEMBERS)
+            table = await asyncio.to_thread(pq.read_table, path, schema=MEMBER_SCHEMA)
+        except (KeyError, StorageError, pa.ArrowException, OSError):
+            return False  # derived: without its members a rollup is as good as absent, and is made again
+        self._members[rollup.id] = table
+        return True
+
+    def members(self) -> pa.Table:
+        """Return the members of all current rollups; see `coverage.MEMBERS_SCHEMA`."""
+        return all_members([self._members[rollup.id] for rollup in self.rollups])
+
+    def members_of(self, rollup_id: str) -> pa.Table:
+        """Return the members of one rollup, current or replaced."""
+        return self._members[rollup_id]
+
+    async def paths(self, view: str) -> list[list[Path]]:
+        """Return the files with the rows of ``messages``, ``events`` or ``goals``, for each current rollup.
+
+        Raises
+        ------
+        KeyMissingError
+            A rollup was merged into another since the last `refresh`: refresh and ask again.
+        """
+        return [await self.paths_of(rollup, view) for rollup in self.rollups]
+
+    async def paths_of(self, rollup: Rollup, view: str) -> list[Path]:
+        """Return one rollup's files with the rows of a view."""
+        return [await self._path(rollup, name) for name in rollup.names(view)]
+
+    async def path_of_ids(self, rollup: Rollup) -> list[Path]:
+        """Return one rollup's index of message ids; it has none if it has no messages."""
+        return [await self._path(rollup, IDS)] if IDS in rollup.files else []
+
+    async def _path(self, rollup: Rollup, name: str) -> Path:
+        return await self._cache.path(rollup.key(name), rollup.files[name])
+
+    async def find_message(self, message_id: str) -> list[str]:
+        """Return the traces that may hold a message, going by the current rollups.
+
+        A trace may be among them for another id of the same hash, or for a message that it no
+        longer has; a trace that is in no rollup is not. So look into the trace itself.
+
+        Raises
+        ------
+        KeyMissingError
+            As `paths`.
+        """
+        wanted = message_hash(message_id)
+        found: dict[str, None] = {}
+        for rollup in self.rollups:
+            for path in await self.path_of_ids(rollup):
+                index = self._indexes.get(rollup.id)
+                if index is None:
+                    index = self._indexes[rollup.id] = await asyncio.to_thread(_open, path)
+                found |= dict.fromkeys(_lookup(index, wanted))
+        return list(found)
+
+
+def _open(path: Path) -> _Index:
+    file = pq.ParquetFile(path, memory_map=True)
+    metadata = file.metadata
+    bounds = [metadata.row_group(at).column(0).statistics for at in range(metadata.num_row_groups)]
+    return _Index(file, [each.min for each in bounds], [each.max for each in bounds])
+
+
+def _lookup(index: _Index, wanted: int) -> list[str]:
+    """Return the trace ids of a hash; few row groups can hold it, mostly one."""
+    found: list[str] = []
+    at = bisect.bisect_left(index.greatest, wanted)
+    while at < len(index.least) and index.least[at] <= wanted:
+        hashes = index.file.read_row_group(at, columns=["hash"], use_threads=False)["hash"]
+        same = pc.indices_nonzero(pc.equal(hashes, pa.scalar(wanted, pa.uint64())))
+        if len(same):
+            found += (
+                index.file.read_row_group(at, columns=["trace_id"], use_threads=False)["trace_id"]
+                .take(same)
+                .to_pylist()
+            )
+        at += 1
+    return found
