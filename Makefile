@@ -1,10 +1,10 @@
-# One command each: demo, test, check, bench, torture. Every target sets up what it needs.
+# One command each: demo, test, check, bench, torture, notebooks. Every target sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test jq check bench torture clean
+.PHONY: demo test jq check bench torture notebooks clean
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "traceark needs Python 3.11 or newer; set PYTHON=…"; exit 2; }
@@ -35,5 +35,9 @@ torture: $(STAMP)
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_codec.py tests/test_copies.py \
 		tests/test_crash.py tests/test_processes.py tests/test_stateful.py tests/test_torn.py
 
+# Runs the notebooks again and stores what they show.
+notebooks: $(STAMP) jq
+	@$(BIN)/python tests/notebook_runner.py
+
 clean:
-	rm -rf $(VENV) demo-archive demo-copy
+	rm -rf $(VENV) demo-archive demo-copy notebooks/sample-runs notebooks/made-up-runs

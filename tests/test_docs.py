@@ -13,13 +13,13 @@ import pkgutil
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import traceark
+from program import program
 
 ROOT = Path(__file__).parent.parent
 # The format's page runs on the golden archive, in a test of its own.
@@ -33,7 +33,7 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("PATH", f"{_program(tmp_path)}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{program(tmp_path)}{os.pathsep}{os.environ['PATH']}")
     samples = Path(traceark.__file__).parent / "samples" / "claude-code"
     shutil.copytree(samples, tmp_path / "home" / ".claude" / "projects" / "-home-rosa")
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -42,15 +42,6 @@ def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytes
             exec(compile(text, page.name, "exec"), names)
         else:
             _converse(text)
-
-
-def _program(directory: Path) -> Path:
-    """Return a directory that holds the program as it is installed, also where only the sources are."""
-    place = directory / "bin"
-    place.mkdir()
-    (place / "traceark").write_text(f"#!{sys.executable}\nfrom traceark.cli import main\nmain()\n")
-    (place / "traceark").chmod(0o755)
-    return place
 
 
 def _converse(text: str) -> None:
@@ -70,7 +61,7 @@ def test_the_examples_in_docstrings_run(name: str) -> None:
 
 
 def test_the_demo_runs_and_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{_program(tmp_path)}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{program(tmp_path)}{os.pathsep}{os.environ['PATH']}")
     for outcome in ("65 new, 0 known", "0 new, 65 known"):
         found = subprocess.run(["sh", ROOT / "docs" / "demo.sh"], cwd=tmp_path, capture_output=True, text=True)
         assert found.returncode == 0 and found.stderr == "", found.stderr
