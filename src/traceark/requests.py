@@ -76,18 +76,23 @@ class Request:
 
 
 class AddMessage(Request):
-    """A message to add."""
+    """A message to add, as it was when it was given: its caller may change it while it waits."""
 
-    __slots__ = ("facts", "message", "text")
+    __slots__ = ("dated", "facts", "message", "message_id", "sequence", "text", "trace_id")
 
     def __init__(self, message: Message) -> None:
         super().__init__()
         self.message = message
+        self.trace_id = message.trace_id
+        self.message_id = message.message_id
+        self.sequence = message.sequence
+        self.dated = message.created_at is not None
         self.text = message_text(message)
         usage = message.usage
+        # Offset and sequence come when it is staged.
         self.facts = Facts(
             0,
-            message.sequence or 0,
+            0,
             message.goal_id,
             message.tokens,
             usage.total() if usage is not None else 0,
@@ -97,27 +102,23 @@ class AddMessage(Request):
         )
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
-        message = self.message
-        message_id = message.message_id
+        message_id, sequence, trace_id = self.message_id, self.sequence, self.trace_id
         if message_id is not None and staged.current(message_id, fold) is not None:
             raise KnownMessage
-        assigned = ""
-        if message.created_at is None:
-            assigned = f'"created_at":"{now_text()}",'
-        sequence = message.sequence
+        assigned = "" if self.dated else f'"created_at":"{now_text()}",'
         if sequence is None:
-            sequence = max(staged.sequence, fold.last_sequence) + 1
+            sequence = staged.sequence + 1
             if message_id is None:
-                while (message_id := f"{message.trace_id}-{sequence:04d}") in fold.facts or message_id in staged.facts:
+                while (message_id := f"{trace_id}-{sequence:04d}") in fold.facts or message_id in staged.facts:
                     sequence += 1
             if sequence > INT64_MAX:
                 raise InvalidValueError(f"no sequence is left after {INT64_MAX}; give one", "sequence")
             assigned = f'"sequence":{sequence},{assigned}'
         elif message_id is None:
-            message_id = f"{message.trace_id}-{sequence:04d}"
+            message_id = f"{trace_id}-{sequence:04d}"
             if staged.current(message_id, fold) is not None:
                 raise InvalidValueError(f"the message id {message_id!r} that this sequence gives is taken", "sequence")
-        if message.message_id is None:
+        if self.message_id is None:
             assigned = f'"message_id":{dumps(message_id)},{assigned}'
         fold.check_room(self.facts)
         offset = staged.add("messages", f"{{{assigned}{self.text[1:]}" if assigned else self.text)
