@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from traceark.codec.lines import check_json, check_texts, dumps, message_text, now_text, seal_record, to_record
+from traceark.codec.lines import check_json, check_texts, dumps, message_json, now_text, seal_record, to_record
 from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
 from traceark.models import INT64_MAX, Json, JsonObject, Message
@@ -39,8 +39,8 @@ class Staged:
         self.facts: dict[str, Facts] = {}
         self.updates: dict[str, Facts] = {}
 
-    def add(self, log: LogName, body: str) -> int:
-        """Add a record's JSON text to a log; return its offset."""
+    def add(self, log: LogName, body: bytes) -> int:
+        """Add a record's JSON to a log; return its offset."""
         offset = self.ends[log] + 1
         self.ends[log] = offset
         after = self.after.pop(log, None) if self.after else None
@@ -78,7 +78,7 @@ class Request:
 class AddMessage(Request):
     """A message to add, as it was when it was given: its caller may change it while it waits."""
 
-    __slots__ = ("dated", "facts", "message", "message_id", "sequence", "text", "trace_id")
+    __slots__ = ("dated", "facts", "json", "message", "message_id", "sequence", "trace_id")
 
     def __init__(self, message: Message) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class AddMessage(Request):
         self.message_id = message.message_id
         self.sequence = message.sequence
         self.dated = message.created_at is not None
-        self.text = message_text(message)
+        self.json = message_json(message)
         usage = message.usage
         # Offset and sequence come when it is staged.
         self.facts = Facts(
@@ -121,7 +121,7 @@ class AddMessage(Request):
         if self.message_id is None:
             assigned = f'"message_id":{dumps(message_id)},{assigned}'
         fold.check_room(self.facts)
-        offset = staged.add("messages", f"{{{assigned}{self.text[1:]}" if assigned else self.text)
+        offset = staged.add("messages", f"{{{assigned}".encode() + self.json[1:] if assigned else self.json)
         assert message_id is not None
         staged.facts[message_id] = Facts(offset, sequence, *self.facts[2:])
         if sequence > staged.sequence:
@@ -132,13 +132,13 @@ class AddMessage(Request):
 class UpdateMessage(Request):
     """Fields of a message to set; None clears a field."""
 
-    __slots__ = ("fields", "message_id", "text")
+    __slots__ = ("fields", "json", "message_id")
 
     def __init__(self, message_id: str, updates: Mapping[str, Any]) -> None:
         super().__init__()
         self.message_id = message_id
         self.fields = update_record(updates)
-        self.text = dumps({"_op": "update", "message_id": message_id, **self.fields})
+        self.json = dumps({"_op": "update", "message_id": message_id, **self.fields}).encode()
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         facts = staged.current(self.message_id, fold)
@@ -151,7 +151,7 @@ class UpdateMessage(Request):
                 duration_ms=after.duration_ms - facts.duration_ms,
             )
         )
-        staged.add("messages", self.text)
+        staged.add("messages", self.json)
         staged.updates[self.message_id] = after
 
 
@@ -179,7 +179,7 @@ class AppendEvent(Request):
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         event_id = staged.ends["events"] + 1
         body = f'{{"event_id":{event_id},"created_at":"{now_text()}",{self.head[1:]}'
-        self.result = staged.add("events", body)
+        self.result = staged.add("events", body.encode())
 
 
 def update_record(updates: Mapping[str, Any]) -> JsonObject:
