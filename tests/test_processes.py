@@ -186,6 +186,32 @@ def test_a_cancelled_wait_for_the_lock_leaves_it_with_its_holder(tmp_path: Path)
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("durability", ["os", "fsync"])
+def test_a_task_that_appends_without_a_pause_lets_others_have_their_turns(
+    tmp_path: Path, durability: Durability
+) -> None:
+    async def run() -> None:
+        async with ArchiveStore(tmp_path, durability=durability) as store:
+            await create(store)
+            turns = 0
+
+            async def other() -> None:
+                nonlocal turns
+                while turns < 3:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            task = asyncio.ensure_future(other())
+            for at in range(20_000):
+                await store.add_message(message("busy", at))
+                if turns == 3:
+                    break
+            assert turns == 3
+            await task
+
+    asyncio.run(run())
+
+
 def test_more_traces_than_stay_open_leave_no_files_open(tmp_path: Path) -> None:
     async def run() -> None:
         store = ArchiveStore(tmp_path, durability="os", max_open_traces=2)

@@ -234,7 +234,8 @@ class OpenTrace:
             else:
                 await self._lead(request)
             return self._result(request)
-        return (await self.submit_all([request]))[0]
+        await self._enqueue([request])
+        return self._result(request)
 
     def _is_free(self) -> bool:
         """Whether nothing is on its way, and an append needs no more than itself."""
@@ -283,13 +284,16 @@ class OpenTrace:
         """
         if not requests:
             return []
-        # They are committed in order: when the last one is done, all are.
+        await self._enqueue(requests)
+        return [self._result(request) for request in requests] if raising else []
+
+    def _enqueue(self, requests: list[Request]) -> asyncio.Future[Any]:
+        """Have requests committed in order; the future is done when the last one is, so when all are."""
         last = requests[-1].future = asyncio.get_running_loop().create_future()
         self._queue += requests
         if not self._leading:
             self._start_draining()
-        await last
-        return [self._result(request) for request in requests] if raising else []
+        return last
 
     def _start_draining(self) -> None:
         if self._queue and (self._draining is None or self._draining.done()):

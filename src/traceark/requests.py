@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from traceark.codec.lines import check_json, check_texts, dumps, message_text, now_text, seal_record, to_record
+from traceark.codec.lines import check_json, check_texts, dumps, message_json, now_text, seal_record, to_record
 from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
 from traceark.models import INT64_MAX, Json, JsonObject, Message
@@ -39,8 +39,8 @@ class Staged:
         self.facts: dict[str, Facts] = {}
         self.updates: dict[str, Facts] = {}
 
-    def add(self, log: LogName, body: str) -> int:
-        """Add a record's JSON text to a log; return its offset."""
+    def add(self, log: LogName, body: bytes) -> int:
+        """Add a record's JSON to a log; return its offset."""
         offset = self.ends[log] + 1
         self.ends[log] = offset
         after = self.after.pop(log, None) if self.after else None
@@ -76,18 +76,23 @@ class Request:
 
 
 class AddMessage(Request):
-    """A message to add."""
+    """A message to add, as it was when it was given: its caller may change it while it waits."""
 
-    __slots__ = ("facts", "message", "text")
+    __slots__ = ("dated", "facts", "json", "message", "message_id", "sequence", "trace_id")
 
     def __init__(self, message: Message) -> None:
         super().__init__()
         self.message = message
-        self.text = message_text(message)
+        self.trace_id = message.trace_id
+        self.message_id = message.message_id
+        self.sequence = message.sequence
+        self.dated = message.created_at is not None
+        self.json = message_json(message)
         usage = message.usage
+        # Offset and sequence come when it is staged.
         self.facts = Facts(
             0,
-            message.sequence or 0,
+            0,
             message.goal_id,
             message.tokens,
             usage.total() if usage is not None else 0,
@@ -97,30 +102,26 @@ class AddMessage(Request):
         )
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
-        message = self.message
-        message_id = message.message_id
+        message_id, sequence, trace_id = self.message_id, self.sequence, self.trace_id
         if message_id is not None and staged.current(message_id, fold) is not None:
             raise KnownMessage
-        assigned = ""
-        if message.created_at is None:
-            assigned = f'"created_at":"{now_text()}",'
-        sequence = message.sequence
+        assigned = "" if self.dated else f'"created_at":"{now_text()}",'
         if sequence is None:
-            sequence = max(staged.sequence, fold.last_sequence) + 1
+            sequence = staged.sequence + 1
             if message_id is None:
-                while (message_id := f"{message.trace_id}-{sequence:04d}") in fold.facts or message_id in staged.facts:
+                while (message_id := f"{trace_id}-{sequence:04d}") in fold.facts or message_id in staged.facts:
                     sequence += 1
             if sequence > INT64_MAX:
                 raise InvalidValueError(f"no sequence is left after {INT64_MAX}; give one", "sequence")
             assigned = f'"sequence":{sequence},{assigned}'
         elif message_id is None:
-            message_id = f"{message.trace_id}-{sequence:04d}"
+            message_id = f"{trace_id}-{sequence:04d}"
             if staged.current(message_id, fold) is not None:
                 raise InvalidValueError(f"the message id {message_id!r} that this sequence gives is taken", "sequence")
-        if message.message_id is None:
+        if self.message_id is None:
             assigned = f'"message_id":{dumps(message_id)},{assigned}'
         fold.check_room(self.facts)
-        offset = staged.add("messages", f"{{{assigned}{self.text[1:]}" if assigned else self.text)
+        offset = staged.add("messages", f"{{{assigned}".encode() + self.json[1:] if assigned else self.json)
         assert message_id is not None
         staged.facts[message_id] = Facts(offset, sequence, *self.facts[2:])
         if sequence > staged.sequence:
@@ -131,13 +132,13 @@ class AddMessage(Request):
 class UpdateMessage(Request):
     """Fields of a message to set; None clears a field."""
 
-    __slots__ = ("fields", "message_id", "text")
+    __slots__ = ("fields", "json", "message_id")
 
     def __init__(self, message_id: str, updates: Mapping[str, Any]) -> None:
         super().__init__()
         self.message_id = message_id
         self.fields = update_record(updates)
-        self.text = dumps({"_op": "update", "message_id": message_id, **self.fields})
+        self.json = dumps({"_op": "update", "message_id": message_id, **self.fields}).encode()
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         facts = staged.current(self.message_id, fold)
@@ -150,7 +151,7 @@ class UpdateMessage(Request):
                 duration_ms=after.duration_ms - facts.duration_ms,
             )
         )
-        staged.add("messages", self.text)
+        staged.add("messages", self.json)
         staged.updates[self.message_id] = after
 
 
@@ -178,7 +179,7 @@ class AppendEvent(Request):
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         event_id = staged.ends["events"] + 1
         body = f'{{"event_id":{event_id},"created_at":"{now_text()}",{self.head[1:]}'
-        self.result = staged.add("events", body)
+        self.result = staged.add("events", body.encode())
 
 
 def update_record(updates: Mapping[str, Any]) -> JsonObject:

@@ -101,6 +101,9 @@ class Sums:
         self.duration_ms += facts.duration_ms
         if cost:
             self.cost = EXACT.add(self.cost, cost)
+
+    def add_tool(self, facts: Facts) -> None:
+        """Take the message's tool into the last few."""
         if facts.tool_name is not None:
             self.tools.append((facts.offset, facts.tool_name))
             if len(self.tools) > 4 * PREVIEW_TOOLS:
@@ -160,6 +163,7 @@ class MessageFold:
         if sums is None:
             sums = self.by_goal[facts.goal_id] = Sums()
         sums.add(facts, cost)
+        sums.add_tool(facts)
 
     def replace(self, message_id: str, facts: Facts) -> None:
         """Fold in an update: the message counts with its new facts and no more with its old ones."""

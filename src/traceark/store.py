@@ -482,7 +482,7 @@ class ArchiveStore:
             A value cannot be kept exactly; the error names its path.
         """
         request = AddMessage(Message.coerce(message))
-        trace = await self._pool.opened(request.message.trace_id)
+        trace = await self._pool.opened(request.trace_id)
         try:
             return str(await trace.submit(request))
         except KnownMessage:
@@ -496,7 +496,7 @@ class ArchiveStore:
         requests = [AddMessage(Message.coerce(message)) for message in messages]
         by_trace: dict[str, list[AddMessage]] = {}
         for request in requests:
-            by_trace.setdefault(request.message.trace_id, []).append(request)
+            by_trace.setdefault(request.trace_id, []).append(request)
         for trace_id in by_trace:
             await self._pool.opened(trace_id)  # before the first is written, all must be there
         for trace_id, group in by_trace.items():

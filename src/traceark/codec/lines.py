@@ -265,29 +265,28 @@ def _check_name(name: str, path: tuple[str | int, ...]) -> None:
 
 # pydantic's encoder gives up somewhat deeper.
 _PLAIN_DEPTH = 100
-_TIMES = {"created_at"}
 
 
-def message_text(message: Message) -> str:
-    """Return `record_text(message, to_record(message))`, in half the time where all is plain.
+def message_json(message: Message) -> bytes:
+    """Return `record_text(message, to_record(message))` in UTF-8, in half the time where all is plain.
 
     pydantic's encoder writes the same values; what it would take otherwise (NaN, tuples, keys that
     are no text, lone surrogates) never reaches it or makes it fail, and goes the longer way.
     """
     values = message.__dict__
-    usage = values["usage"]
+    usage, created = values["usage"], values["created_at"]
     if (
         not message.__pydantic_extra__
         and _is_plain(values["content"], _PLAIN_DEPTH)
         and (usage is None or not usage.__pydantic_extra__)
+        # pydantic leaves out a fraction of zero.
+        and (created is None or created.microsecond)
     ):
         try:
-            text = message.__pydantic_serializer__.to_json(message, exclude_none=True, exclude=_TIMES).decode()
+            return message.__pydantic_serializer__.to_json(message, exclude_none=True)
         except PydanticSerializationError:
-            return record_text(message, to_record(message))
-        created = values["created_at"]
-        return text if created is None else f'{text[:-1]},"created_at":"{time_text(created)}"}}'
-    return record_text(message, to_record(message))
+            pass  # the longer way says what is wrong
+    return record_text(message, to_record(message)).encode()
 
 
 def record_text(model: ArchiveModel, record: JsonObject) -> str:
@@ -308,16 +307,12 @@ def check_model(model: ArchiveModel) -> None:
     record_text(model, to_record(model))
 
 
-def seal_line(body: str) -> bytes:
-    """Return the line of a JSON object's text: its ``_crc`` added, a newline at the end."""
-    return _sealed(body[:-1].encode())
-
-
-def seal_record(body: str, offset: int, writer: str, after: str | None = None) -> bytes:
-    """Return the line of a record's text at its offset; `after` is the ``_crc`` of the record before it."""
+def seal_record(body: bytes, offset: int, writer: str, after: str | None = None) -> bytes:
+    """Return the line of a record's JSON at its offset; `after` is the ``_crc`` of the record before it."""
+    added = f',"_offset":{offset},"_writer":"{writer}"'
     if after is not None:
-        body = f'{body[:-1]},"_after":"{after}"}}'
-    return _sealed(f'{body[:-1]},"_offset":{offset},"_writer":"{writer}"'.encode())
+        added = f',"_after":"{after}"{added}'
+    return _sealed(body[:-1] + added.encode())
 
 
 def _sealed(proven: bytes) -> bytes:
@@ -332,7 +327,7 @@ def encode_line(record: Mapping[str, Json]) -> bytes:
     >>> encode_line({"role": "user"})
     b'{"role":"user","_crc":"42555acd"}\\n'
     """
-    return seal_line(dumps(record))
+    return _sealed(dumps(record)[:-1].encode())
 
 
 def proves_itself(line: bytes) -> bool:

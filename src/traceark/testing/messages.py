@@ -52,6 +52,18 @@ class MessageTests(StoreTests):
         assert kept.usage.model_extra == {"server_tool_use": {"web": 2}}
 
     @scenario
+    async def test_a_message_that_its_caller_changes_while_it_waits_is_added_as_given(self, store: TraceStore) -> None:
+        await store.create_trace(Trace(trace_id="t"))
+        given = Message(trace_id="t", role="user", content="as given", tokens=1)
+        adding = asyncio.ensure_future(store.add_message(given))
+        await asyncio.sleep(0)
+        given.message_id, given.sequence, given.created_at, given.tokens = "other", 9, NEW_YEAR, 100
+        assert await adding == "t-0001"
+        kept = await message_of(store, "t-0001")
+        assert (kept.sequence, kept.tokens, kept.created_at == NEW_YEAR) == (1, 1, False)
+        assert (await header(store)).total_tokens == 1
+
+    @scenario
     async def test_ids_sequences_and_times_are_assigned_when_absent(self, store: TraceStore) -> None:
         await store.create_trace(Trace(trace_id="t"))
         before = datetime.now(UTC)
