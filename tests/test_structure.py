@@ -45,7 +45,6 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "compact",
         "verification",
         "lifecycle",
-        "listing",
         "pool",
         "catalog",
         "rollups",

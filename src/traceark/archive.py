@@ -19,6 +19,7 @@ from traceark.models import Event, Goal, GoalTree, Json, Message, Trace
 from traceark.pages import TracePage
 from traceark.query import QueryResult
 from traceark.questions import Grouping
+from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
 from traceark.tracetree import TraceTree
@@ -326,6 +327,18 @@ class Archive:
     def refresh(self) -> RefreshReport:
         """Look at every directory for what came, went or was replaced by other means than a store."""
         return self.run(self.store.refresh())
+
+    def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
+        """Bring the rollups up to date, which make SQL over many sealed traces fast."""
+        return self.run(self.store.optimize(progress=progress))
+
+    def rollups_with(self, trace_ids: Iterable[str]) -> int:
+        """Return how many rollups hold rows of some traces."""
+        return self.run(self.store.rollups_with(trace_ids))
+
+    def purge(self, trace_ids: Iterable[str]) -> PurgeReport:
+        """Rewrite the rollups that hold rows of some traces, without these."""
+        return self.run(self.store.purge(trace_ids))
 
     def delete_trace(self, trace_id: str) -> None:
         """Delete a trace for good."""

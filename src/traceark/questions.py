@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, get_args
 
@@ -56,6 +56,14 @@ async def traces(pool: TracePool, wanted: TraceQuery) -> TracePage:
     found = _traces(await pool.catalog.select(text, bound, where=wanted.filter.where))
     page = found[: wanted.limit]
     return TracePage(page, cursor_behind(page[-1], wanted.order_by) if len(found) > len(page) else None)
+
+
+async def newest(pool: TracePool, wanted: Mapping[str, str], limit: int) -> list[Trace]:
+    """Return the newest traces whose fields have the values that are wanted; see `ArchiveStore.list_traces`."""
+    conditions = " AND ".join(["true", *(f'"{name}" = ${name}' for name in wanted)])
+    order = "created_at DESC NULLS FIRST, trace_id"
+    text = f"SELECT {_COLUMNS} FROM traces WHERE {conditions} ORDER BY {order} LIMIT $limit"
+    return _traces(await pool.catalog.select(text, {**wanted, "limit": limit}))
 
 
 def _traces(table: pa.Table) -> list[Trace]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from traceark import goals, lifecycle, listing, query, questions, verification
+from traceark import goals, lifecycle, query, questions, verification
 from traceark.catalog.report import RefreshReport
 from traceark.codec.lines import to_record
 from traceark.compact import compact, seal
@@ -34,6 +34,8 @@ from traceark.questions import Grouping
 from traceark.reading import fold_updates, retrying
 from traceark.requests import AddMessage, AppendEvent, KnownMessage, Request, UpdateMessage, digest
 from traceark.rollups.cache import FileCache, cache_directory
+from traceark.rollups.optimize import optimize, purge
+from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.stats import TOTALS, Sums, adjustment
 from traceark.storage import storage_for
 from traceark.storage.base import Durability, Storage
@@ -235,7 +237,7 @@ class ArchiveStore:
         if limit < 1:
             raise InvalidValueError(f"expected 1 or more, not {limit}", "limit")
         wanted = {"mode": mode, "agent_type": agent_type, "uid": uid, "status": status}
-        return await listing.newest(
+        return await questions.newest(
             self._pool, {name: value for name, value in wanted.items() if value is not None}, limit
         )
 
@@ -544,7 +546,7 @@ class ArchiveStore:
     async def get_message(self, message_id: str, *, trace_id: str | None = None) -> Message | None:
         """Return a message by its id, or None.
 
-        Without `trace_id` every trace is asked.
+        Without `trace_id` the rollups' index is asked, and all traces that are in no rollup.
 
         Raises
         ------
@@ -552,7 +554,7 @@ class ArchiveStore:
             The id lives in several traces.
         """
         if trace_id is None:
-            trace_id = await listing.trace_of(self._pool, message_id)
+            trace_id = await query.trace_of(self._pool, message_id)
         if trace_id is None:
             return None
         holder = trace_id
@@ -572,7 +574,7 @@ class ArchiveStore:
         """
         request = UpdateMessage(message_id, updates)
         if trace_id is None:
-            trace_id = await listing.trace_of(self._pool, message_id)
+            trace_id = await query.trace_of(self._pool, message_id)
             if trace_id is None:
                 raise MessageNotFoundError(f"no message {message_id!r} in {self.url}")
         trace = await self._pool.opened(trace_id)
@@ -671,8 +673,56 @@ class ArchiveStore:
         """
         return await self._pool.catalog.refresh()
 
+    async def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
+        """Bring the rollups up to date: a few large Parquet files over all sealed traces, which SQL reads faster.
+
+        Only what is in no rollup yet is read. Small rollups are merged into larger ones now and then,
+        and those that hold rows of traces that changed or were deleted are rewritten. Killed
+        anywhere, it loses nothing; the next run goes on.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with the number of traces done and of all to do.
+
+        Raises
+        ------
+        BusyError
+            Another process is optimizing this archive.
+
+        Warns
+        -----
+        DamagedTraceWarning
+            A trace was left out.
+        """
+        await self._pool.ready()
+        catalog = self._pool.catalog
+        _, _, rows = await catalog.since(None)
+        catalog.warn()
+        return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
+
+    async def rollups_with(self, trace_ids: Iterable[str]) -> int:
+        """Return how many rollups hold rows of some traces, seen or hidden."""
+        standing = self._pool.standing
+        await standing.refresh()
+        return standing.reader.holding(set(trace_ids))
+
+    async def purge(self, trace_ids: Iterable[str]) -> PurgeReport:
+        """Rewrite, now, the rollups that hold rows of some traces, without these.
+
+        After `delete_trace` nothing shows such rows any more, but they lie there until this, or the
+        next `optimize`.
+
+        Raises
+        ------
+        BusyError
+            Another process is optimizing this archive; nothing was purged.
+        """
+        await self._pool.ready()
+        return await purge(self.storage, await self._pool.catalog.binding(), trace_ids)
+
     async def delete_trace(self, trace_id: str) -> None:
-        """Delete a trace for good.
+        """Delete a trace for good. Its rows in rollups are hidden at once; `purge` removes them.
 
         Raises
         ------

@@ -48,6 +48,8 @@ _VERBS = {
     "seal": "keeping",
     "verify": "keeping",
     "rm": "keeping",
+    "refresh": "keeping",
+    "optimize": "keeping",
 }
 
 

@@ -87,6 +87,10 @@ class JsonOutput(Output):
             }
         )
 
+    def report(self, word: str, figures: Mapping[str, Any]) -> None:
+        """Print an object of the figures."""
+        _print(figures)
+
     def kept(self, kept: Kept) -> None:
         """Print the ids."""
         _print({kept.word: list(kept.done), "left_alone": list(kept.left_alone), "failed": dict(kept.failed)})

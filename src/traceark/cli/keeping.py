@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import click
 
@@ -80,13 +81,55 @@ def verify_verb(settings: Settings, archive: str, names: tuple[str, ...], every:
 @click.command("rm")
 @click.argument("archive")
 @click.argument("names", nargs=-1, required=True, metavar="TRACE_ID...")
+@click.option("--purge", is_flag=True, help="Also rewrite, now, the rollups that hold rows of them.")
 @shared_options
-def rm_verb(settings: Settings, archive: str, names: tuple[str, ...]) -> int:
-    """Delete traces for good, without asking. Nothing is deleted when one of them is not there."""
+def rm_verb(settings: Settings, archive: str, names: tuple[str, ...], purge: bool) -> int:
+    """Delete traces for good, without asking. Nothing is deleted when one of them is not there.
+
+    Rollups that `optimize` made show nothing of them from then on. Their rows lie there, hidden,
+    until --purge or the next optimize, and this says so.
+    """
     with opened_existing(settings, archive) as target:
         chosen = list(dict.fromkeys(find_exactly(target, name) for name in names))
         done, failed = _each("removing", chosen, target.delete_trace)
-    return _tell(settings, Kept("removed", done, failed=failed))
+        left = target.rollups_with(done)
+        if left and purge:
+            report = target.purge(done)
+            left = len(report.unread)
+    code = _tell(settings, Kept("removed", done, failed=failed))
+    if left:
+        click.echo(
+            f"traceark: {left} rollup{'s' if left > 1 else ''} still hold rows of what was removed, hidden; "
+            f"traceark optimize {archive} rewrites them",
+            err=True,
+        )
+    return code
+
+
+@click.command("refresh")
+@click.argument("archive")
+@shared_options
+def refresh_verb(settings: Settings, archive: str) -> int:
+    """Look at all directories for what came, went or was replaced by hand.
+
+    On a local disk directories that come and go are noticed without it. On S3 it takes one request
+    per thousand files, and up to four for each trace that is not as it was.
+    """
+    with opened_existing(settings, archive) as target:
+        report = target.refresh()
+    settings.output().report("refreshed", asdict(report))
+    return FOUND_WRONG if report.problems else FINE
+
+
+@click.command("optimize")
+@click.argument("archive")
+@shared_options
+def optimize_verb(settings: Settings, archive: str) -> int:
+    """Bring the rollups up to date: a few large files over all sealed traces, for fast SQL."""
+    with opened_existing(settings, archive) as target, progress("optimizing") as advance:
+        report = target.optimize(progress=lambda done, total: advance("traces", done, total))
+    settings.output().report("optimized", asdict(report))
+    return FOUND_WRONG if report.left_out else FINE
 
 
 def _check_choice(names: Sequence[str], every: bool) -> None:

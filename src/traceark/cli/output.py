@@ -98,3 +98,7 @@ class Output(ABC):
     @abstractmethod
     def kept(self, kept: Kept) -> None:
         """Print what was done to traces."""
+
+    @abstractmethod
+    def report(self, word: str, figures: Mapping[str, Any]) -> None:
+        """Print what was done to the whole archive."""

@@ -175,6 +175,19 @@ class TextOutput(Output):
         else:
             self.console.print(Text(f"{looked_at}: nothing is wrong", style="green"))
 
+    def report(self, word: str, figures: Mapping[str, Any]) -> None:
+        """Print the figures that are not zero in one sentence, then the problems."""
+        told = [
+            f"{amount:,.1f} s" if name == "seconds" else f"{name.replace('_', ' ')} {amount:,}"
+            for name, amount in figures.items()
+            if isinstance(amount, int | float) and amount
+        ]
+        self.console.print(f"{word}: {', '.join(told) or 'nothing to do'}")
+        for problems in figures.values():
+            if isinstance(problems, list | tuple):
+                for problem in problems:
+                    self.console.print(Text(f"  left out: {visible(str(problem))}"))
+
     def kept(self, kept: Kept) -> None:
         """Print the ids of few traces, the number of many."""
         if len(kept.done) <= 5:

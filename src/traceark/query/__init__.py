@@ -8,12 +8,13 @@ more than read, and `running` runs it.
 from __future__ import annotations
 
 from traceark.pool import TracePool
+from traceark.query.finding import trace_of
 from traceark.query.gather import gather
 from traceark.query.result import QueryResult
 from traceark.query.running import Parameters, answer
 from traceark.query.views import wanted_views
 
-__all__ = ["QueryResult", "run"]
+__all__ = ["QueryResult", "run", "trace_of"]
 
 
 async def run(pool: TracePool, text: str, parameters: Parameters = None, *, sandbox: bool = False) -> QueryResult:

@@ -58,7 +58,7 @@ async def _log_sources(pool: TracePool, standing: Standing, log: LogName) -> lis
     unread = list(standing.others)
     for trace_id, parts in standing.uncovered.items():
         part = parts[LOGS.index(log)]
-        path = _path(pool, trace_id, log, part) if part is not None else None
+        path = part_path(pool, trace_id, log, part) if part is not None else None
         if path is not None:
             paths.append(path)
         else:
@@ -99,7 +99,7 @@ async def _rolled(standing: Standing, view: str, masks: list[set[str]]) -> list[
     return [Source(paths=tuple(whole)), *masked]
 
 
-def _path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | None:
+def part_path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | None:
     """Return the path of the one part that is the whole log, if DuckDB can read it from a local disk.
 
     Its footer is looked at, not all its bytes: that is what `verify` is for.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +131,13 @@ class RollupReader:
     def members_of(self, rollup_id: str) -> pa.Table:
         """Return the members of one rollup, current or replaced."""
         return self._members[rollup_id]
+
+    def holding(self, trace_ids: Collection[str]) -> int:
+        """Return how many rollups have members among some traces."""
+        wanted = pa.array(sorted(trace_ids), pa.string())
+        return sum(
+            pc.any(pc.is_in(table["trace_id"], value_set=wanted)).as_py() or 0 for table in self._members.values()
+        )
 
     async def paths(self, view: str) -> list[list[Path]]:
         """Return the files with the rows of ``messages``, ``events`` or ``goals``, for each current rollup.
