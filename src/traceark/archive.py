@@ -141,9 +141,15 @@ class Archive:
         """Return the events after a cursor."""
         return self.run(self.store.get_events(trace_id, since_event_id))
 
-    def sql(self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> QueryResult:
+    def sql(
+        self,
+        query_text: str,
+        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        sandbox: bool = False,
+    ) -> QueryResult:
         """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
-        return self.run(self.store.sql(query_text, parameters))
+        return self.run(self.store.sql(query_text, parameters, sandbox=sandbox))
 
     def flush(self) -> None:
         """Bring headers up to date with the logs."""

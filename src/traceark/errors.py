@@ -113,6 +113,10 @@ class QueryError(TracearkError, ValueError):
     """DuckDB refused a query; the message is DuckDB's."""
 
 
+class MissingLibraryError(TracearkError, ImportError):
+    """What was asked for needs a library that is not installed; the message names it."""
+
+
 class ImportFailedError(TracearkError, ValueError):
     """A source is in no known format or could not be read."""
 

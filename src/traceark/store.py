@@ -507,8 +507,16 @@ class ArchiveStore:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.url}") from None
         await lifecycle.delete(self.storage, prefix)
 
-    async def sql(self, query_text: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> QueryResult:
-        """Answer SQL over the views `traces`, `goals`, `messages` and `events`.
+    async def sql(
+        self,
+        query_text: str,
+        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        sandbox: bool = False,
+    ) -> QueryResult:
+        """Answer SQL over the views `traces`, `goals`, `messages` and `events`; `docs/sql.md` has their columns.
+
+        Cancelling the call interrupts the query.
 
         Parameters
         ----------
@@ -516,18 +524,20 @@ class ArchiveStore:
             DuckDB's SQL.
         parameters : sequence or mapping, optional
             Bound to ``?`` or ``$name``.
+        sandbox : bool
+            For text that is not trusted: one statement that reads this archive and nothing else.
 
         Raises
         ------
         QueryError
-            DuckDB refused the query.
+            DuckDB or the sandbox refused the query.
 
         Warns
         -----
         DamagedTraceWarning
             A trace was left out.
         """
-        return await query.run(self._pool, query_text, parameters)
+        return await query.run(self._pool, query_text, parameters, sandbox=sandbox)
 
     async def close(self) -> None:
         """Seal every trace that this store wrote to and that is finished; give back all files.
