@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import click
 
 from traceark.cli.archives import find, opened_existing, short_ids, trace_ids
-from traceark.cli.output import Rows, Shown
+from traceark.cli.output import Shown
+from traceark.cli.rows import check_ending, print_csv, rows_of, write
 from traceark.cli.settings import FINE, Settings, shared_options
 from traceark.errors import DamagedTraceError, DamagedTraceWarning
 
@@ -90,26 +90,33 @@ def tail_verb(settings: Settings, archive: str, trace_id: str, since: int) -> in
 @click.command("sql")
 @click.argument("archive")
 @click.argument("query")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of text.")
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    type=click.Path(dir_okay=False, writable=True),
+    metavar="FILE",
+    help="Write the rows to FILE, whose ending says how: .parquet, .csv, .json or .jsonl.",
+)
+@click.option("--sandbox", is_flag=True, help="Read this archive and nothing else: for queries that are not trusted.")
 @shared_options
-def sql_verb(settings: Settings, archive: str, query: str) -> int:
+def sql_verb(settings: Settings, archive: str, query: str, as_csv: bool, path: str | None, sandbox: bool) -> int:
     """Answer SQL (DuckDB's) over the views traces, goals, messages and events.
 
-    The text output shortens long values; --json has them whole.
+    Columns and macros are in docs/sql.md. The text output shortens long values; --json, --csv and -o
+    have them whole. On a terminal CSV, too, shows what a terminal would obey as escapes.
     """
+    if as_csv + settings.as_json + (path is not None) > 1:
+        raise click.UsageError("--json, --csv and --output exclude each other")
+    if path is not None:
+        check_ending(path)
     with opened_existing(settings, archive) as source:
-        table = source.sql(query).arrow()
-    columns = [column.to_pylist() for column in table.columns]
-    settings.output().rows(Rows(_distinct(table.column_names), list(zip(*columns, strict=True))))
+        result = source.sql(query, sandbox=sandbox)
+    if path is not None:
+        write(result, path)
+    elif as_csv:
+        print_csv(rows_of(result))
+    else:
+        settings.output().rows(rows_of(result))
     return FINE
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Number the columns that share a name, which an object cannot hold twice."""
-    found: list[str] = []
-    for name in names:
-        number, told = 1, name
-        while told in found:
-            number += 1
-            told = f"{name}_{number}"
-        found.append(told)
-    return found

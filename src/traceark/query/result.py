@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import html
 import importlib
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from traceark.errors import MissingLibraryError
+from traceark.errors import MissingLibraryError, QueryError
 
 # What a notebook shows of a large result, and of a long value.
 _SHOWN_ROWS = 20
@@ -70,7 +73,7 @@ class QueryResult:
         return self._table
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows as dictionaries; of columns that share a name, the last."""
+        """Return the rows as dictionaries."""
         return cast("list[dict[str, Any]]", self._table.to_pylist())
 
     def relation(self) -> duckdb.DuckDBPyRelation:
@@ -81,6 +84,25 @@ class QueryResult:
         connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
         connection.execute("SET TimeZone = 'UTC'").fetchall()
         return connection.from_arrow(self._table)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the rows to a Parquet file; one that is there is replaced, once the new one is whole.
+
+        Raises
+        ------
+        QueryError
+            A column has a type that Parquet lacks.
+        """
+        target = Path(path)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as directory:
+            whole = Path(directory) / "rows.parquet"
+            try:
+                pq.write_table(self._table, whole, compression="zstd")
+            except pa.ArrowNotImplementedError as error:
+                raise QueryError(
+                    f"Parquet cannot hold this ({error}); cast the column, for example to VARCHAR"
+                ) from None
+            whole.replace(target)
 
     def df(self) -> Any:
         """Return the rows as a pandas DataFrame.

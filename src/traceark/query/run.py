@@ -92,17 +92,38 @@ class _Query:
                 raise QueryError("the query was interrupted")
             # A statement that returns nothing has no relation; the stub does not say so.
             relation = cast("duckdb.DuckDBPyRelation | None", connection.sql(self._text, params=self._parameters))
-            return _with_plain_sums(relation.to_arrow_table()) if relation is not None else pa.table({})
+            return _plain(relation.to_arrow_table()) if relation is not None else pa.table({})
         except TypeError as error:
             raise QueryError(f"parameters are a sequence for ? or a mapping for $name ({error})") from error
 
 
-def _with_plain_sums(table: pa.Table) -> pa.Table:
-    """Return sums of integers as 64-bit ones where they fit; DuckDB has 128-bit ones, which Arrow calls decimals."""
+def _plain(table: pa.Table) -> pa.Table:
+    """Return sums of integers as 64-bit ones where they fit, and number columns that share a name.
+
+    DuckDB's sums have 128 bits, which Arrow calls decimals.
+    """
     for index, field in enumerate(table.schema):
         if pa.types.is_decimal128(field.type) and field.type.scale == 0:
             try:
                 table = table.set_column(index, field.name, table.column(index).cast(pa.int64()))
             except pa.ArrowInvalid:
                 continue  # too large: it stays a decimal
-    return table
+    return table.rename_columns(distinct(table.column_names))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Return names of which no two are the same.
+
+    Examples
+    --------
+    >>> distinct(["a", "a", "a_2", "a"])
+    ['a', 'a_2', 'a_2_2', 'a_3']
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        number, told = 1, name
+        while told in found:
+            number += 1
+            told = f"{name}_{number}"
+        found[told] = None
+    return list(found)

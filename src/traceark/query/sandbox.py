@@ -28,8 +28,10 @@ _REFUSED_FUNCTIONS = frozenset(
         "json_serialize_sql", "nextval", "pg_get_viewdef", "pg_sleep", "setval", "sleep_ms", "write_log",
     }
 )  # fmt: skip
-_SPECIAL = frozenset({"tables", "__show_tables_expanded"})
-# A query's own names for results must not be those of tables that the sandbox hides.
+# SHOW of these gives names and columns only.
+_SHOWN = frozenset({"tables", "__show_tables_expanded"} | set(VIEWS))
+# What a query names its results must not be what DuckDB or `views` names tables that the sandbox hides.
+_HIDDEN = ("_", "duckdb_", "pg_", "pragma_", "sqlite_")
 _READING = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
 
 
@@ -58,9 +60,9 @@ def check(connection: duckdb.DuckDBPyConnection, text: str) -> None:
     except RecursionError:
         raise QueryError("the query is nested too deeply for the sandbox") from None
     own = {entry["key"].lower() for node in nodes for entry in _named_results(node)}
-    hidden = own & _tables(connection)
-    if hidden:
-        raise QueryError(f"give the result {min(hidden)!r} another name: the sandbox hides a table of that name")
+    for name in own:
+        if name.startswith(_HIDDEN):
+            raise QueryError(f"give the result {name!r} another name: tables of such names are hidden in the sandbox")
     for node in nodes:
         _check_node(node, own)
 
@@ -95,11 +97,6 @@ def _named_results(node: dict[str, Any]) -> list[dict[str, Any]]:
     return list(named["map"]) if isinstance(named, dict) else []
 
 
-def _tables(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    found = connection.execute("SELECT view_name FROM duckdb_views() UNION SELECT table_name FROM duckdb_tables()")
-    return {str(name).lower() for (name,) in found.fetchall()} - set(VIEWS)
-
-
 def _check_node(node: dict[str, Any], own: set[str]) -> None:
     kind = node.get("type")
     if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _READING:
@@ -110,9 +107,10 @@ def _check_node(node: dict[str, Any], own: set[str]) -> None:
             raise QueryError(f"the sandbox reads the views {', '.join(VIEWS)}; {name!r} is refused")
     elif kind == "BASE_TABLE":
         path = node["qualified_name"]["path"]
-        if len(path) != 1 or path[0].lower() not in own | set(VIEWS):
+        known = own | set(VIEWS) if len(path) == 1 else VIEWS
+        if path[:-1] not in ([], ["main"], ["memory", "main"]) or path[-1].lower() not in known:
             raise QueryError(f"the sandbox has the views {', '.join(VIEWS)} and no {'.'.join(path)!r}")
-    elif kind == "SHOW_REF" and node.get("query") is None and node["table_name"].strip('"').lower() not in _SPECIAL:
+    elif kind == "SHOW_REF" and node.get("query") is None and node["table_name"].strip('"').lower() not in _SHOWN:
         raise QueryError(f"the sandbox shows tables, not {node['table_name']}")
     elif node.get("class") == "FUNCTION" and str(node.get("function_name", "")).lower() in _REFUSED_FUNCTIONS:
         raise QueryError(f"the function {node['function_name']!r} is refused in the sandbox")
