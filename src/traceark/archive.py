@@ -49,12 +49,23 @@ class Archive:
         self.close()
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """Run a coroutine of the store and return its result; Ctrl-C cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Run a coroutine of the store and return its result; Ctrl-C cancels it and waits for its end."""
+        tasks: list[asyncio.Task[Any] | None] = []
+
+        async def noted() -> Answer:
+            tasks.append(asyncio.current_task())
+            return await work
+
+        async def ended() -> None:
+            await asyncio.wait([task for task in tasks if task is not None])
+
+        future = asyncio.run_coroutine_threadsafe(noted(), self._loop)
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
+            if tasks:
+                asyncio.run_coroutine_threadsafe(ended(), self._loop).result()
             raise
 
     @property

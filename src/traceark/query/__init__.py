@@ -2,7 +2,7 @@
 
 User text is only ever executed, never made part of other SQL. `gather` finds the sources of the
 views, `views` makes them, `macros` has the SQL that everybody needs, `sandbox` refuses what does
-more than read, and `run` runs it.
+more than read, and `running` runs it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from traceark.pool import TracePool
 from traceark.query.gather import gather
 from traceark.query.result import QueryResult
-from traceark.query.run import Parameters, answer
+from traceark.query.running import Parameters, answer
 from traceark.query.views import wanted_views
 
 __all__ = ["QueryResult", "run"]

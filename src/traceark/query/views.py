@@ -73,6 +73,7 @@ def connected(sources: Sources, text: str, *, sandbox: bool) -> Iterator[duckdb.
     connection = duckdb.connect(":memory:", config=config)
     try:
         _run(connection, "SET TimeZone = 'UTC'")
+        _run(connection, "SET enable_progress_bar = false")  # it would be printed on standard output
         for name in VIEWS:
             _create_view(connection, name, sources.get(name, ()))
         if any(_names(macro.name, text) for macro in macros.MACROS):

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, TypeAlias, cast
 
 import duckdb
@@ -31,21 +30,28 @@ async def answer(sources: Sources, text: str, parameters: Parameters = None, *, 
     QueryError
     """
     query = _Query(sources, text, parameters, sandbox)
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="traceark query")
+    executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="traceark query")
     try:
         work = asyncio.get_running_loop().run_in_executor(executor, query.table)
         try:
             return QueryResult(await asyncio.shield(work))
         except asyncio.CancelledError:
-            while not work.done():
-                query.interrupt()
-                with suppress(asyncio.CancelledError):  # the first one is raised when the thread has ended
-                    await asyncio.wait((work,), timeout=_REPEAT_SECONDS)
-            if not work.cancelled():
-                work.exception()  # taken notice of; what it says is that it was interrupted
+            # In a thread as well, so that it ends even where the loop is stopped before.
+            executor.submit(query.stop)
+            await _ended(work)
             raise
     finally:
         executor.shutdown(wait=False)
+
+
+async def _ended(work: asyncio.Future[pa.Table]) -> None:
+    """Wait for work to end, whatever its end; a further cancellation makes no difference."""
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError:
+            continue  # the first one is raised when the thread has ended
+    work.exception()  # taken notice of; it says that the query was interrupted
 
 
 class _Query:
@@ -59,13 +65,16 @@ class _Query:
         self._lock = threading.Lock()
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._stopped = False
+        self._ended = threading.Event()
 
-    def interrupt(self) -> None:
-        """End it soon."""
-        with self._lock:
-            self._stopped = True
-            if self._connection is not None:
-                self._connection.interrupt()
+    def stop(self) -> None:
+        """Interrupt it until it has ended."""
+        self._stopped = True
+        while not self._ended.is_set():
+            with self._lock:
+                if self._connection is not None:
+                    self._connection.interrupt()
+            self._ended.wait(_REPEAT_SECONDS)
 
     def table(self) -> pa.Table:
         """Run it, and return its rows."""
@@ -80,6 +89,8 @@ class _Query:
                         self._connection = None
         except duckdb.Error as error:
             raise QueryError(str(error)) from error
+        finally:
+            self._ended.set()
 
     def _rows(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
         try:
