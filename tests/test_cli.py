@@ -215,6 +215,33 @@ class TestSql:
         assert "syntax error" in wrong(2, "sql", imported, "SELEC 1")
         assert "nothing_there" in wrong(2, "sql", imported, "SELECT nothing_there FROM traces")
 
+    def test_csv_has_values_whole_and_nested_ones_as_json(self, imported: Path) -> None:
+        query = "SELECT 'a,\"b\"' AS text, ['x'] AS list, NULL AS z, true AS yes, 1.5 AS d, 'a\nb' AS lines"
+        assert out("sql", imported, query, "--csv") == (
+            'text,list,z,yes,d,lines\n"a,""b""","[""x""]",,true,1.5,"a\nb"\n'
+        )
+
+    @pytest.mark.parametrize("ending", ["parquet", "csv", "json", "jsonl"])
+    def test_a_file_has_the_format_of_its_ending(self, imported: Path, tmp_path: Path, ending: str) -> None:
+        path = tmp_path / f"it's %41.{ending}"
+        rows = "SELECT role, count(*) AS n, min(created_at) AS first FROM messages GROUP BY role ORDER BY role"
+        for _ in range(2):  # a second time it is replaced
+            assert out("sql", imported, rows, "-o", path) == ""
+        assert list(tmp_path.iterdir()) == [path]
+        read = f"SELECT role, n, epoch_us(first::TIMESTAMPTZ) AS first FROM '{str(path).replace(chr(39), chr(39) * 2)}'"
+        expected = f"SELECT role, n, epoch_us(first) AS first FROM ({rows})"
+        assert told("sql", imported, read) == told("sql", imported, expected)
+
+    def test_other_endings_and_two_outputs_are_used_wrong(self, imported: Path, tmp_path: Path) -> None:
+        assert ".parquet" in wrong(2, "sql", imported, "SELECT 1", "-o", tmp_path / "rows.txt")
+        assert "exclude" in wrong(2, "sql", imported, "SELECT 1", "--csv", "--json")
+
+    def test_the_sandbox_reads_the_archive_only(self, imported: Path, tmp_path: Path) -> None:
+        assert told("sql", imported, "SELECT count(*) AS n FROM traces", "--sandbox") == [{"n": 5}]
+        copying = f"COPY (SELECT 1) TO '{tmp_path}/x.csv'"
+        assert "refused" in wrong(2, "sql", imported, copying, "--sandbox")
+        assert not list(tmp_path.iterdir())
+
 
 class TestKeeping:
     def test_verify_without_ids_takes_all(self, imported: Path) -> None:
@@ -427,6 +454,12 @@ class TestProcess:
         assert code == 0 and "importing" in shown
         shown, code = on_terminal([*COMMAND, "ls", str(tmp_path / "runs")])
         assert code == 0 and "\x1b[32mcompleted" in shown
+
+    def test_csv_is_exact_in_a_pipe_and_shown_on_a_terminal(self, imported: Path) -> None:
+        command = [*COMMAND, "sql", str(imported), "SELECT chr(27) || '[31mred' AS t", "--csv"]
+        assert subprocess.run(command, capture_output=True, check=True).stdout == b"t\n\x1b[31mred\n"
+        shown, code = on_terminal(command)
+        assert code == 0 and "\x1b" not in shown and r"\x1b[31mred" in shown
 
     def test_an_encoding_without_the_characters_gets_escapes(self, imported: Path) -> None:
         environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
