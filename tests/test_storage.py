@@ -64,6 +64,22 @@ def test_conditions_hold_on_s3(ministack_server: S3Server) -> None:
     asyncio.run(run())
 
 
+def test_a_long_listing_on_s3_is_whole_whatever_the_names(ministack_server: S3Server) -> None:
+    async def run() -> None:
+        storage = S3Storage(ministack_server.place(), ministack_server.storage_options)
+        names = {
+            f"{first}{number:03d}/x"
+            for first in ("%2F", "0", "7", "a", "q", "z", "z~", "é", "A")
+            for number in range(130)
+        }
+        for start in range(0, len(names), 100):
+            group = sorted(names)[start : start + 100]
+            await asyncio.gather(*(storage.create(f"traces/{name}", b"1") for name in group))
+        assert set(await storage.list("traces")) == names
+
+    asyncio.run(run())
+
+
 def test_any_file_system_of_fsspec_is_read_and_written_by_one_writer(tmp_path: Path) -> None:
     url = f"local://{tmp_path}/archive"
 

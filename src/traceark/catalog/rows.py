@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from traceark.codec.fields import CATALOG, TRACES, Column
 from traceark.codec.lines import to_record
 from traceark.layout import GOAL_TREE, LOCK, LOGS, LogName, PartName, parse_log_name
-from traceark.log import log_names
 from traceark.models import JsonObject, Trace
 from traceark.reading import StoredTrace
 from traceark.storage.base import Entry
@@ -78,8 +77,9 @@ def _number(entry: Entry | None) -> int | None:
 
 
 def _whole_part(stored: StoredTrace, log: LogName) -> str | None:
-    """Return the one file of a sealed trace's log, if that is a part over the whole log."""
-    names = log_names(stored.entries, log)
-    parsed = parse_log_name(names[0]) if len(names) == 1 else None
-    whole = isinstance(parsed, PartName) and (parsed.first, parsed.last) == (1, stored.header.checkpoint.ends[log])
-    return names[0] if whole else None
+    """Return the part that is a sealed trace's whole log; superseded files may still lie beside it."""
+    checkpoint = stored.header.checkpoint
+    name = checkpoint.files.get(log, ("", 0))[0]
+    parsed = parse_log_name(name)
+    whole = isinstance(parsed, PartName) and (parsed.first, parsed.last) == (1, checkpoint.ends[log])
+    return name if whole else None

@@ -128,8 +128,10 @@ class Builder:
                         key = f"{prefix}/{log}/{name}"
                         path = self._storage.local_path(key)
                         if path is None:
+                            data = await self._storage.read(key)
+                            # Nothing is awaited between the name and its being taken.
                             path = self._staged(chunk, f"{len(chunk.paths)}.part")
-                            path.write_bytes(await self._storage.read(key))
+                            path.write_bytes(data)
                         chunk.paths[candidate.trace_id, log] = path
                     if candidate.tree is not None:
                         chunk.trees[candidate.trace_id] = await self._storage.read(f"{prefix}/{GOAL_TREE}")

@@ -22,6 +22,8 @@ from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storag
 
 Answer = TypeVar("Answer")
 _PARALLEL = 32
+# Trace keys begin with one of these.
+_RANGES = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class FsspecStorage(Storage):
@@ -184,10 +186,39 @@ class S3Storage(Storage):
 
     async def list(self, prefix: str) -> dict[str, Entry]:
         full = f"{self._root}{prefix}/"
-        found: dict[str, Entry] = {}
-        async for page in self._pages(Prefix=full):
-            for item in page.get("Contents", ()):
-                found[item["Key"][len(full) :]] = Entry(item["Size"], item["ETag"], item["LastModified"].timestamp())
+        first, more = await self._page(full, "")
+        found = [first]
+        if more:
+            # A page gives where the next one begins, so a long listing is cut into ranges that go side by side.
+            last = first[-1]["Key"]
+            starts = [last, *(full + each for each in _RANGES if full + each > last)]
+            found += await asyncio.gather(
+                *(self._range(full, start, end) for start, end in zip(starts, [*starts[1:], None], strict=True))
+            )
+        return {
+            item["Key"][len(full) :]: Entry(item["Size"], item["ETag"], item["LastModified"].timestamp())
+            for items in found
+            for item in items
+        }
+
+    async def _page(self, full: str, after: str) -> tuple[Sequence[dict[str, Any]], bool]:
+        """Return a page of a listing behind a key, and whether there is more."""
+        start = {"StartAfter": after} if after else {}
+        page = await self._run(
+            self._fs._call_s3("list_objects_v2", Bucket=self._bucket, Prefix=full, **start), self.url
+        )
+        return page.get("Contents", []), bool(page.get("IsTruncated"))
+
+    async def _range(self, full: str, after: str, end: str | None) -> Sequence[dict[str, Any]]:
+        """Return what lies behind one key and up to another."""
+        found: list[dict[str, Any]] = []
+        more = True
+        while more:
+            items, more = await self._page(full, after)
+            found += [item for item in items if end is None or item["Key"] <= end]
+            if not items or (end is not None and items[-1]["Key"] > end):
+                break
+            after = items[-1]["Key"]
         return found
 
     async def children(self, prefix: str) -> Sequence[str]:
