@@ -18,7 +18,14 @@ from traceark.catalog.lookup import Lookup
 from traceark.codec.lines import time_text
 from traceark.codec.parquet import PartInfo
 from traceark.compact import seal
-from traceark.errors import InvalidIdError, StorageError, StoreClosedError, TraceNotFoundError, UnsupportedFormatError
+from traceark.errors import (
+    DamagedTraceError,
+    InvalidIdError,
+    StorageError,
+    StoreClosedError,
+    TraceNotFoundError,
+    UnsupportedFormatError,
+)
 from traceark.headers import Header
 from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
 from traceark.live import OpenTrace
@@ -87,6 +94,8 @@ class TracePool:
             except TraceNotFoundError:
                 await self.forget(trace_id)
                 return None
+            except (DamagedTraceError, UnsupportedFormatError):
+                return None  # replaced under this process, which hears of it when it writes; its files tell more
         tree = trace.tree.revision if trace.tree is not None else 0
         token = f"{trace.header.incarnation} {trace.header.revision} {tree} {trace.ends}"
         return token, self.of_open(trace), trace.view()
@@ -214,7 +223,7 @@ class TracePool:
             if self._open.get(trace_id) is trace:
                 del self._open[trace_id]
                 await trace.close()
-                await self.catalog.notices.settle([trace_id])
+                await self.done(trace_id)
 
     async def forget(self, trace_id: str) -> None:
         """Close a trace, if it is open."""
@@ -222,11 +231,14 @@ class TracePool:
         if trace is not None:
             await trace.close()
 
-    async def sealed(self, trace: OpenTrace) -> None:
-        """Tell others that this process is done with a trace, though it keeps it open."""
-        async with trace.mutex:
-            trace.announced_at = None
-        await self.catalog.notices.settle([trace.trace_id])
+    async def done(self, trace_id: str) -> None:
+        """Tell others that this process is done with a trace for now, though it may keep it open."""
+        trace = self._open.get(trace_id)
+        if trace is not None:
+            async with trace.mutex:
+                trace.announced_at = None
+        if trace_id not in self._opening:  # who opens it now goes on from what was told before
+            await self.catalog.notices.settle([trace_id])
 
     async def load(self, trace_id: str) -> StoredTrace | None:
         """Return a trace that is not open as it stands, or None."""
@@ -284,7 +296,7 @@ class TracePool:
     async def _seal_in_background(self, trace: OpenTrace) -> None:
         try:
             await seal(trace)
-            await self.sealed(trace)
+            await self.done(trace.trace_id)
         except Exception:  # the trace stays unsealed; `close` tries again, and raises
             trace.touched = True
         finally:

@@ -158,7 +158,7 @@ class ArchiveStore:
         try:
             await lifecycle.create(self.storage, prefix, data)
         except TraceExistsError:
-            await self._pool.catalog.notices.settle([given.trace_id])
+            await self._pool.done(given.trace_id)
             raise
         if given.status in TERMINAL:
             # Nothing may follow, and still it is to be sealed.
@@ -640,7 +640,7 @@ class ArchiveStore:
         """
         trace = await self._pool.opened(trace_id)
         await seal(trace)
-        await self._pool.sealed(trace)
+        await self._pool.done(trace_id)
 
     async def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
         """Check one trace, or all; an empty list means that nothing was found.
@@ -698,7 +698,6 @@ class ArchiveStore:
         await self._pool.ready()
         catalog = self._pool.catalog
         _, _, rows = await catalog.since(None)
-        catalog.warn()
         return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
 
     async def rollups_with(self, trace_ids: Iterable[str]) -> int:

@@ -9,38 +9,41 @@ traces, where the storage has one. Everything here can be rebuilt from the direc
 from __future__ import annotations
 
 import asyncio
+import secrets
 import warnings
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar
 
+import duckdb
 import pyarrow as pa
 
-from traceark.catalog import files as on_storage
-from traceark.catalog.contents import CATALOG, Contents, binding_of, contents_of
+from traceark.catalog import files
+from traceark.catalog.contents import CATALOG, Contents, SnapshotFile, binding_of
+from traceark.catalog.known import KnownTraces
 from traceark.catalog.lookup import COPIED, Lookup, with_openings
-from traceark.catalog.notes import Note, changed, decode_notes
+from traceark.catalog.notes import Note, decode_notes
 from traceark.catalog.notices import Notices
 from traceark.catalog.report import RefreshReport
-from traceark.catalog.rows import DAMAGED, OPEN, fingerprint
-from traceark.catalog.snapshot import (
-    SnapshotInfo,
-    parse_snapshot_name,
-)
-from traceark.catalog.table import CatalogTable
-from traceark.errors import CorruptFileError, DamagedTraceWarning
+from traceark.catalog.rows import fingerprint
+from traceark.catalog.snapshot import SnapshotInfo
+from traceark.errors import CorruptFileError, DamagedTraceWarning, StorageError
 from traceark.layout import TRACES, trace_id_of
-from traceark.models import JsonObject
 from traceark.reading import scan
-from traceark.storage.base import KeyMissingError, Storage
+from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
 
+Answer = TypeVar("Answer")
 Mark = tuple[int, int]
+
 _ATTEMPTS = 8
 _PARALLEL = 64
 # Change files are folded into a snapshot when there are more than this, or than a thousandth of the traces.
 FOLD_FILES = 256
 # A directory that changed so lately may change again within the same tick of the file system's clock.
 _RACY_SECONDS = 1.0
+# For so many processes a snapshot says which change files are folded in; of others all are read again.
+_WRITERS = 10_000
 
 
 class Catalog:
@@ -65,25 +68,14 @@ class Catalog:
         self._storage = storage
         self._archive_id = archive_id
         self._lookup = lookup
-        self._table: CatalogTable | None = None
         self._mutex = asyncio.Lock()
+        self._known: KnownTraces | None = None
+        # The snapshot whose rows are known, and what it says of itself.
+        self._snapshot: SnapshotFile | None = None
         self._info = SnapshotInfo("", 0)
         self._seen: dict[str, int] = {}
-        self._stamp = ""
-        self._foreign = ""
-        self._open: dict[str, list[str]] = {}
-        # The traces that changed, in order, since all of them may have.
-        self._epoch = 0
-        self._log: list[str] = []
-        self._closed: set[str] = set()
-        self._strangers: list[str] = []
-        self._problems: dict[str, str] = {}
-        # Traces whose directories were seen to be gone: what this process has in memory of them is no proof.
-        self._absent: set[str] = set()
         self._files = 0
         self._folding: asyncio.Task[None] | None = None
-        # Whether the storage tells when a directory comes or goes.
-        self._watches_names = storage.stamp(TRACES) is not None
         self.notices = Notices(storage, self.binding, lookup)
 
     async def binding(self) -> str:
@@ -94,86 +86,106 @@ class Catalog:
 
     async def sync(self) -> None:
         """Take in what this and other processes changed since."""
-        async with self._mutex:
-            await self._sync()
-        if self._files > FOLD_FILES and self._files > self._rows() // 1000:
-            self._fold_soon()
+        await self._undisturbed(self._sync)
 
-    def _fold_soon(self) -> None:
-        if self._folding is None or self._folding.done():
-            self._folding = asyncio.ensure_future(self.fold())
+    async def _undisturbed(self, work: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Do one thing at a time, and to its end, even where the caller goes away."""
 
-    async def _sync(self) -> None:
+        async def run() -> Answer:
+            async with self._mutex:
+                return await work()
+
+        return await asyncio.shield(asyncio.ensure_future(run()))
+
+    async def _sync(self) -> KnownTraces:
         for attempt in range(_ATTEMPTS):
             try:
-                await self._take_in(last=attempt == _ATTEMPTS - 1)
+                known = await self._take_in(last=attempt == _ATTEMPTS - 1)
                 break
             except KeyMissingError:
+                # Another process folds meanwhile.
                 if attempt == _ATTEMPTS - 1:
                     raise
-        await self._check_names()
-        await self._look_at_open()
+        await self._check_names(known)
+        await known.look()
+        if self._files > FOLD_FILES and self._files > await asyncio.to_thread(known.count) // 1000:
+            self._fold_soon()
+        return known
 
-    async def _take_in(self, *, last: bool) -> None:
+    async def _take_in(self, *, last: bool) -> KnownTraces:
+        """Take in a new snapshot, or else what change files tell; look everywhere where they do not tell all."""
         binding = await self.binding()
-        contents = contents_of(await self._storage.list(CATALOG), binding)
-        newest = contents.generations[0] if contents.generations else None
-        if self._table is None or newest is None or newest[0] != self._info.generation:
-            info = await on_storage.newest(self._storage, contents, binding)
-            if info is None and (self._table is None or self._info.generation):
-                await self._look_everywhere(contents, binding)
-                return
-            if info is not None and self._adopts(info):
-                self._info = info
-            elif info is not None:
-                await self._load(info)
-        gap = contents.has_gap(self._seen)
-        if gap and not last:
-            # A listing may miss what comes while it is made.
-            raise KeyMissingError(f"{self._storage.url}/{CATALOG}: a change file is missing")
+        contents = await files.contents(self._storage, binding)
+        newest = contents.newest
+        lost = newest is None and self._snapshot is not None
+        if newest is not None and newest != self._snapshot:
+            found = await files.opened(self._storage, newest, binding)
+            lost = found is None or not (self._adopts(found.info) or await self._load(found))
+            if found is not None and not lost:
+                self._snapshot = newest
+        if (lost or contents.has_gap(self._seen)) and not last:
+            # A listing may miss what comes and goes while it is made.
+            raise KeyMissingError(f"{self._storage.url}/{CATALOG}: files are missing")
         notes = None
-        if not gap and contents.foreign == self._foreign:
-            notes = await self._read_notes(contents, self._seen)
-        if notes is None:
-            await self._look_everywhere(contents, binding)
-            return
-        await self._apply(notes)
-        self._seen |= contents.ends()
+        if not lost and not contents.has_gap(self._seen) and contents.foreign == self._info.foreign:
+            notes = await self._read_notes(contents.unseen(self._seen))
+        if self._known is None or notes is None:
+            return await self._look_everywhere(contents, binding)
+        await self._known.apply(notes)
+        self._saw(contents)
+        return self._known
+
+    def _saw(self, contents: Contents) -> None:
+        for writer, end in contents.ends().items():
+            # Those that were seen last stand last.
+            self._seen[writer] = max(end, self._seen.pop(writer, 0))
         self._files = contents.count
 
     def _adopts(self, info: SnapshotInfo) -> bool:
-        """Whether the rows in memory hold all that a newer snapshot does."""
-        return (
-            self._table is not None
-            and info.look == self._info.look
-            and all(self._seen.get(writer, 0) >= number for writer, number in info.folded.items())
+        """Whether the rows in memory hold all that a newer snapshot does; if so, go on from there."""
+        if self._known is None or info.look != self._info.look:
+            return False
+        if any(self._seen.get(writer, 0) < number for writer, number in info.folded.items()):
+            return False
+        self._info = replace(info, stamp=self._info.stamp)
+        return True
+
+    async def _load(self, found: files.Snapshot) -> bool:
+        """Take the rows of a snapshot; say no where it is damaged."""
+        self._forget()
+        known = self._nothing_known()
+        try:
+            await known.load(found.rows)
+        except (CorruptFileError, duckdb.Error, pa.ArrowException):
+            return False
+        except FileNotFoundError:
+            raise KeyMissingError(f"{found.file.name} is not there any more") from None
+        known.strangers = found.info.strangers
+        self._known, self._info = known, found.info
+        self._seen = dict(found.info.folded)
+        return True
+
+    def _nothing_known(self) -> KnownTraces:
+        return KnownTraces(
+            self._storage.local_path(CATALOG),
+            self._lookup,
+            self.notices.writer,
+            watches_names=self._storage.stamp(TRACES) is not None,
         )
 
-    async def _load(self, info: SnapshotInfo) -> None:
-        source = await on_storage.rows(self._storage, info)
-        table = self._table or CatalogTable(self._storage.local_path(CATALOG))
-        await asyncio.to_thread(table.load, source)
-        self._table = table
-        self._info = info
-        self._seen = dict(info.folded)
-        self._stamp, self._foreign = info.stamp, info.foreign
-        self._epoch += 1
-        self._log.clear()
-        self._closed.clear()
-        found = table.query("SELECT trace_id, _openings FROM catalog WHERE _state IN ('open', 'damaged')")
-        self._open = {row["trace_id"]: row["_openings"] for row in found.to_pylist()}
-        found = table.query("SELECT trace_id, _problem FROM catalog WHERE _problem IS NOT NULL")
-        self._problems = {row["trace_id"]: row["_problem"] for row in found.to_pylist()}
+    def _forget(self) -> None:
+        if self._known is not None:
+            self._known.table.close()
+        self._known, self._snapshot, self._seen = None, None, {}
 
-    async def _read_notes(self, contents: Contents, seen: Mapping[str, int]) -> list[Note] | None:
-        """Return the notes past those seen; None if one was damaged since it was published."""
+    async def _read_notes(self, names: list[str]) -> list[Note] | None:
+        """Return the notes of change files; None if one was damaged since it was published."""
 
         async def one(name: str) -> list[Note]:
             own = self.notices.files.get(name)
             key = f"{CATALOG}/{name}"
             return own if own is not None else decode_notes(await self._storage.read(key), key)
 
-        names = [name for files in contents.unseen(seen).values() for name in files]
         notes: list[Note] = []
         try:
             for start in range(0, len(names), _PARALLEL):
@@ -185,190 +197,166 @@ class Catalog:
             self.notices.files.pop(name, None)
         return notes
 
-    async def _apply(self, notes: Sequence[Note]) -> None:
-        assert self._table is not None
-        by_trace: dict[str, list[Note]] = {}
-        for note in notes:
-            by_trace.setdefault(note.trace_id, []).append(note)
-            self._closed.update(note.closes)
-        if not by_trace:
-            return
-        known = await asyncio.to_thread(self._table.rows, list(by_trace))
-        rows = [changed(known.get(trace_id), group, self._closed) for trace_id, group in by_trace.items()]
-        if self._watches_names:
-            # A trace that nothing was known of may have been removed by hand since.
-            for row in rows:
-                if row["_listed"] and row["trace_id"] not in known:
-                    with_openings(row, [*cast("list[str]", row["_openings"]), COPIED])
-        await self._put(rows)
-
-    async def _put(self, rows: Sequence[JsonObject]) -> None:
-        assert self._table is not None
-        if rows:
-            await asyncio.to_thread(self._table.put, rows)
-        for row in rows:
-            trace_id = str(row["trace_id"])
-            self._log.append(trace_id)
-            self._problems.pop(trace_id, None)
-            if row.get("_problem") is not None:
-                self._problems[trace_id] = str(row["_problem"])
-            # A damaged trace may be mended; where looking is cheap, it is looked at again.
-            if row["_state"] == OPEN or (row["_state"] == DAMAGED and self._watches_names):
-                self._open[trace_id] = cast("list[str]", row["_openings"])
-            else:
-                self._open.pop(trace_id, None)
-                self._lookup.forget(trace_id)
-
-    async def _check_names(self) -> None:
+    async def _check_names(self, known: KnownTraces) -> None:
         """Notice the directories that came and went by other means than notes."""
         stamped = self._storage.stamp(TRACES)
-        if stamped is None or stamped[0] == self._stamp:
+        if stamped is None or stamped[0] == self._info.stamp:
             return
-        assert self._table is not None
-        keys = await self._storage.children(TRACES)
-        ids = {key: trace_id_of(key) for key in keys}
-        self._strangers = [key for key, trace_id in ids.items() if trace_id is None]
-        present = [trace_id for trace_id in ids.values() if trace_id is not None]
-        new, missing = await asyncio.to_thread(self._table.names_apart, present)
-        await self._remove(missing)
-        await self._put([with_openings(row, [COPIED]) for row in await self._lookup.rows(new)])
-        self._absent |= self._open.keys() - set(present)
-        self._stamp = stamped[0] if stamped[1] > _RACY_SECONDS else ""
+        ids = {key: trace_id_of(key) for key in await self._storage.children(TRACES)}
+        known.strangers = tuple(key for key, trace_id in ids.items() if trace_id is None)
+        new, missing = await known.names_apart([each for each in ids.values() if each is not None])
+        rows = await self._lookup.rows(new)
+        await known.remove(missing)
+        await known.put([with_openings(row, [COPIED]) for row in rows])
+        self._stamped(stamped)
 
-    async def _remove(self, missing: Sequence[str]) -> None:
-        """Drop the rows of traces that are not there, but for what is known of who is about to write to them."""
-        assert self._table is not None
-        held = {each: set(self._open.get(each, ())) - {COPIED} for each in missing}
-        await asyncio.to_thread(self._table.remove, missing)
-        self._log += missing
-        for each in missing:
-            self._open.pop(each, None)
-            self._problems.pop(each, None)
-            self._lookup.forget(each)
-        await self._put([with_openings({"trace_id": each, "_listed": False}, ids) for each, ids in held.items() if ids])
+    def _stamped(self, stamped: tuple[str, float] | None) -> None:
+        """Remember the state of the directory of all traces as it was before its names were looked at."""
+        self._info = replace(self._info, stamp=stamped[0] if stamped and stamped[1] > _RACY_SECONDS else "")
 
-    async def _look_at_open(self) -> None:
-        """Bring the rows of traces that somebody has open up to date."""
-        assert self._table is not None
-        changed_rows = await self._lookup.changed_rows(
-            {each: each not in self._absent and self._is_own(ids) for each, ids in self._open.items()}
-        )
-        if not changed_rows:
-            return
-        self._absent -= {each for each, row in changed_rows.items() if row is not None}
-        known = await asyncio.to_thread(self._table.rows, list(changed_rows))
-        await self._put([self._lookup.merged(known.get(each), row, each) for each, row in changed_rows.items()])
+    # Looking at everything
 
-    def _is_own(self, openings: Sequence[str]) -> bool:
-        """Whether nobody but this process has a trace open."""
-        return all(opening.startswith(self.notices.writer) for opening in openings)
-
-    async def _look_everywhere(self, contents: Contents, binding: str) -> None:
+    async def _look_everywhere(self, contents: Contents, binding: str) -> KnownTraces:
         """Read every directory, and make a new snapshot."""
-        notes = await self._read_notes(contents, {}) or []
-        closed = {opening for note in notes for opening in note.closes}
-        openings: dict[str, list[str]] = {each: list(ids) for each, ids in self.notices.openings.items()}
-        for note in notes:
-            if note.opening and note.opening not in closed:
-                openings.setdefault(note.trace_id, []).append(note.opening)
+        self._forget()
+        known = self._nothing_known()
+        told = await self._told(contents)
         stamped = self._storage.stamp(TRACES)
-        found, self._strangers = await self._lookup.everything()
-        rows = [with_openings(row, set(openings.pop(str(row["trace_id"]), ()))) for row in found]
-        rows += [with_openings({"trace_id": each, "_listed": False}, set(ids)) for each, ids in openings.items()]
-        table = self._table or CatalogTable(self._storage.local_path(CATALOG))
-        await asyncio.to_thread(table.clear)
-        self._table = table
-        self._open.clear()
-        self._problems.clear()
-        await self._put(rows)
-        self._absent = {each for each, ids in openings.items() if ids}
-        self._epoch += 1
-        self._log.clear()
-        generation = max([self._info.generation, *(number for number, _ in contents.generations[:1])])
-        self._info = SnapshotInfo(binding, generation, self._info.look + 1)
-        self._seen = contents.ends()
-        self._foreign = contents.foreign
-        self._stamp = stamped[0] if stamped is not None and stamped[1] > _RACY_SECONDS else ""
-        self._files = contents.count
-        await self._fold()
+        found, strangers = await self._lookup.everything(self.notices.openings.keys())
+        rows = {str(row["trace_id"]): row for row in found}
+        for trace_id, ids in (told | self.notices.openings).items():
+            row = rows.setdefault(trace_id, {"trace_id": trace_id, "_listed": False, "_openings": []})
+            openings = row["_openings"]
+            assert isinstance(openings, list)
+            with_openings(row, {*map(str, openings), *ids})
+        await known.put(list(rows.values()))
+        known.strangers = tuple(strangers)
+        known.doubted = set(known.open)
+        self._info = SnapshotInfo(binding, max((each.generation for each in contents.snapshots), default=0))
+        self._info = replace(self._info, look=secrets.token_hex(8), foreign=contents.foreign)
+        self._stamped(stamped)
+        self._known, self._snapshot = known, contents.newest
+        self._saw(contents)
+        with suppress(KeyExistsError):  # what another process saw comes with the next call
+            await self._fold(known)
+        return known
+
+    async def _told(self, contents: Contents) -> dict[str, list[str]]:
+        """Return which traces processes say that they have open, as far as it can be read."""
+        openings: dict[str, list[str]] = {}
+        closed: set[str] = set()
+        names = contents.unseen({})
+        for start in range(0, len(names), _PARALLEL):
+            group = [self._read_notes([name]) for name in names[start : start + _PARALLEL]]
+            for note in (note for notes in await asyncio.gather(*group) for note in notes or ()):
+                closed.update(note.closes)
+                if note.opening:
+                    openings.setdefault(note.trace_id, []).append(note.opening)
+        still = {each: [opening for opening in ids if opening not in closed] for each, ids in openings.items()}
+        return {each: ids for each, ids in still.items() if ids}
 
     async def refresh(self) -> RefreshReport:
         """Look at every directory, read what is not as it was, and make a new snapshot.
 
         Traces that nobody writes to any more, though they were never closed, are settled.
         """
-        async with self._mutex:
-            await self._sync()
-            assert self._table is not None
-            binding = await self.binding()
-            stamped = self._storage.stamp(TRACES)
-            listed, self._strangers = await scan(self._storage)
-            known = await asyncio.to_thread(self._table.files)
-            fresh = {each for each, entries in listed.items() if known.get(each) != fingerprint(entries)}
-            fresh |= {each for each in self._open if each in listed}
-            rows = await self._lookup.listed_rows(listed, sorted(fresh))
-            there = {str(row["trace_id"]) for row in rows}
-            missing = [each for each in known.keys() | self._open.keys() if each not in there | (listed.keys() - fresh)]
-            await self._remove(missing)
-            self._absent.update(missing)
-            abandoned = await self._lookup.abandoned(
-                {each: ids for each, ids in self._open.items() if each in listed}, self.notices.writer
-            )
-            await self._put(
-                [
-                    with_openings(row, () if row["trace_id"] in abandoned else self._open.get(str(row["trace_id"]), ()))
-                    for row in rows
-                ]
-            )
-            self._stamp = stamped[0] if stamped is not None and stamped[1] > _RACY_SECONDS else ""
-            self._info = replace(self._info, look=self._info.look + 1)
-            await self._fold()
-            elsewhere = [
-                name
-                for name in await self._storage.list(CATALOG)
-                if (parsed := parse_snapshot_name(name)) is not None and parsed[1] != binding
-            ]
-            await on_storage.delete(self._storage, elsewhere)
-            return RefreshReport(
-                traces=len(listed),
-                files=sum(map(len, listed.values())),
-                read=len(fresh),
-                added=sum(each not in known for each in listed),
-                removed=sum(each not in listed for each in known),
-                settled=len(abandoned),
-                problems=tuple(self.problems()),
-            )
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._undisturbed(self._refresh)
+            except KeyExistsError:
+                continue  # another process folded meanwhile, and does not know what was found
+        raise StorageError(f"{self._storage.url}/{CATALOG}: others fold all the while; try again")
+
+    async def _refresh(self) -> RefreshReport:
+        known = await self._sync()
+        binding = await self.binding()
+        abandoned = await self._lookup.abandoned(known.open, self.notices.writer)
+        stamped = self._storage.stamp(TRACES)
+        listed, strangers = await scan(self._storage)
+        before = await asyncio.to_thread(known.table.files)
+        fresh = {each for each, entries in listed.items() if before.get(each) != fingerprint(entries)}
+        fresh |= {each for each in known.open if each in listed}
+        rows = {str(row["trace_id"]): row for row in await self._lookup.listed_rows(listed, sorted(fresh))}
+        settled = 0
+        for trace_id, row in rows.items():
+            openings = set(known.open.get(trace_id, ()))
+            if trace_id in abandoned:
+                settled += bool(openings)
+                openings = set()
+            if isinstance(self._storage, AppendStorage) and not self._lookup.has_arrived(listed[trace_id]):
+                openings.add(COPIED)
+            with_openings(row, openings)
+        await known.remove(
+            [each for each in before.keys() | known.open.keys() if each not in rows.keys() | (listed.keys() - fresh)]
+        )
+        await known.put(list(rows.values()))
+        known.strangers = tuple(strangers)
+        known.doubted = set(known.open)
+        contents = await files.contents(self._storage, binding)
+        await files.delete(self._storage, contents.elsewhere)
+        foreign = (await files.contents(self._storage, binding)).foreign
+        self._info = replace(self._info, look=secrets.token_hex(8), foreign=foreign)
+        self._stamped(stamped)
+        await self._fold(known)
+        return RefreshReport(
+            traces=len(listed),
+            files=sum(map(len, listed.values())),
+            read=len(fresh),
+            added=sum(each not in before for each in listed),
+            removed=sum(each not in listed for each in before),
+            settled=settled,
+            problems=tuple(known.told_problems()),
+        )
 
     # Folding
 
+    def _fold_soon(self) -> None:
+        if self._folding is None or self._folding.done():
+            self._folding = asyncio.ensure_future(self._fold_in_background())
+
+    async def _fold_in_background(self) -> None:
+        with suppress(StorageError):  # the change files stay, and so does what they tell
+            await self.fold()
+
     async def fold(self) -> None:
         """Fold all change files into a new snapshot, unless another process just did."""
-        async with self._mutex:
-            await self._sync()
-            await self._fold()
 
-    async def _fold(self) -> None:
-        assert self._table is not None
+        async def work() -> None:
+            with suppress(KeyExistsError):
+                await self._fold(await self._sync())
+
+        await self._undisturbed(work)
+
+    async def _fold(self, known: KnownTraces) -> None:
+        """Publish what is known as the next generation, and remove what that supersedes.
+
+        Raises
+        ------
+        KeyExistsError
+            Another process made this generation. Nothing is lost: what it lacks is in change files still.
+        """
         if await self._archive_id() is None:
             return  # a folder of traces, and no archive yet
-        binding = await self.binding()
-        before = contents_of(await self._storage.list(CATALOG), binding)
+        self._seen = dict(list(self._seen.items())[-_WRITERS:])
         info = replace(
             self._info,
-            binding=binding,
+            binding=await self.binding(),
             generation=self._info.generation + 1,
             folded=dict(self._seen),
-            stamp=self._stamp,
-            foreign=self._foreign,
+            strangers=tuple(known.strangers),
         )
-        if not await on_storage.publish(self._storage, info, self._table.export):
+        published = await files.publish(self._storage, info, known.table.export)
+        if published is None:
             return
-        self._info = info
-        superseded = [name for number, name in before.generations if number < info.generation]
-        for writer, changes in before.changes.items():
-            superseded += [name for number, name in changes.items() if number <= self._seen.get(writer, 0)]
-        await on_storage.delete(self._storage, superseded)
-        self._files = 0
+        contents = await files.contents(self._storage, info.binding)
+        if contents.newest is None or contents.newest.generation > info.generation:
+            # Others went on from an earlier file of this name; what they do not have must stay.
+            raise KeyExistsError(f"{self._storage.url}/{CATALOG}: another process folded meanwhile")
+        self._snapshot, self._info = published, info
+        snapshots, changes = contents.superseded_by(info.generation, info.folded)
+        await files.delete(self._storage, snapshots)
+        await files.delete(self._storage, changes)
+        self._files = contents.count - len(changes)
 
     # Asking
 
@@ -394,11 +382,14 @@ class Catalog:
         DamagedTraceWarning
             A trace was left out.
         """
-        await self.sync()
-        self.warn()
-        async with self._mutex:
-            assert self._table is not None
-            return await asyncio.to_thread(self._table.query, text, parameters, where)
+
+        async def work() -> tuple[pa.Table, list[str]]:
+            known = await self._sync()
+            return await asyncio.to_thread(known.table.query, text, parameters, where), known.told_problems()
+
+        found, problems = await self._undisturbed(work)
+        _warn(problems)
+        return found
 
     async def since(self, mark: Mark | None) -> tuple[Mark, list[str] | None, pa.Table]:
         """Return what changed since a mark that an earlier call gave.
@@ -412,31 +403,22 @@ class Catalog:
         rows : pyarrow.Table
             The rows of those that are there and readable, with a column `final`: whether they are
             settled and sealed.
+
+        Warns
+        -----
+        DamagedTraceWarning
+            A trace was left out.
         """
-        async with self._mutex:
-            await self._sync()
-            assert self._table is not None
-            now = (self._epoch, len(self._log))
-            changed = sorted(set(self._log[mark[1] :])) if mark is not None and mark[0] == self._epoch else None
-            return now, changed, await asyncio.to_thread(self._table.standing, changed)
 
-    def warn(self) -> None:
-        """Warn of what is left out."""
-        for problem in self.problems():
-            warnings.warn(f"left out: {problem}", DamagedTraceWarning, stacklevel=3)
+        async def work() -> tuple[Mark, list[str] | None, pa.Table, list[str]]:
+            known = await self._sync()
+            now = (known.number, len(known.log))
+            changed = sorted(set(known.log[mark[1] :])) if mark is not None and mark[0] == known.number else None
+            return now, changed, await asyncio.to_thread(known.table.standing, changed), known.told_problems()
 
-    def problems(self) -> list[str]:
-        """Return what is wrong with what is left out: traces that cannot be read, directories that are none."""
-        strangers = [
-            f"traces/{key} is no trace key; rename the directory or move it out of the archive"
-            for key in self._strangers
-        ]
-        return [*strangers, *self._problems.values()]
-
-    def _rows(self) -> int:
-        if self._table is None:
-            return 0
-        return int(self._table.query("SELECT count(*) FROM catalog").column(0)[0].as_py())
+        now, changed, rows, problems = await self._undisturbed(work)
+        _warn(problems)
+        return now, changed, rows
 
     async def close(self) -> None:
         """Fold where this process left many change files, and give the memory back."""
@@ -444,6 +426,13 @@ class Catalog:
             self._fold_soon()
         if self._folding is not None:
             await self._folding
-        if self._table is not None:
-            self._table.close()
-            self._table = None
+
+        async def work() -> None:
+            self._forget()
+
+        await self._undisturbed(work)
+
+
+def _warn(problems: Iterable[str]) -> None:
+    for problem in problems:
+        warnings.warn(f"left out: {problem}", DamagedTraceWarning, stacklevel=4)

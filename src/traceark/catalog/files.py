@@ -1,65 +1,101 @@
-"""Snapshots on the storage: found, read, published, and removed when they are superseded."""
+"""Snapshots on the storage: read, published, and removed when they are superseded."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from traceark.catalog.contents import CATALOG, Contents
-from traceark.catalog.snapshot import SnapshotInfo, encode_snapshot, snapshot_info, snapshot_name
+from traceark.catalog.contents import CATALOG, Contents, SnapshotFile, contents_of
+from traceark.catalog.snapshot import SnapshotInfo, check_rows, encode_snapshot, snapshot_info, snapshot_name
 from traceark.errors import CorruptFileError, StorageError
-from traceark.storage.base import KeyMissingError, Storage
+from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
 
 _PARALLEL = 32
+_ATTEMPTS = 20
 
 
-async def newest(storage: Storage, contents: Contents, binding: str) -> SnapshotInfo | None:
-    """Return what the newest snapshot says of itself; None if it cannot be trusted.
+async def contents(storage: Storage, binding: str) -> Contents:
+    """Return what is in the catalog now.
 
-    An older one is no help: the changes that it lacks were folded into the newest.
+    Raises
+    ------
+    KeyMissingError
+        It was folded all the while that it was listed.
     """
-    if not contents.generations:
-        return None
-    key = f"{CATALOG}/{contents.generations[0][1]}"
+    for _ in range(_ATTEMPTS):
+        found = contents_of(await storage.list(CATALOG), binding)
+        # Change files are removed after the snapshot that had to give way to the one they are folded into.
+        # An object store lists by name, snapshots last, and so shows the new one where it misses the others.
+        path = storage.local_path(f"{CATALOG}/{found.newest.name}") if found.newest is not None else None
+        if path is None or path.exists():
+            return found
+    raise KeyMissingError(f"{storage.url}/{CATALOG}: files keep coming and going")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot that was found: what it says of itself, and where its bytes are."""
+
+    file: SnapshotFile
+    info: SnapshotInfo
+    data: Path | bytes
+
+    def rows(self) -> Path | pa.Table:
+        """Return its rows, or the file where DuckDB can read them itself; blocking.
+
+        Raises
+        ------
+        CorruptFileError
+        """
+        if isinstance(self.data, bytes):
+            check_rows(self.info, BytesIO(self.data), self.file.name)
+            return pq.read_table(BytesIO(self.data))
+        with self.data.open("rb") as file:
+            check_rows(self.info, file, self.file.name)
+        return self.data
+
+
+async def opened(storage: Storage, file: SnapshotFile, binding: str) -> Snapshot | None:
+    """Return a snapshot; None if it cannot be trusted."""
+    key = f"{CATALOG}/{file.name}"
     path = storage.local_path(key)
     try:
-        if path is not None:
-            with path.open("rb") as file:
-                info = snapshot_info(file, key)
+        if path is None:
+            data = await storage.read(key)
+            found = Snapshot(file, snapshot_info(BytesIO(data), key), data)
         else:
-            info = snapshot_info(BytesIO(await storage.read(key)), key)
+            with path.open("rb") as stream:
+                found = Snapshot(file, snapshot_info(stream, key), path)
     except FileNotFoundError:
         raise KeyMissingError(f"{key} is not there") from None
     except CorruptFileError:
         return None
-    return info if info.binding == binding else None
+    return found if found.info.binding == binding else None
 
 
-async def rows(storage: Storage, info: SnapshotInfo) -> Path | pa.Table:
-    """Return the rows of a snapshot, or the file where DuckDB can read them itself."""
-    key = f"{CATALOG}/{snapshot_name(info.generation, info.binding)}"
-    path = storage.local_path(key)
-    if path is not None:
-        return path
-    data = await storage.read(key)
-    return await asyncio.to_thread(lambda: pq.read_table(BytesIO(data), page_checksum_verification=True))
+async def publish(storage: Storage, info: SnapshotInfo, export: Callable[[], pa.Table]) -> SnapshotFile | None:
+    """Publish a snapshot; return None where nothing can be written, and the archive works without.
 
-
-async def publish(storage: Storage, info: SnapshotInfo, export: Callable[[], pa.Table]) -> bool:
-    """Publish a snapshot; say no where another process made this generation, or nothing can be written."""
-    data = await asyncio.to_thread(lambda: encode_snapshot(info, export()))
+    Raises
+    ------
+    KeyExistsError
+        Another process made this generation.
+    """
+    name = snapshot_name(info.generation, info.binding)
     try:
-        await storage.create(f"{CATALOG}/{snapshot_name(info.generation, info.binding)}", data)
+        data = await asyncio.to_thread(lambda: encode_snapshot(info, export()))
+        version = await storage.create(f"{CATALOG}/{name}", data)
+    except KeyExistsError:
+        raise
     except StorageError:
-        # Taken by another process, which loses nothing: what it lacks is in change files still. Or
-        # the archive can only be read, and works without.
-        return False
-    return True
+        return None
+    return SnapshotFile(info.generation, name, version)
 
 
 async def delete(storage: Storage, names: Sequence[str]) -> None:

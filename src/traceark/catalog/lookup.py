@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import cast
 
+from traceark.catalog.notes import opened_at
 from traceark.catalog.rows import DAMAGED, GONE, OPEN, SETTLED, damaged, describe, fingerprint
 from traceark.errors import DamagedTraceError, StorageError, TraceNotFoundError, UnsupportedFormatError
-from traceark.layout import LOCK, trace_prefix
+from traceark.layout import LOCK, MANIFEST, trace_prefix
 from traceark.models import Json, JsonObject, Trace
 from traceark.reading import StoredTrace, scan
-from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage, acquire
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 
-# The opening of a trace that came by other means than a store, and may still be on its way.
+# The opening of a trace that may still be on its way: it came by other means than a store.
 COPIED = "copied"
+# The opening of a trace that somebody may write to who said so where it is lost.
+UNKNOWN = "unknown"
 # What nobody changed for so long has arrived.
 _ARRIVED_SECONDS = 2.0
 # A writer on an object store that was silent for five minutes announces itself before it goes on.
@@ -26,6 +30,31 @@ _ATTEMPTS = 4
 Found = tuple[StoredTrace, Trace]
 Read = Callable[[str, Mapping[str, Entry] | None], Awaitable[Found | None]]
 Live = Callable[[str, bool], Awaitable[tuple[str, StoredTrace, Trace] | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at an open trace gave.
+
+    Attributes
+    ----------
+    row : dict or None
+        Its row; None where it is gone, or as it was.
+    token : str
+        Changes with the trace.
+    arrived : bool
+        Whether nothing changed for so long that nothing more is on its way.
+    live : bool
+        Whether this process has it open, and what it has in memory is right.
+    differs : bool
+        Whether it is not as when it was last looked at.
+    """
+
+    row: JsonObject | None
+    token: str
+    arrived: bool
+    live: bool
+    differs: bool
 
 
 class Lookup:
@@ -47,13 +76,19 @@ class Lookup:
         self._storage = storage
         self._read = read
         self._live = live
-        self._saw: dict[str, str] = {}
-        self._arrived: set[str] = set()
+        self._saw: dict[str, tuple[str, bool]] = {}
+
+    def saw(self, looks: Mapping[str, Look]) -> None:
+        """Remember looks, once their rows are known."""
+        self._saw.update((trace_id, (look.token, look.arrived)) for trace_id, look in looks.items())
 
     def forget(self, trace_id: str) -> None:
         """Forget what was seen of a trace."""
         self._saw.pop(trace_id, None)
-        self._arrived.discard(trace_id)
+
+    def forget_all(self) -> None:
+        """Forget what was seen of all traces."""
+        self._saw.clear()
 
     async def row(self, trace_id: str, entries: Mapping[str, Entry] | None = None) -> JsonObject | None:
         """Return the row of a trace as its files are now, or None where there is none."""
@@ -83,57 +118,62 @@ class Lookup:
             found += [row for row in group if row is not None]
         return found
 
-    async def changed_rows(self, open_traces: Mapping[str, bool]) -> dict[str, JsonObject | None]:
-        """Return the rows of those traces that are not as they were when last looked at.
+    async def looks(self, open_traces: Mapping[str, bool]) -> dict[str, Look]:
+        """Look at traces that are open.
 
         Parameters
         ----------
         open_traces : mapping of str to bool
-            Whether only this process has the trace open.
+            Whether only this process writes to the trace.
         """
         ids = list(open_traces)
-        changes: dict[str, JsonObject | None] = {}
+        found: dict[str, Look] = {}
         for start in range(0, len(ids), _PARALLEL):
             group = ids[start : start + _PARALLEL]
-            found = await asyncio.gather(*(self._changed_row(each, alone=open_traces[each]) for each in group))
-            changes.update((trace_id, row) for trace_id, (differs, row) in zip(group, found, strict=True) if differs)
-        return changes
+            looks = await asyncio.gather(*(self._look(each, alone=open_traces[each]) for each in group))
+            found.update(zip(group, looks, strict=True))
+        return found
 
-    async def _changed_row(self, trace_id: str, *, alone: bool) -> tuple[bool, JsonObject | None]:
+    async def _look(self, trace_id: str, *, alone: bool) -> Look:
         live = await self._live(trace_id, alone)
         if live is not None:
             token, stored, trace = live
-            differs = self._saw.get(trace_id) != token
-            self._saw[trace_id] = token
-            return differs, describe(stored, trace) if differs else None
+            differs = self._saw.get(trace_id) != (token, False)
+            return Look(describe(stored, trace) if differs else None, token, False, True, differs)
         entries = await self._storage.list(trace_prefix(trace_id))
-        token = fingerprint(entries)
-        changed_at = max((entry.modified for entry in entries.values()), default=0.0)
-        arrived = time.time() - changed_at > _ARRIVED_SECONDS
-        if self._saw.get(trace_id) == token and (trace_id in self._arrived) == arrived:
-            return False, None
-        row = await self.row(trace_id, entries) if entries else None
-        self._saw[trace_id] = token
-        if arrived:
-            self._arrived.add(trace_id)
-        return True, row
+        token, arrived = fingerprint(entries), self.has_arrived(entries)
+        if self._saw.get(trace_id) == (token, arrived):
+            return Look(None, token, arrived, False, False)
+        return Look(await self.row(trace_id, entries) if entries else None, token, arrived, False, True)
 
-    def merged(self, known: Mapping[str, Json] | None, row: JsonObject | None, trace_id: str) -> JsonObject:
-        """Return a row just looked up with what is known of who has the trace open."""
-        openings = list(cast("list[str]", (known or {}).get("_openings") or []))
-        if COPIED in openings and trace_id in self._arrived:
-            openings.remove(COPIED)
-        fresh: JsonObject = dict(row) if row is not None else {"trace_id": trace_id, "_listed": False}
-        fresh["_gone"] = (known or {}).get("_gone") or []
-        return with_openings(fresh, openings)
+    def has_arrived(self, entries: Mapping[str, Entry]) -> bool:
+        """Say whether nothing of a trace changed for so long that nothing more can be on its way."""
+        seconds = _ARRIVED_SECONDS if isinstance(self._storage, AppendStorage) else _ABANDONED_SECONDS
+        return _quiet_seconds(entries) > seconds
 
-    async def everything(self) -> tuple[list[JsonObject], list[str]]:
+    async def everything(self, own: Set[str]) -> tuple[list[JsonObject], list[str]]:
         """Return the rows of all traces, and directories whose names are no trace keys.
 
-        One listing of the whole archive, then the headers, many at a time.
+        One listing of the whole archive, then the headers, many at a time. A trace that is not
+        sealed is open for now, unless it is certain that nobody writes to it without saying so
+        first; `own` are those that this process writes to.
         """
         listed, strangers = await scan(self._storage)
-        return await self.listed_rows(listed, list(listed)), strangers
+        openings: dict[str, set[str]] = {each: set() for each in listed}
+        for trace_id, entries in listed.items():
+            if MANIFEST in entries and not isinstance(self._storage, AppendStorage):
+                continue
+            if not self.has_arrived(entries):
+                openings[trace_id].add(COPIED)
+        if isinstance(self._storage, AppendStorage):
+            # Whoever wrote here took the lock, which stays.
+            unsealed = [each for each, entries in listed.items() if LOCK in entries and MANIFEST not in entries]
+            for each in set(unsealed) - own:
+                if not _bumped(self._storage, f"{trace_prefix(each)}/{LOCK}"):
+                    openings[each].add(UNKNOWN)
+                listed[each] = await self._storage.list(trace_prefix(each))
+        rows = await self.listed_rows(listed, list(listed))
+        return [with_openings(row, openings[str(row["trace_id"])]) for row in rows], strangers
 
     async def listed_rows(self, listed: Mapping[str, Mapping[str, Entry]], ids: Sequence[str]) -> list[JsonObject]:
         """Return the rows of traces whose files were just listed."""
@@ -144,7 +184,7 @@ class Lookup:
         return found
 
     async def abandoned(self, open_traces: Mapping[str, Sequence[str]], writer: str) -> set[str]:
-        """Return the traces that nobody writes to any more without saying so first.
+        """Return the traces that nobody writes to any more without saying so first; look at them after this.
 
         On a local disk the trace's lock is taken and its generation made a new one, so that who
         holds it open finds out before the next append. On an object store a writer says so again
@@ -163,25 +203,42 @@ class Lookup:
                 continue
             prefix = trace_prefix(trace_id)
             if isinstance(self._storage, AppendStorage):
-                if await _bumped(self._storage, f"{prefix}/{LOCK}"):
+                if _bumped(self._storage, f"{prefix}/{LOCK}"):
                     found.add(trace_id)
                 continue
-            entries = await self._storage.list(prefix)
-            changed_at = max((entry.modified for entry in entries.values()), default=0.0)
-            if time.time() - changed_at > _ABANDONED_SECONDS:
+            announced = max(map(opened_at, openings), default=0.0)
+            quiet = min(_quiet_seconds(await self._storage.list(prefix)), time.time() - announced)
+            if quiet > _ABANDONED_SECONDS:
                 found.add(trace_id)
         return found
 
 
-async def _bumped(storage: AppendStorage, key: str) -> bool:
-    """Make a lock's generation a new one; say no where it cannot be made."""
+def merged(known: Mapping[str, Json] | None, row: JsonObject | None, trace_id: str, *, arrived: bool) -> JsonObject:
+    """Return a row just looked up with what is known of who has the trace open."""
+    openings = list(cast("list[str]", (known or {}).get("_openings") or []))
+    if COPIED in openings and arrived:
+        openings.remove(COPIED)
+    fresh: JsonObject = dict(row) if row is not None else {"trace_id": trace_id, "_listed": False}
+    fresh["_gone"] = (known or {}).get("_gone") or []
+    return with_openings(fresh, openings)
+
+
+def _quiet_seconds(entries: Mapping[str, Entry]) -> float:
+    return time.time() - max((entry.modified for entry in entries.values()), default=0.0)
+
+
+def _bumped(storage: AppendStorage, key: str) -> bool:
+    """Make a lock's generation a new one; say no where it cannot be made, or somebody writes right now."""
     try:
         lock = storage.lock(key)
     except StorageError:
         return False  # the trace went away, or may only be read
     try:
-        await acquire(lock)
+        if not lock.try_acquire():
+            return False
         lock.bump()
+        if lock.generation() == 1:
+            lock.bump()  # that is what a writer finds in a trace that it has just created itself
         lock.release()
     finally:
         lock.close()

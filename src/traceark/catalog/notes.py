@@ -1,17 +1,20 @@
 """Change files: what a process tells the others of a trace, and how notes change a row.
 
 Pure. A note says that a process is about to write to a trace (``open``), that it is done and what
-the header is now (``settled``), or that the trace is deleted (``gone``). Notes may arrive in any
-order; of two rows the one with the higher revision holds.
+the header is now (``settled``), or that the trace is deleted (``gone``). Notes of several writers
+may arrive in any order; of two rows the one with the higher revision holds.
 """
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from traceark.catalog.rows import GONE, OPEN, SETTLED
+from traceark.codec.fields import TRACES
 from traceark.codec.lines import decode_line, encode_line
 from traceark.errors import CorruptFileError
 from traceark.models import Json, JsonObject
@@ -19,6 +22,22 @@ from traceark.models import Json, JsonObject
 Kind = Literal["open", "settled", "gone"]
 # So many deleted namesakes of a trace are remembered, so that a late note does not bring one back.
 _TOMBSTONES = 8
+
+
+def new_opening(writer: str) -> str:
+    """Return the name of a writer's new opening of a trace."""
+    return f"{writer}-{int(time.time()):x}-{secrets.token_hex(4)}"
+
+
+def opened_at(opening: str) -> float:
+    """Return when an opening was announced, in seconds since the epoch; 0 for one that nobody did.
+
+    Examples
+    --------
+    >>> opened_at("5f3a9c21-6553f100-1b2c3d4e"), opened_at("copied")
+    (1700000000.0, 0.0)
+    """
+    return float(int(opening.split("-")[1], 16)) if opening.count("-") == 2 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +54,11 @@ class Note:
     closes: tuple[str, ...] = ()
     row: JsonObject | None = field(default=None, compare=False)
     incarnation: str = ""
+
+    @property
+    def writer(self) -> str:
+        """The process that tells it."""
+        return (self.opening or "".join(self.closes[:1])).partition("-")[0]
 
     def encode(self) -> bytes:
         """Return the note's line."""
@@ -91,32 +115,23 @@ def decode_notes(data: bytes, what: str) -> list[Note]:
     return [Note.decode(line, what) for line in data.splitlines(keepends=True)]
 
 
-def changed(row: Mapping[str, Json] | None, notes: Sequence[Note], closed: frozenset[str] | set[str]) -> JsonObject:
+def changed(known: Mapping[str, Json] | None, notes: Sequence[Note]) -> JsonObject:
     """Return a trace's row after some notes of it.
 
     Parameters
     ----------
-    row : mapping or None
-        As it is known.
+    known : mapping or None
+        The row as it is known.
     notes : sequence of Note
-        In any order.
-    closed : set of str
-        Openings that are known to have ended, whatever comes late.
+        Those of one writer in order, those of several in any.
     """
-    known: Mapping[str, Json] = row or {}
+    known = known or {}
     openings = set(cast("list[str]", known.get("_openings") or []))
-    gone = list(cast("list[str]", known.get("_gone") or []))
-    best = known if known.get("_incarnation") is not None else None
-    for note in notes:
-        if note.opening:
-            openings.add(note.opening)
-        if note.incarnation and note.incarnation not in gone:
-            gone.append(note.incarnation)
-        if note.row is not None and _holds_against(note.row, best, gone):
-            best = note.row
-    if best is not None and best["_incarnation"] in gone:
-        best = None
-    openings -= {opening for note in notes for opening in note.closes} | closed
+    openings |= {note.opening for note in notes if note.opening}
+    openings -= {opening for note in notes for opening in note.closes}
+    gone = _gone(known, notes)
+    rows = _rows(known, notes, gone)
+    best = max(rows, key=lambda row: cast("int", row["_revision"])) if rows else None
     result: JsonObject = dict(best) if best is not None else {"trace_id": notes[0].trace_id}
     result["_openings"] = cast("Json", sorted(openings))
     result["_gone"] = cast("Json", gone[-_TOMBSTONES:])
@@ -125,8 +140,30 @@ def changed(row: Mapping[str, Json] | None, notes: Sequence[Note], closed: froze
     return result
 
 
-def _holds_against(row: Mapping[str, Json], best: Mapping[str, Json] | None, gone: Sequence[str]) -> bool:
-    """Whether a row is newer than the best known, or that one's trace was deleted."""
-    if best is None or best["_incarnation"] in gone:
-        return True
-    return cast("int", row["_revision"]) >= cast("int", best["_revision"])
+def is_doubtful(known: Mapping[str, Json] | None, notes: Sequence[Note]) -> bool:
+    """Say whether only the directory can tell which of several rows holds.
+
+    So it is when hands removed a trace that a store then made anew, and when a note took long.
+    """
+    known = known or {}
+    rows = _rows(known, notes, _gone(known, notes))
+    newest = max((cast("int", row["_revision"]) for row in rows), default=0)
+    told = [_told(row) for row in rows if row["_revision"] == newest]
+    return len({row["_incarnation"] for row in rows}) > 1 or any(each != told[0] for each in told)
+
+
+def _gone(known: Mapping[str, Json], notes: Sequence[Note]) -> list[str]:
+    gone = list(cast("list[str]", known.get("_gone") or []))
+    return gone + [note.incarnation for note in notes if note.incarnation and note.incarnation not in gone]
+
+
+def _rows(known: Mapping[str, Json], notes: Sequence[Note], gone: Sequence[str]) -> list[Mapping[str, Json]]:
+    """Return all rows that are told of a trace that was not deleted."""
+    rows = [known, *(note.row for note in notes if note.row is not None)]
+    return [row for row in rows if row.get("_incarnation") is not None and row["_incarnation"] not in gone]
+
+
+def _told(row: Mapping[str, Json]) -> JsonObject:
+    """Return what a row says of the trace, whichever way it was read."""
+    names = (*(column.name for column in TRACES), "_tree")
+    return {name: row[name] for name in names if row.get(name) is not None}

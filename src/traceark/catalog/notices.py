@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from traceark.catalog.contents import CATALOG, changes_name
 from traceark.catalog.lookup import Lookup
-from traceark.catalog.notes import Note, encode_notes
+from traceark.catalog.notes import Note, encode_notes, new_opening
 from traceark.storage.base import KeyExistsError, Storage
 
 
@@ -45,7 +45,7 @@ class Notices:
 
     async def announce(self, trace_id: str) -> None:
         """Say that this process is about to write to a trace; returns when all others can know."""
-        opening = f"{self.writer}-{secrets.token_hex(4)}"
+        opening = new_opening(self.writer)
         self.openings.setdefault(trace_id, []).append(opening)
         self._announced_at[trace_id] = time.monotonic()
         await self._tell([Note("open", trace_id, opening)])

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+import zlib
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from typing import IO, Any
 
@@ -21,10 +22,11 @@ from traceark.errors import CorruptFileError
 from traceark.layout import FORMAT_VERSION
 
 SCHEMA = arrow_schema(COLUMNS)
-_NAME = re.compile(r"(\d{12})-([0-9a-f]{8})\.parquet")
+_NAME = re.compile(r"snapshot-(\d{12})-([0-9a-f]{8})\.parquet")
 # Small enough to prune by, large enough to compress.
 _ROW_GROUP_ROWS = 122_880
 _ZSTD_LEVEL = 3
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +39,34 @@ class SnapshotInfo:
         The archive and the place it is bound to.
     generation : int
         Each snapshot's is one more than that of the one it was made from.
-    look : int
-        How many full looks at all directories came before; what another look found overrides
-        whatever was known.
+    look : str
+        The last full look at all directories; what another look found overrides whatever was known.
     folded : dict of str to int
         Per writer, up to which of its change files all are folded in.
     stamp : str
         The state of the directory of all traces whose names are accounted for; empty if none is.
     foreign : str
-        The state of change files that are bound elsewhere.
+        The state of files that are bound elsewhere.
+    strangers : tuple of str
+        Directories among the traces whose names are no trace keys.
+    size, crc : int
+        The bytes before the footer: how many, and their CRC-32.
     """
 
     binding: str
     generation: int
-    look: int = 0
+    look: str = ""
     folded: dict[str, int] = field(default_factory=dict)
     stamp: str = ""
     foreign: str = ""
+    strangers: tuple[str, ...] = ()
+    size: int = 0
+    crc: int = 0
 
 
 def snapshot_name(generation: int, binding: str) -> str:
     """Return a snapshot's file name."""
-    return f"{generation:012d}-{binding}.parquet"
+    return f"snapshot-{generation:012d}-{binding}.parquet"
 
 
 def parse_snapshot_name(name: str) -> tuple[int, str] | None:
@@ -66,7 +74,7 @@ def parse_snapshot_name(name: str) -> tuple[int, str] | None:
 
     Examples
     --------
-    >>> parse_snapshot_name("000000000007-5f3a9c21.parquet")
+    >>> parse_snapshot_name("snapshot-000000000007-5f3a9c21.parquet")
     (7, '5f3a9c21')
     """
     match = _NAME.fullmatch(name)
@@ -76,16 +84,17 @@ def parse_snapshot_name(name: str) -> tuple[int, str] | None:
 def encode_snapshot(info: SnapshotInfo, table: pa.Table) -> bytes:
     """Return a snapshot's bytes; `table` has the columns of `COLUMNS`."""
     sink = BytesIO()
-    metadata = json.dumps({"format": FORMAT_VERSION, "catalog": asdict(info)}, separators=(",", ":"))
     with pq.ParquetWriter(
         sink,
         SCHEMA,
         compression="zstd",
         compression_level=_ZSTD_LEVEL,
-        write_page_checksum=True,
         store_schema=False,
     ) as writer:
         writer.write_table(table.cast(SCHEMA), row_group_size=_ROW_GROUP_ROWS)
+        written = sink.getvalue()
+        told = replace(info, size=len(written), crc=zlib.crc32(written))
+        metadata = json.dumps({"format": FORMAT_VERSION, "catalog": asdict(told)}, separators=(",", ":"))
         writer.add_key_value_metadata({METADATA_KEY: metadata.encode()})
     return sink.getvalue()
 
@@ -105,8 +114,23 @@ def snapshot_info(file: IO[bytes], what: str) -> SnapshotInfo:
             raise CorruptFileError(f"{what} has format version {told['format']}")
         if not parquet.schema_arrow.equals(SCHEMA):
             raise CorruptFileError(f"{what} has other columns")
-        return SnapshotInfo(**told["catalog"])
+        info = SnapshotInfo(**told["catalog"])
+        return replace(info, strangers=tuple(info.strangers))
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, CorruptFileError):
             raise
         raise CorruptFileError(f"{what} is no snapshot ({error!r})") from None
+
+
+def check_rows(info: SnapshotInfo, file: IO[bytes], what: str) -> None:
+    """Check all bytes before the footer: a derived file is not worth a doubt.
+
+    Raises
+    ------
+    CorruptFileError
+    """
+    crc, left = 0, info.size
+    while left and (piece := file.read(min(left, _PIECE_BYTES))):
+        crc, left = zlib.crc32(piece, crc), left - len(piece)
+    if (crc, left) != (info.crc, 0):
+        raise CorruptFileError(f"{what} is torn or changed")

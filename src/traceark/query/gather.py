@@ -43,8 +43,6 @@ async def gather(pool: TracePool, wanted: Collection[str]) -> dict[str, list[Sou
     if any(name in wanted for name in ("goals", *LOGS)):
         standing = pool.standing
         await standing.refresh()
-        if "traces" not in wanted:
-            pool.catalog.warn()
         for log in LOGS:
             if log in wanted:
                 sources[log] = await _log_sources(pool, standing, log)

@@ -1,0 +1,168 @@
+"""What one process knows of all traces: their rows in memory, and which of them want a look.
+
+Knows no files of the catalog.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+
+from traceark.catalog.lookup import COPIED, Lookup, merged, with_openings
+from traceark.catalog.notes import Note, changed, is_doubtful
+from traceark.catalog.rows import DAMAGED, OPEN
+from traceark.catalog.table import CatalogTable
+from traceark.models import JsonObject
+
+_numbers = itertools.count(1)
+
+
+class KnownTraces:
+    """The rows of all traces, and those among them that are looked at whenever somebody asks.
+
+    Parameters
+    ----------
+    directory : Path, optional
+        Where snapshots lie that DuckDB may read itself.
+    lookup : Lookup
+        Reads traces from their directories, or from memory where this process has them open.
+    writer : str
+        This process, as its openings name it.
+    watches_names : bool
+        Whether directories that come and go are noticed, so that looking at one is cheap.
+
+    Attributes
+    ----------
+    table : CatalogTable
+        The rows.
+    open : dict
+        The openings of traces that are looked at.
+    problems : dict
+        By trace id, why a trace cannot be read.
+    strangers : sequence of str
+        Directories whose names are no trace keys.
+    number : int
+        Tells this from what was known before.
+    log : list of str
+        The traces whose rows changed since `load`, in order.
+    doubted : set of str
+        Traces that others may have changed: what this process has in memory of them is no proof.
+    """
+
+    def __init__(self, directory: Path | None, lookup: Lookup, writer: str, *, watches_names: bool) -> None:
+        self.table = CatalogTable(directory)
+        self.open: dict[str, list[str]] = {}
+        self.problems: dict[str, str] = {}
+        self.strangers: Sequence[str] = ()
+        self.doubted: set[str] = set()
+        self.number = next(_numbers)
+        self.log: list[str] = []
+        self._lookup = lookup
+        self._writer = writer
+        self._watches_names = watches_names
+        lookup.forget_all()
+
+    async def load(self, rows: Callable[[], Path | pa.Table]) -> None:
+        """Take the rows of a snapshot."""
+        await asyncio.to_thread(lambda: self.table.load(rows()))
+        found = self.table.query("SELECT trace_id, _openings FROM catalog WHERE _state IN ('open', 'damaged')")
+        self.open = {row["trace_id"]: row["_openings"] for row in found.to_pylist()}
+        self.doubted = set(self.open)
+        found = self.table.query("SELECT trace_id, _problem FROM catalog WHERE _problem IS NOT NULL")
+        self.problems = {row["trace_id"]: row["_problem"] for row in found.to_pylist()}
+
+    async def put(self, rows: Sequence[JsonObject]) -> None:
+        """Take rows in place of those of the same traces."""
+        if rows:
+            await asyncio.to_thread(self.table.put, rows)
+        for row in rows:
+            trace_id = str(row["trace_id"])
+            self.log.append(trace_id)
+            self._lookup.forget(trace_id)
+            self.problems.pop(trace_id, None)
+            if row.get("_problem") is not None:
+                self.problems[trace_id] = str(row["_problem"])
+            # A damaged trace may be mended; where looking is cheap, it is looked at again.
+            if row["_state"] == OPEN or (row["_state"] == DAMAGED and self._watches_names):
+                self.open[trace_id] = cast("list[str]", row["_openings"])
+            else:
+                self.open.pop(trace_id, None)
+                self.doubted.discard(trace_id)
+
+    async def remove(self, missing: Sequence[str]) -> None:
+        """Drop the rows of traces that are not there, but for what is known of who is about to write to them."""
+        held = {each: sorted({*self.open.get(each, ())} - {COPIED}) for each in missing}
+        gone = [each for each in missing if not held[each]]
+        await asyncio.to_thread(self.table.remove, gone)
+        self.log += gone
+        for each in gone:
+            self.open.pop(each, None)
+            self.problems.pop(each, None)
+            self.doubted.discard(each)
+            self._lookup.forget(each)
+        await self.put([with_openings({"trace_id": each, "_listed": False}, ids) for each, ids in held.items() if ids])
+        self.doubted.update(each for each, ids in held.items() if ids)
+
+    async def apply(self, notes: Sequence[Note]) -> None:
+        """Take in what processes tell of traces."""
+        by_trace: dict[str, list[Note]] = {}
+        for note in notes:
+            by_trace.setdefault(note.trace_id, []).append(note)
+        if not by_trace:
+            return
+        known = await asyncio.to_thread(self.table.rows, list(by_trace))
+        doubtful = [each for each, group in by_trace.items() if is_doubtful(known.get(each), group)]
+        looked = {str(row["trace_id"]): row for row in await self._lookup.rows(doubtful)}
+        rows = {each: changed(known.get(each), group) for each, group in by_trace.items()}
+        for each in doubtful:
+            rows[each] = merged(rows[each], looked.get(each), each, arrived=False)
+        if self._watches_names:
+            for each, row in rows.items():
+                # What nobody had seen may have been removed by hand before the note came.
+                if row["_listed"] and not known.get(each, {}).get("_listed"):
+                    with_openings(row, {*cast("list[str]", row["_openings"]), COPIED})
+        # What others told of, or told of while this process did not write there, is not in its memory yet.
+        doubted = {note.trace_id for note in notes if note.writer != self._writer}
+        doubted |= {each for each in by_trace if known.get(each, {}).get("_listed") and each not in self.open}
+        await self.put(list(rows.values()))
+        self.doubted |= doubted & self.open.keys()
+
+    async def look(self) -> None:
+        """Bring the rows of traces that somebody has open up to date."""
+        looks = await self._lookup.looks({each: self._is_alone(each) for each in self.open})
+        differing = {each: look for each, look in looks.items() if look.differs}
+        if differing:
+            known = await asyncio.to_thread(self.table.rows, list(differing))
+            await self.put(
+                [merged(known.get(each), look.row, each, arrived=look.arrived) for each, look in differing.items()]
+            )
+        self._lookup.saw({each: look for each, look in differing.items() if each in self.open})
+        self.doubted -= {each for each, look in looks.items() if look.live}
+
+    def _is_alone(self, trace_id: str) -> bool:
+        """Whether what this process has in memory of a trace is all there is."""
+        openings = self.open[trace_id]
+        own = all(opening.startswith(self._writer) for opening in openings)
+        return bool(openings) and own and trace_id not in self.doubted
+
+    async def names_apart(self, present: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return which of these traces nothing is known of, and which known ones are not among them."""
+        self.doubted |= self.open.keys() - set(present)
+        return await asyncio.to_thread(self.table.names_apart, present)
+
+    def told_problems(self) -> list[str]:
+        """Return what is wrong with what is left out."""
+        strangers = [
+            f"traces/{key} is no trace key; rename the directory or move it out of the archive"
+            for key in self.strangers
+        ]
+        return [*strangers, *self.problems.values()]
+
+    def count(self) -> int:
+        """Return how many rows there are."""
+        return int(self.table.query("SELECT count(*) FROM catalog").column(0)[0].as_py())
