@@ -102,7 +102,7 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
     @rule(at=stores, trace_id=trace_ids, status=statuses)
     def create(self, at: int, trace_id: str, status: str) -> None:
-        self.attempt(self.stores[at].create_trace(Trace(trace_id=trace_id, status=status)))
+        self.attempt(self.stores[at].create_trace(Trace.parse({"trace_id": trace_id, "status": status})))
 
     @rule(at=stores, trace_id=trace_ids, count=st.integers(1, 3))
     def append(self, at: int, trace_id: str, count: int) -> None:
@@ -288,5 +288,5 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
 TestCatalogAgainstDirectories = CatalogAgainstDirectories.TestCase
 TestCatalogAgainstDirectories.settings = settings(
-    max_examples=int(os.environ.get("CATALOG_EXAMPLES", "60")), stateful_step_count=25, deadline=None
+    max_examples=int(os.environ.get("CATALOG_EXAMPLES", "25")), stateful_step_count=25, deadline=None
 )
