@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from traceark.codec.fields import EVENTS, INTERNAL, MESSAGES, USAGE, Column
+from traceark.codec.fields import CATALOG, EVENTS, INTERNAL, MESSAGES, TRACES, USAGE, Column
 from traceark.layout import FORMAT_VERSION, trace_key
 
 DOC = Path(__file__).parent.parent / "docs" / "format.md"
@@ -22,7 +22,13 @@ GOLDEN = Path(__file__).parent / "golden" / f"v{FORMAT_VERSION}"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 BLOCKS = [(match[1], match[2], match[3] or "") for match in BLOCK.finditer(DOC.read_text())]
 NEEDED = re.compile(r"^\s*(jq|sha256sum)\b", re.MULTILINE)
-TABLES: dict[str, Sequence[Column]] = {"messages": MESSAGES, "events": EVENTS, "internal": INTERNAL}
+TABLES: dict[str, Sequence[Column]] = {
+    "messages": MESSAGES,
+    "events": EVENTS,
+    "internal": INTERNAL,
+    "traces": TRACES,
+    "catalog": CATALOG,
+}
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from traceark.catalog.notes import Note, decode_notes
 from traceark.catalog.notices import Notices
 from traceark.catalog.report import RefreshReport
 from traceark.catalog.rows import fingerprint
-from traceark.catalog.snapshot import SnapshotInfo
+from traceark.catalog.snapshot import SCHEMA, SnapshotInfo
+from traceark.catalog.table import CatalogTable
 from traceark.errors import CorruptFileError, DamagedTraceWarning, StorageError
 from traceark.layout import TRACES, trace_id_of
 from traceark.reading import scan
@@ -69,6 +70,7 @@ class Catalog:
         self._archive_id = archive_id
         self._lookup = lookup
         self._mutex = asyncio.Lock()
+        self._table: CatalogTable | None = None
         self._known: KnownTraces | None = None
         # The snapshot whose rows are known, and what it says of itself.
         self._snapshot: SnapshotFile | None = None
@@ -81,6 +83,13 @@ class Catalog:
     async def binding(self) -> str:
         """Return what binds derived files to this archive in this place."""
         return binding_of(await self._archive_id() or "", self._storage.location())
+
+    async def begin(self) -> None:
+        """Publish the first snapshot of an archive that was just made: all that comes will be told of."""
+        if not await self._storage.children(TRACES):
+            info = SnapshotInfo(await self._binding(), 1, look=secrets.token_hex(8))
+            with suppress(KeyExistsError):
+                await files.publish(self._storage, info, SCHEMA.empty_table)
 
     # Keeping in step
 
@@ -152,7 +161,6 @@ class Catalog:
 
     async def _load(self, found: files.Snapshot) -> bool:
         """Take the rows of a snapshot; say no where it is damaged."""
-        self._forget()
         known = self._nothing_known()
         try:
             await known.load(found.rows)
@@ -166,17 +174,12 @@ class Catalog:
         return True
 
     def _nothing_known(self) -> KnownTraces:
-        return KnownTraces(
-            self._storage.local_path(CATALOG),
-            self._lookup,
-            self.notices.writer,
-            watches_names=self._storage.stamp(TRACES) is not None,
-        )
-
-    def _forget(self) -> None:
-        if self._known is not None:
-            self._known.table.close()
+        """Begin anew; until that is done, nothing is known, whatever fails."""
         self._known, self._snapshot, self._seen = None, None, {}
+        if self._table is None:
+            self._table = CatalogTable(self._storage.local_path(CATALOG))
+        watches_names = self._storage.stamp(TRACES) is not None
+        return KnownTraces(self._table, self._lookup, self.notices.writer, watches_names=watches_names)
 
     async def _read_notes(self, names: list[str]) -> list[Note] | None:
         """Return the notes of change files; None if one was damaged since it was published."""
@@ -218,7 +221,6 @@ class Catalog:
 
     async def _look_everywhere(self, contents: Contents, binding: str) -> KnownTraces:
         """Read every directory, and make a new snapshot."""
-        self._forget()
         known = self._nothing_known()
         told = await self._told(contents)
         stamped = self._storage.stamp(TRACES)
@@ -281,7 +283,7 @@ class Catalog:
         for trace_id, row in rows.items():
             openings = set(known.open.get(trace_id, ()))
             if trace_id in abandoned:
-                settled += bool(openings)
+                settled += bool(openings - {COPIED})
                 openings = set()
             if isinstance(self._storage, AppendStorage) and not self._lookup.has_arrived(listed[trace_id]):
                 openings.add(COPIED)
@@ -428,7 +430,9 @@ class Catalog:
             await self._folding
 
         async def work() -> None:
-            self._forget()
+            if self._table is not None:
+                self._table.close()
+            self._table, self._known = None, None
 
         await self._undisturbed(work)
 

@@ -27,8 +27,8 @@ class KnownTraces:
 
     Parameters
     ----------
-    directory : Path, optional
-        Where snapshots lie that DuckDB may read itself.
+    table : CatalogTable
+        Where the rows are kept; those of before are forgotten.
     lookup : Lookup
         Reads traces from their directories, or from memory where this process has them open.
     writer : str
@@ -38,8 +38,6 @@ class KnownTraces:
 
     Attributes
     ----------
-    table : CatalogTable
-        The rows.
     open : dict
         The openings of traces that are looked at.
     problems : dict
@@ -54,8 +52,8 @@ class KnownTraces:
         Traces that others may have changed: what this process has in memory of them is no proof.
     """
 
-    def __init__(self, directory: Path | None, lookup: Lookup, writer: str, *, watches_names: bool) -> None:
-        self.table = CatalogTable(directory)
+    def __init__(self, table: CatalogTable, lookup: Lookup, writer: str, *, watches_names: bool) -> None:
+        self.table = table
         self.open: dict[str, list[str]] = {}
         self.problems: dict[str, str] = {}
         self.strangers: Sequence[str] = ()
@@ -66,6 +64,7 @@ class KnownTraces:
         self._writer = writer
         self._watches_names = watches_names
         lookup.forget_all()
+        table.clear()
 
     async def load(self, rows: Callable[[], Path | pa.Table]) -> None:
         """Take the rows of a snapshot."""
