@@ -279,8 +279,12 @@ async def test_creating_a_trace_that_is_there_leaves_its_writer_announced(place:
     await there.close()
 
 
-async def test_lists_from_many_tasks_and_writes_between_them(tmp_path: Path) -> None:
-    store, other = store_at(tmp_path), store_at(tmp_path)
+@pytest.mark.parametrize("max_open_traces", [1, 128])
+async def test_lists_from_many_tasks_and_writes_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_open_traces: int
+) -> None:
+    monkeypatch.setattr("traceark.pool._HELD_SECONDS", 0.0)
+    store, other = (store_at(tmp_path, max_open_traces=max_open_traces) for _ in range(2))
 
     async def work(name: str) -> None:
         await store.create_trace(Trace(trace_id=name))
@@ -869,6 +873,14 @@ async def test_lists_on_s3_cost_no_more_than_two_requests(ministack_server: S3Se
     await assert_right(fresh, options=options)
     await reader.close()
     await fresh.close()
+
+
+async def test_a_process_that_only_writes_does_not_remember_all_that_it_told(memory_url: str) -> None:
+    async with store_at(memory_url) as store:
+        for at in range(600):
+            await store.create_trace(Trace(trace_id=f"t{at}"))
+        assert len(store._pool.catalog.notices.files) < 300
+        assert len(await listed(store)) == 600
 
 
 async def test_nothing_is_remembered_of_traces_that_were_closed(tmp_path: Path) -> None:

@@ -735,6 +735,7 @@ class ArchiveStore:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.url}") from None
         await self._pool.catalog.notices.announce(trace_id)
         incarnation = await lifecycle.delete(self.storage, prefix)
+        await self._pool.forget(trace_id)  # another task may have opened it meanwhile
         await self._pool.catalog.notices.deleted(trace_id, incarnation)
 
     async def sql(

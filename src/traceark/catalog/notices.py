@@ -15,6 +15,9 @@ from traceark.catalog.lookup import Lookup
 from traceark.catalog.notes import Note, encode_notes, new_opening
 from traceark.storage.base import KeyExistsError, Storage
 
+# A process that never asks reads its own older notes from the storage, should it ask one day.
+_REMEMBERED_FILES = 256
+
 
 class Notices:
     """The notes of one process.
@@ -26,7 +29,7 @@ class Notices:
     openings : dict
         By trace id, the openings that this process has not closed.
     files : dict
-        By name, the notes of its change files that it has not taken in itself.
+        By name, the notes of its latest change files that it has not taken in itself.
     count : int
         How many change files it has published.
     """
@@ -90,6 +93,8 @@ class Notices:
                 self._outbox = batch + self._outbox
                 raise
             self.files[name] = batch
+            if len(self.files) > _REMEMBERED_FILES:
+                del self.files[next(iter(self.files))]
 
     async def _create(self, data: bytes) -> str:
         """Create this process's next change file; return its name."""
