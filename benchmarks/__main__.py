@@ -10,11 +10,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import appends, keeping, reads, s3_requests, sizes
+from benchmarks import appends, keeping, listing, questions, reads, s3_requests, sizes
+from benchmarks.archives import Shape
 from benchmarks.measure import HEAD, Figure
+
+# 100,000 small traces, ten million short messages, a million of about a kilobyte.
+MANY = Shape(100_000, 12, 4)
+SHORT = Shape(20_000, 500)
+LONG = Shape(2_000, 500, content=True)
 
 
 @dataclass(frozen=True)
@@ -29,10 +35,27 @@ class Scale:
     import_bytes: int = 3_000_000
     # Real sessions, if a collection of them lies beside the checkout.
     sessions: Path | None = Path("..", "shared", "corpora", "claude-code")
+    # The number of traces in a catalog, and the most milliseconds that a list may take.
+    listed: tuple[tuple[int, float], ...] = ((100_000, 15.0), (1_000_000, 30.0))
+    many: Shape = MANY
+    short: Shape = SHORT
+    long: Shape = LONG
+
+    def sized(self, size: float) -> Scale:
+        """Return the scale with archives of another size."""
+        return replace(
+            self,
+            listed=tuple((max(int(count * size), 50), most) for count, most in self.listed),
+            many=self.many.sized(size),
+            short=self.short.sized(size),
+            long=self.long.sized(size),
+        )
 
 
 FULL = Scale()
-QUICK = Scale(append_rounds=5, append_messages=40, counts=(1_000,), rounds=3, messages=1_000, import_bytes=100_000)
+QUICK = Scale(
+    append_rounds=5, append_messages=40, counts=(1_000,), rounds=3, messages=1_000, import_bytes=100_000
+).sized(0.01)
 
 
 def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure]]]]:
@@ -45,6 +68,10 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
             folder, rounds=scale.rounds, count=scale.messages, import_bytes=scale.import_bytes
         ),
         "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),
+        "list": lambda folder: listing.measure(folder, rounds=scale.rounds * 3, counts=dict(scale.listed)),
+        "questions": lambda folder: questions.measure(
+            folder, rounds=scale.rounds, many=scale.many, short=scale.short, long=scale.long
+        ),
     }
 
 
@@ -74,8 +101,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", action="append", choices=list(figures_of(QUICK)), help="measure this alone; repeatable"
     )
+    parser.add_argument(
+        "--size",
+        type=float,
+        default=1.0,
+        metavar="FACTOR",
+        help="how large the archives of `list` and `questions` are; the full sizes take ten minutes and 5 GB",
+    )
     given = parser.parse_args(arguments)
-    found = run(QUICK if given.quick else FULL, given.only)
+    found = run((QUICK if given.quick else FULL).sized(given.size), given.only)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}; medians (least–most).\n")
     print(HEAD)

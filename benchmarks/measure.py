@@ -79,17 +79,34 @@ HEAD = "| figure | measured | beside | ratio | aim | met |\n|---|---|---|---|---
 
 
 def at_most(
-    name: str, ours: Sequence[float], rival: str, theirs: Sequence[float], unit: str, most: float | None
+    name: str,
+    ours: Sequence[float],
+    rival: str,
+    theirs: Sequence[float],
+    unit: str,
+    most: float | None,
+    bound: float | None = None,
 ) -> Figure:
-    """Return the figure of a cost that should be at most `most` times the rival's, compared run by run."""
+    """Return the figure of a cost that should be at most `most` times the rival's, compared run by run.
+
+    With `bound` its median should be at most that too.
+    """
     ratio = statistics.median([mine / other for mine, other in zip(ours, theirs, strict=True)])
+    aim = "" if most is None else "below it" if most == 1 else f"≤ {most:g}x"
+    met = None if most is None else ratio < 1 if most == 1 else ratio <= most
+    if bound is not None:
+        aim += f", ≤ {bound:g} {unit}"
+        met = met is not False and statistics.median(ours) <= bound
     return Figure(
-        name,
-        Spread.of(ours).text(unit),
-        f"{rival}: {Spread.of(theirs).text(unit)}",
-        f"{ratio:.2f}x",
-        "" if most is None else "below it" if most == 1 else f"≤ {most:g}x",
-        None if most is None else ratio < 1 if most == 1 else ratio <= most,
+        name, Spread.of(ours).text(unit), f"{rival}: {Spread.of(theirs).text(unit)}", f"{ratio:.2f}x", aim, met
+    )
+
+
+def within(name: str, ours: Sequence[float], unit: str, bound: float | None = None, beside: str = "") -> Figure:
+    """Return the figure of a cost whose median should be at most `bound`."""
+    aim = "" if bound is None else f"≤ {bound:g} {unit}"
+    return Figure(
+        name, Spread.of(ours).text(unit), beside, "", aim, None if bound is None else statistics.median(ours) <= bound
     )
 
 

@@ -14,7 +14,9 @@ from benchmarks.__main__ import Scale, figures_of
 from benchmarks.data import messages
 from benchmarks.measure import Figure
 
-TINY = Scale(append_rounds=1, append_messages=16, counts=(40,), rounds=1, messages=40, import_bytes=1, sessions=None)
+TINY = Scale(
+    append_rounds=1, append_messages=16, counts=(40,), rounds=1, messages=40, import_bytes=1, sessions=None
+).sized(0.0001)
 
 
 async def _measured(name: str, folder: Path) -> list[Figure]:
