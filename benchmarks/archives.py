@@ -80,7 +80,7 @@ def make_catalog(root: Path, count: int) -> Path:
     stamped = storage.stamp(TRACES)
     assert stamped is not None
     binding = binding_of(ARCHIVE_ID, storage.location())
-    info = SnapshotInfo(binding, 1, look=1, stamp=stamped[0])
+    info = SnapshotInfo(binding, 1, look="1", stamp=stamped[0])
     path = root / CATALOG / snapshot_name(1, binding)
     path.parent.mkdir()
     path.write_bytes(encode_snapshot(info, catalog_rows(count)))

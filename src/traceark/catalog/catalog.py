@@ -87,7 +87,7 @@ class Catalog:
     async def begin(self) -> None:
         """Publish the first snapshot of an archive that was just made: all that comes will be told of."""
         if not await self._storage.children(TRACES):
-            info = SnapshotInfo(await self._binding(), 1, look=secrets.token_hex(8))
+            info = SnapshotInfo(await self.binding(), 1, look=secrets.token_hex(8))
             with suppress(KeyExistsError):
                 await files.publish(self._storage, info, SCHEMA.empty_table)
 
