@@ -45,6 +45,7 @@ class CopyTests(ArchiveTests):
             await record_run(other, "u")
             await other.seal("u")
             await self.put(await self.files(f"{self.archive_url}-other", "u"))
+            await store.refresh()
             assert sorted(trace.trace_id for trace in await store.list_traces()) == ["t", "u"]
             assert await snapshot(store, "u") == await snapshot(other, "u")
         assert await store.verify(deep=True) == []
@@ -74,6 +75,7 @@ class CopyTests(ArchiveTests):
         await self.put(
             {key.replace(trace_prefix("t"), trace_prefix("renamed"), 1): data for key, data in files.items()}
         )
+        await store.refresh()
         with pytest.warns(DamagedTraceWarning, match="renamed"):
             assert [trace.trace_id for trace in await store.list_traces()] == ["t"]
         assert any("renamed" in str(finding) for finding in await store.verify())
@@ -122,6 +124,7 @@ class CopyTests(ArchiveTests):
         await store.close()
         await self.put({f"{trace_prefix('t')}/{HEADER}": b'{"trace_id": "t"'})
         reader = self.open_store()
+        await reader.refresh()
         with pytest.warns(DamagedTraceWarning):
             assert [trace.trace_id for trace in await reader.list_traces()] == ["u"]
         with pytest.raises(DamagedTraceError):
