@@ -24,6 +24,7 @@ from traceark.codec.parquet import MESSAGE_SCHEMA, to_table
 from traceark.errors import MissingLibraryError, QueryError
 from traceark.models import Json
 from traceark.query import QueryResult
+from traceark.query.gather import gather
 from traceark.query.running import answer
 from traceark.query.sources import Source
 from traceark.testing.values import HARD_VALUES
@@ -324,3 +325,30 @@ def test_a_parquet_file_replaces_the_old_one_only_when_it_is_whole(tmp_path: Pat
 def test_parameters_that_do_not_fit_are_an_error_of_ours(parameters: Any) -> None:
     with pytest.raises(QueryError):
         asyncio.run(answer({}, "SELECT ? AS a", parameters))
+
+
+def test_files_that_vanish_under_a_query_are_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Any] = []
+
+    async def late(pool: Any, wanted: Any) -> Any:
+        found = await gather(pool, wanted)
+        looks.append(found)
+        if len(looks) == 1:
+            # Between the look and the reading another process optimizes: what was found is merged, and goes.
+            (paths,) = [source.paths for source in found["messages"] if source.paths]
+            for path in paths:
+                Path(path).rename(f"{path}.merged")
+        elif len(looks) == 2:
+            for merged in Path(looks[0]["messages"][0].paths[0]).parent.glob("*.merged"):
+                merged.rename(merged.with_suffix(""))
+            found = await gather(pool, wanted)
+        return found
+
+    with traceark.open(tmp_path / "runs") as archive:
+        trace_id = archive.create_trace(traceark.Trace(task="x"))
+        archive.add_message(traceark.Message(trace_id=trace_id, role="user", content="hi"))
+        archive.seal(trace_id)
+        archive.optimize()
+        monkeypatch.setattr("traceark.query.gather", late)
+        assert archive.sql("SELECT count(*) AS n FROM messages").rows() == [{"n": 1}]
+        assert len(looks) == 2

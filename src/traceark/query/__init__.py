@@ -7,16 +7,34 @@ more than read, and `running` runs it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from traceark.errors import QueryError
 from traceark.pool import TracePool
 from traceark.query.finding import trace_of
 from traceark.query.gather import gather
 from traceark.query.result import QueryResult
 from traceark.query.running import Parameters, answer
 from traceark.query.views import wanted_views
+from traceark.storage.base import KeyMissingError
 
 __all__ = ["QueryResult", "run", "trace_of"]
+
+_ATTEMPTS = 4
 
 
 async def run(pool: TracePool, text: str, parameters: Parameters = None, *, sandbox: bool = False) -> QueryResult:
     """Answer a query; see `ArchiveStore.sql`."""
-    return await answer(await gather(pool, wanted_views(text)), text, parameters, sandbox=sandbox)
+    wanted = wanted_views(text)
+    for again in range(_ATTEMPTS, -1, -1):
+        paths: list[str] = []
+        try:
+            sources = await gather(pool, wanted)
+            paths = [path for found in sources.values() for source in found for path in source.paths]
+            return await answer(sources, text, parameters, sandbox=sandbox)
+        except (QueryError, KeyMissingError) as error:
+            # A file went between the look and the reading: merged into another rollup, or its trace reopened.
+            vanished = isinstance(error, KeyMissingError) or not all(Path(path).exists() for path in paths)
+            if not (again and vanished):
+                raise
+    raise AssertionError
