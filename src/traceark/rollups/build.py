@@ -37,6 +37,8 @@ from traceark.storage.base import KeyMissingError, Storage
 # What goes through DuckDB at once. More files at once cost more each: DuckDB keeps them all open.
 _CHUNK_TRACES = 1_000
 _CHUNK_BYTES = 64 << 20
+# They are sorted in memory, and uncompressed.
+_CHUNK_RECORDS = 65_536
 # Downloads at a time.
 _PARALLEL = 32
 _READ_BYTES = 1 << 20
@@ -201,7 +203,7 @@ class Builder:
         target = self._staged(chunk, f"{log}.parquet")
         try:
             stage(opened, log, paths, target)
-        except duckdb.Error as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             culprits: dict[str, str | None] = {
                 each.trace_id: reason
                 for each, path in zip(kept, paths, strict=True)
@@ -211,7 +213,7 @@ class Builder:
                 return 0, culprits
             if len(kept) > 1:
                 raise
-            return 0, {kept[0].trace_id: f"its {log} cannot be read by DuckDB: {error}"}
+            return 0, {kept[0].trace_id: f"its {log} cannot be read: {error}"}
         found = {
             at: (count, own, operations)
             for at, count, first, last, operations in opened.execute(
@@ -295,13 +297,14 @@ def _name(candidate: Candidate, log: LogName) -> str:
 
 def _chunks(batch: Sequence[Candidate]) -> Iterator[list[Candidate]]:
     chunk: list[Candidate] = []
-    size = 0
+    size = records = 0
     for each in batch:
-        if chunk and (len(chunk) >= _CHUNK_TRACES or size + each.bytes > _CHUNK_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(each)
         size += each.bytes
+        records += each.records
+        if chunk and (len(chunk) >= _CHUNK_TRACES or size > _CHUNK_BYTES or records > _CHUNK_RECORDS):
+            yield chunk
+            chunk, size, records = [], each.bytes, each.records
+        chunk.append(each)
     if chunk:
         yield chunk
 

@@ -6,6 +6,7 @@ groups are bounded by rows and by bytes. Knows paths and SQL, no traces and no s
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ GROUP_BYTES = 128 << 20
 # A lookup reads one group of the index: small ones make it quick, and the footer long.
 ID_GROUP_ROWS = 16_384
 ZSTD_LEVEL = 3
+# The same for what is staged, which is written by several at a time.
+_STAGED_GROUP_BYTES = 24 << 20
+_LEAST_GROUP_ROWS = 2_048
+# Of so many parts, the largest ones, the footers are asked how large rows are.
+_ASKED = 16
 # What is read again at once need not be small.
 _STAGED_COMPRESSION = "LZ4_RAW"
 # In a path these would make DuckDB look for other files.
@@ -70,26 +76,32 @@ def connection(directory: Path, memory_bytes: int, threads: int | None = None) -
         yield opened
 
 
-def rows_per_group(paths: Sequence[Path]) -> int:
+def rows_per_group(paths: Sequence[Path], group_bytes: int = GROUP_BYTES) -> int:
     """Return how many rows make a row group, going by the size of the rows in some files."""
     rows = size = 0
     for path in paths:
         metadata = pq.read_metadata(path)
         rows += metadata.num_rows
         size += sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
-    fitting = GROUP_BYTES * rows // size if size else GROUP_ROWS
-    return int(max(2048, min(GROUP_ROWS, fitting // 2048 * 2048)))
+    fitting = group_bytes * rows // size if size else GROUP_ROWS
+    return int(max(_LEAST_GROUP_ROWS, min(GROUP_ROWS, fitting // _LEAST_GROUP_ROWS * _LEAST_GROUP_ROWS)))
 
 
 def stage(opened: duckdb.DuckDBPyConnection, view: str, paths: Sequence[Path], target: Path) -> None:
     """Write the rows of a few parts into one file for later, with `_file`: the part's place in `paths`."""
     order = "file_index, sequence, _offset" if view == "messages" else "file_index, event_id"
-    opened.execute(
+    copy = (
         f"COPY (SELECT {column_list(view)}, _op, file_index::INTEGER AS _file "
         f"FROM read_parquet(?, hive_partitioning = false) ORDER BY {order}) "
-        f"TO {text(str(target))} (FORMAT parquet, COMPRESSION {_STAGED_COMPRESSION})",
-        [[literal(path) for path in paths]],
+        f"TO {text(str(target))} (FORMAT parquet, COMPRESSION {_STAGED_COMPRESSION}, ROW_GROUP_SIZE "
     )
+    largest = heapq.nlargest(_ASKED, paths, key=lambda path: path.stat().st_size)
+    names = [literal(path) for path in paths]
+    try:
+        opened.execute(f"{copy}{rows_per_group(largest, _STAGED_GROUP_BYTES)})", [names])
+    except duckdb.OutOfMemoryException:
+        # Rows of other parts are larger.
+        opened.execute(f"{copy}{_LEAST_GROUP_ROWS})", [names])
 
 
 def write_view(
