@@ -288,5 +288,5 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
 TestCatalogAgainstDirectories = CatalogAgainstDirectories.TestCase
 TestCatalogAgainstDirectories.settings = settings(
-    max_examples=int(os.environ.get("CATALOG_EXAMPLES", "25")), stateful_step_count=25, deadline=None
+    max_examples=int(os.environ.get("CATALOG_EXAMPLES", "10")), stateful_step_count=25, deadline=None
 )
