@@ -270,6 +270,6 @@ def _part(log: LogName, trace_id: str, number: int, rows: pa.Table, *, content: 
 
 
 def parts(root: Path, log: LogName) -> Iterator[Path]:
-    """Yield the parts of a log of all traces."""
-    for directory in sorted((root / TRACES).iterdir()):
+    """Yield the parts of a log of all traces, oldest first as in rollups: the order decides how well it compresses."""
+    for directory in sorted((root / TRACES).iterdir(), key=lambda path: path.name.rpartition("-")[2]):
         yield from (directory / log).iterdir()
