@@ -192,9 +192,11 @@ class QueryTests(ArchiveTests):
         async with self.store_at(f"{self.archive_url}-other") as other:
             assert await rows(other, "SELECT count(*) AS n FROM traces") == [{"n": 0}]
             await self.put(files, other.url)
+            await other.refresh()
             assert await rows(other, "SELECT trace_id FROM traces") == [{"trace_id": "t"}]
             assert await rows(other, "SELECT count(*) AS n FROM messages") == [{"n": 8}]
         await self.remove(*files)
+        await store.refresh()
         assert await rows(store, "SELECT count(*) AS n FROM messages") == [{"n": 0}]
 
     @pytest.mark.parametrize("query", ["SELEC 1", "SELECT * FROM absent", "SELECT nothing FROM traces"])
