@@ -36,7 +36,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "notebook",
         "tracetree",
     ),
-    ("storage",),
+    ("storage", "database"),
     (
         "log",
         "reading",
@@ -61,7 +61,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pydantic": ("models",),
     "pydantic_core": ("codec.lines",),
     "pyarrow": ("codec", "query", "questions", "catalog", "rollups", "needles", "hits"),
-    "duckdb": ("query", "catalog", "rollups"),
+    "duckdb": ("database", "query", "catalog", "rollups"),
     "fsspec": ("storage.objects",),
     "s3fs": ("storage.objects",),
     "click": ("cli",),

@@ -177,7 +177,7 @@ class Catalog:
         """Begin anew; until that is done, nothing is known, whatever fails."""
         self._known, self._snapshot, self._seen = None, None, {}
         if self._table is None:
-            self._table = CatalogTable(self._storage.local_path(CATALOG))
+            self._table = CatalogTable()
         watches_names = self._storage.stamp(TRACES) is not None
         return KnownTraces(self._table, self._lookup, self.notices.writer, watches_names=watches_names)
 

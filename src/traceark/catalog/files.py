@@ -46,19 +46,17 @@ class Snapshot:
     info: SnapshotInfo
     data: Path | bytes
 
-    def rows(self) -> Path | pa.Table:
-        """Return its rows, or the file where DuckDB can read them itself; blocking.
+    def rows(self) -> pa.Table:
+        """Return its rows; blocking.
 
         Raises
         ------
         CorruptFileError
         """
-        if isinstance(self.data, bytes):
-            check_rows(self.info, BytesIO(self.data), self.file.name)
-            return pq.read_table(BytesIO(self.data))
-        with self.data.open("rb") as file:
+        with BytesIO(self.data) if isinstance(self.data, bytes) else self.data.open("rb") as file:
             check_rows(self.info, file, self.file.name)
-        return self.data
+            file.seek(0)
+            return pq.read_table(file)
 
 
 async def opened(storage: Storage, file: SnapshotFile, binding: str) -> Snapshot | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import cast
 
 import pyarrow as pa
@@ -66,7 +65,7 @@ class KnownTraces:
         lookup.forget_all()
         table.clear()
 
-    async def load(self, rows: Callable[[], Path | pa.Table]) -> None:
+    async def load(self, rows: Callable[[], pa.Table]) -> None:
         """Take the rows of a snapshot."""
         await asyncio.to_thread(lambda: self.table.load(rows()))
         found = self.table.query("SELECT trace_id, _openings FROM catalog WHERE _state IN ('open', 'damaged')")

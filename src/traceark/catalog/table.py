@@ -5,13 +5,15 @@ Blocking, and for one thread at a time. Knows rows and Arrow, no notes and no st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
+from traceark import database
 from traceark.catalog.rows import COLUMNS
 from traceark.catalog.snapshot import SCHEMA
 from traceark.codec.parquet import to_row
@@ -19,64 +21,48 @@ from traceark.codec.parts import records
 from traceark.errors import QueryError
 from traceark.models import JsonObject
 
-_CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "python_enable_replacements": False,
-}
+_numbers = itertools.count(1)
 _NAMES = ", ".join(f'"{column.name}"' for column in COLUMNS)
 
 
 class CatalogTable:
-    """All rows, in a DuckDB table `catalog`; the view `traces` has those that are there and readable.
+    """All rows, in a DuckDB table `catalog`; the view `traces` has those that are there and readable."""
 
-    Parameters
-    ----------
-    directory : Path, optional
-        Where snapshots lie that DuckDB may read itself; it opens no other files.
-    """
-
-    def __init__(self, directory: Path | None = None) -> None:
-        self._connection = duckdb.connect(":memory:", config=_CONFIG)
-        if directory is not None:
-            # A file is asked for by its pattern first, and by its name when it is opened.
-            self._connection.execute("SET allowed_directories = ?", [[str(directory), _escaped(directory)]])
-        self._connection.execute("SET enable_external_access = false")
-        self._connection.execute("SET TimeZone = 'UTC'")
-        empty = SCHEMA.empty_table()
-        self._connection.register("empty", empty)
-        self._connection.execute(f"CREATE TABLE catalog AS SELECT {_NAMES} FROM empty")
-        self._connection.unregister("empty")
+    def __init__(self) -> None:
+        self._connection = database.cursor()
+        self._schema = f"catalog_{next(_numbers)}"
+        self._connection.execute(f"CREATE SCHEMA {self._schema}")
+        self._connection.execute(f"SET schema = '{self._schema}'")
+        with self._given("empty", SCHEMA.empty_table()):
+            self._connection.execute(f"CREATE TABLE catalog AS SELECT {_NAMES} FROM empty")
         self._connection.execute("CREATE VIEW traces AS SELECT * FROM catalog WHERE _listed")
+
+    @contextmanager
+    def _given(self, name: str, table: pa.Table) -> Iterator[None]:
+        """Let SQL read an Arrow table by a name."""
+        self._connection.register(name, table)
+        try:
+            yield
+        finally:
+            self._connection.unregister(name)
 
     def clear(self) -> None:
         """Forget all rows."""
         self._connection.execute("TRUNCATE catalog")
 
-    def load(self, source: Path | pa.Table) -> None:
-        """Take the rows of a snapshot in place of all others; a path is read by DuckDB itself."""
+    def load(self, snapshot: pa.Table) -> None:
+        """Take the rows of a snapshot in place of all others."""
         self.clear()
-        if isinstance(source, Path):
-            relation = self._connection.read_parquet([_escaped(source)], hive_partitioning=False)
-            relation.create_view("snapshot")
-        else:
-            self._connection.register("snapshot", source)
-        try:
+        with self._given("snapshot", snapshot):
             self._connection.execute(f"INSERT INTO catalog SELECT {_NAMES} FROM snapshot")
-        finally:
-            if isinstance(source, Path):
-                self._connection.execute("DROP VIEW snapshot")
-            else:
-                self._connection.unregister("snapshot")
 
     def put(self, rows: Iterable[JsonObject]) -> None:
         """Put rows in place of those of the same traces."""
         table = pa.Table.from_pylist([to_row(COLUMNS, row) for row in rows], schema=SCHEMA)
         if table.num_rows:
-            self._connection.register("incoming", table)
-            self._connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT trace_id FROM incoming)")
-            self._connection.execute(f"INSERT INTO catalog SELECT {_NAMES} FROM incoming")
-            self._connection.unregister("incoming")
+            with self._given("incoming", table):
+                self._connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT trace_id FROM incoming)")
+                self._connection.execute(f"INSERT INTO catalog SELECT {_NAMES} FROM incoming")
 
     def remove(self, trace_ids: Sequence[str]) -> None:
         """Drop the rows of some traces."""
@@ -117,12 +103,12 @@ class CatalogTable:
 
     def names_apart(self, trace_ids: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return which of these traces nothing is known of, and which known ones are not among them."""
-        self._connection.register("present", pa.table({"trace_id": pa.array(trace_ids, pa.string())}))
+        present = pa.table({"trace_id": pa.array(trace_ids, pa.string())})
         known = "(SELECT trace_id FROM catalog WHERE _listed OR _state IN ('open', 'damaged'))"
         there = "(SELECT trace_id FROM catalog WHERE _listed OR _state = 'damaged')"
-        new = self.query(f"SELECT trace_id FROM present ANTI JOIN {known} USING (trace_id)")
-        missing = self.query(f"SELECT trace_id FROM {there} ANTI JOIN present USING (trace_id)")
-        self._connection.unregister("present")
+        with self._given("present", present):
+            new = self.query(f"SELECT trace_id FROM present ANTI JOIN {known} USING (trace_id)")
+            missing = self.query(f"SELECT trace_id FROM {there} ANTI JOIN present USING (trace_id)")
         return new.column(0).to_pylist(), missing.column(0).to_pylist()
 
     def export(self) -> pa.Table:
@@ -131,9 +117,6 @@ class CatalogTable:
 
     def close(self) -> None:
         """Give the memory back."""
+        self._connection.execute("SET schema = 'main'")
+        self._connection.execute(f"DROP SCHEMA {self._schema} CASCADE")
         self._connection.close()
-
-
-def _escaped(path: Path) -> str:
-    """Return a path that DuckDB takes for one file, whatever characters it has."""
-    return "".join(f"[{each}]" if each in "*?[" else each for each in str(path))

@@ -8,11 +8,12 @@ the rows and members of the traces that changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
-import duckdb
 import pyarrow as pa
 
+from traceark import database
 from traceark.rollups.files import MEMBER_SCHEMA, TREE_LEFT_OUT
 
 # Members of all current rollups: `rollup` is the place of the rollup in the list of current ones.
@@ -101,8 +102,7 @@ def cover_all_views(rows: pa.Table, members: pa.Table) -> Coverage:
 
 
 def _cover(rows: pa.Table, members: pa.Table, valid: str) -> Coverage:
-    with duckdb.connect(":memory:") as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with closing(database.cursor()) as connection:
         connection.register("catalog", rows)
         connection.register("members", members)
         connection.execute(_JOINED.format(valid=valid))
