@@ -49,7 +49,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "catalog",
         "rollups",
     ),
-    ("store", "query", "questions"),
+    ("store", "query", "questions", "asking", "keeping"),
     ("archive", "importers", "exporters", "sync"),
     ("cli", "server"),
 )

@@ -10,10 +10,10 @@ import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from traceark.catalog.report import RefreshReport
-from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Moment, Wanted
+from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Filters, Wanted
 from traceark.hits import SearchPage
 from traceark.models import Event, Goal, GoalTree, Json, Message, Trace
 from traceark.pages import TracePage
@@ -110,19 +110,10 @@ class Archive:
     def traces(
         self,
         *,
-        status: Wanted = None,
-        agent_type: Wanted = None,
-        uid: Wanted = None,
-        mode: Wanted = None,
-        model: Wanted = None,
-        parent: Wanted = None,
-        roots: bool = False,
-        since: Moment = None,
-        until: Moment = None,
-        where: str | None = None,
         order_by: str = NEWEST_FIRST,
         limit: int = PAGE_SIZE,
         after: str | None = None,
+        **filters: Unpack[Filters],
     ) -> TracePage:
         """Return a page of the traces that match all filters.
 
@@ -139,19 +130,10 @@ class Archive:
         """
         return self.run(
             self.store.traces(
-                status=status,
-                agent_type=agent_type,
-                uid=uid,
-                mode=mode,
-                model=model,
-                parent=parent,
-                roots=roots,
-                since=since,
-                until=until,
-                where=where,
                 order_by=order_by,
                 limit=limit,
                 after=after,
+                **filters,
             )
         )
 
@@ -165,16 +147,7 @@ class Archive:
         tool_name: Wanted = None,
         limit: int = PAGE_SIZE,
         after: str | None = None,
-        status: Wanted = None,
-        agent_type: Wanted = None,
-        uid: Wanted = None,
-        mode: Wanted = None,
-        model: Wanted = None,
-        parent: Wanted = None,
-        roots: bool = False,
-        since: Moment = None,
-        until: Moment = None,
-        where: str | None = None,
+        **filters: Unpack[Filters],
     ) -> SearchPage:
         """Find text in the content of messages, those of the newest trace first.
 
@@ -197,48 +170,20 @@ class Archive:
                 tool_name=tool_name,
                 limit=limit,
                 after=after,
-                status=status,
-                agent_type=agent_type,
-                uid=uid,
-                mode=mode,
-                model=model,
-                parent=parent,
-                roots=roots,
-                since=since,
-                until=until,
-                where=where,
+                **filters,
             )
         )
 
     def stats(
         self,
         by: Grouping = "day",
-        *,
-        status: Wanted = None,
-        agent_type: Wanted = None,
-        uid: Wanted = None,
-        mode: Wanted = None,
-        model: Wanted = None,
-        parent: Wanted = None,
-        roots: bool = False,
-        since: Moment = None,
-        until: Moment = None,
-        where: str | None = None,
+        **filters: Unpack[Filters],
     ) -> QueryResult:
         """Sum up traces by day, agent, model or status."""
         return self.run(
             self.store.stats(
                 by,
-                status=status,
-                agent_type=agent_type,
-                uid=uid,
-                mode=mode,
-                model=model,
-                parent=parent,
-                roots=roots,
-                since=since,
-                until=until,
-                where=where,
+                **filters,
             )
         )
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any, TypeAlias, cast, get_args
+from typing import Any, TypeAlias, TypedDict, cast, get_args
 
 from traceark.codec.fields import TRACES
 from traceark.errors import InvalidValueError
@@ -29,6 +29,21 @@ ORDERED = {column.name: column.kind for column in TRACES if column.kind in ("tex
 _TYPES: dict[str, tuple[type, ...]] = {"text": (str,), "time": (str,), "int64": (int,), "float64": (float, int)}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _EQUAL = {"status": "status", "agent_type": "agent_type", "uid": "uid", "mode": "mode", "model": "model"}
+
+
+class Filters(TypedDict, total=False):
+    """The keywords of a `TraceFilter`, for those who take them."""
+
+    status: Wanted
+    agent_type: Wanted
+    uid: Wanted
+    mode: Wanted
+    model: Wanted
+    parent: Wanted
+    roots: bool
+    since: Moment
+    until: Moment
+    where: str | None
 
 
 @dataclass(frozen=True)

@@ -8,42 +8,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from traceark import goals, lifecycle, query, questions, verification
-from traceark.catalog.report import RefreshReport
+from traceark import goals, lifecycle, query, questions
+from traceark.asking import Asking
 from traceark.codec.lines import to_record
-from traceark.compact import compact, seal
 from traceark.errors import (
-    InvalidIdError,
     InvalidValueError,
     MessageConflictError,
     MessageNotFoundError,
     TraceExistsError,
     TraceNotFoundError,
 )
-from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Moment, TraceFilter, TraceQuery, Wanted
 from traceark.headers import Header
-from traceark.hits import SearchPage
+from traceark.keeping import Keeping
 from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import TERMINAL, Event, Goal, GoalTree, Json, Message, Trace, updated, utc_now
-from traceark.needles import Needle
-from traceark.pages import TracePage
 from traceark.pool import TracePool
-from traceark.query import QueryResult
-from traceark.questions import Grouping
 from traceark.reading import fold_updates, retrying
 from traceark.requests import AddMessage, AppendEvent, KnownMessage, Request, UpdateMessage, digest
 from traceark.rollups.cache import FileCache, cache_directory
-from traceark.rollups.optimize import optimize, purge
-from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.stats import TOTALS, Sums, adjustment
 from traceark.storage import storage_for
 from traceark.storage.base import Durability, Storage
 from traceark.tracetree import TraceTree
-from traceark.verification import Finding
 
 
-class ArchiveStore:
+class ArchiveStore(Asking, Keeping):
     """An archive, opened for reading and writing.
 
     Opened lazily: nothing is touched before the first call, and ``async with`` is good manners,
@@ -240,138 +230,6 @@ class ArchiveStore:
         return await questions.newest(
             self._pool, {name: value for name, value in wanted.items() if value is not None}, limit
         )
-
-    async def traces(
-        self,
-        *,
-        status: Wanted = None,
-        agent_type: Wanted = None,
-        uid: Wanted = None,
-        mode: Wanted = None,
-        model: Wanted = None,
-        parent: Wanted = None,
-        roots: bool = False,
-        since: Moment = None,
-        until: Moment = None,
-        where: str | None = None,
-        order_by: str = NEWEST_FIRST,
-        limit: int = PAGE_SIZE,
-        after: str | None = None,
-    ) -> TracePage:
-        """Return a page of the traces that match all filters.
-
-        Parameters
-        ----------
-        status, agent_type, uid, mode, model, parent : str or iterable of str, optional
-            The value, or one of several; None among several means traces that have none. `parent` is
-            the parent's trace id.
-        roots : bool
-            Only traces without a parent.
-        since, until : datetime, date or str, optional
-            ``since <= created_at < until``; text is ISO 8601, and what has no zone is UTC.
-        where : str, optional
-            A condition in DuckDB's SQL over the columns of the view `traces`.
-        order_by : str
-            A column of that view, with ``-`` in front for descending. Ties are broken by trace id, and
-            traces without a value come last.
-        limit : int
-            How many at most.
-        after : str, optional
-            The `next` of the page before. Traces that arrive meanwhile move nothing.
-
-        Raises
-        ------
-        InvalidValueError
-            A filter, the order or the cursor is not possible.
-        QueryError
-            DuckDB refused `where`.
-        """
-        wanted = TraceFilter(status, agent_type, uid, mode, model, parent, roots, since, until, where)
-        return await questions.traces(self._pool, TraceQuery(wanted, order_by, limit, after))
-
-    async def search(
-        self,
-        text: str,
-        *,
-        regex: bool = False,
-        ignore_case: bool = True,
-        role: Wanted = None,
-        tool_name: Wanted = None,
-        limit: int = PAGE_SIZE,
-        after: str | None = None,
-        status: Wanted = None,
-        agent_type: Wanted = None,
-        uid: Wanted = None,
-        mode: Wanted = None,
-        model: Wanted = None,
-        parent: Wanted = None,
-        roots: bool = False,
-        since: Moment = None,
-        until: Moment = None,
-        where: str | None = None,
-    ) -> SearchPage:
-        """Find text in the content of messages, those of the newest trace first.
-
-        Text is sought where it stands in the content as people read it, in arguments and results of
-        tools too; a hit is a message with its first match.
-
-        Parameters
-        ----------
-        text : str
-            The text, or with `regex` a regular expression of RE2, where ``^`` and ``$`` are ends of lines.
-        regex, ignore_case : bool
-            How `text` is meant.
-        role, tool_name : str or iterable of str, optional
-            Only messages of these.
-        limit, after, status, agent_type, uid, mode, model, parent, roots, since, until, where
-            As for `traces`; the filters are those of the message's trace.
-
-        Raises
-        ------
-        InvalidValueError
-            The expression is none, or a filter or the cursor is not possible.
-        QueryError
-            DuckDB refused `where`.
-        """
-        wanted = TraceFilter(status, agent_type, uid, mode, model, parent, roots, since, until, where)
-        needle = Needle(text, regex=regex, ignore_case=ignore_case)
-        return await questions.search(
-            self._pool, needle, wanted, role=role, tool_name=tool_name, limit=limit, after=after
-        )
-
-    async def stats(
-        self,
-        by: Grouping = "day",
-        *,
-        status: Wanted = None,
-        agent_type: Wanted = None,
-        uid: Wanted = None,
-        mode: Wanted = None,
-        model: Wanted = None,
-        parent: Wanted = None,
-        roots: bool = False,
-        since: Moment = None,
-        until: Moment = None,
-        where: str | None = None,
-    ) -> QueryResult:
-        """Sum up traces by day (UTC, of `created_at`), agent, model or status.
-
-        The rows have the group, `runs`, `failed`, `messages`, `tokens`, `cost` and `duration_ms`; each
-        trace counts on its own, sub-agents too (`roots` leaves them out).
-
-        Parameters
-        ----------
-        by : {'day', 'agent', 'model', 'status'}
-            Days come in order, other groups with most runs first.
-        status, agent_type, uid, mode, model, parent, roots, since, until, where
-            As for `traces`.
-
-        Raises
-        ------
-        InvalidValueError, QueryError
-        """
-        wanted = TraceFilter(status, agent_type, uid, mode, model, parent, roots, since, until, where)
-        return await questions.stats(self._pool, by, wanted)
 
     async def tree(self, trace_id: str) -> TraceTree:
         """Return a trace with its sub-agents, and what they took, each counted once.
@@ -621,154 +479,6 @@ class ArchiveStore:
         """Bring every open trace's headers up to its logs, so that other readers need no log."""
         for trace in self._pool:
             await trace.publish_checkpoint()
-
-    async def compact(self, trace_id: str) -> None:
-        """Fold a trace's closed segments into parts; writers go on meanwhile.
-
-        Raises
-        ------
-        TraceNotFoundError, DamagedTraceError
-        """
-        await compact(await self._pool.opened(trace_id))
-
-    async def seal(self, trace_id: str) -> None:
-        """Bring a trace into its final form with a manifest; a later write reopens it.
-
-        Raises
-        ------
-        TraceNotFoundError, DamagedTraceError
-        """
-        trace = await self._pool.opened(trace_id)
-        await seal(trace)
-        await self._pool.done(trace_id)
-
-    async def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
-        """Check one trace, or all; an empty list means that nothing was found.
-
-        Parameters
-        ----------
-        trace_id : str, optional
-            All traces when absent.
-        deep : bool
-            Also every hash, every record, and a recount of totals and stats. Writes nothing.
-
-        Raises
-        ------
-        TraceNotFoundError
-        """
-        return await verification.verify(self.storage, trace_id, deep=deep)
-
-    async def refresh(self) -> RefreshReport:
-        """Look at every directory for what came, went or was replaced by other means than a store.
-
-        Not needed after writing through a store, nor on a local disk after trace directories were
-        copied in, renamed or deleted: that is noticed. It is after the contents of a directory
-        were replaced by hand, and on an object store after any copying. On a local disk it lists
-        three directories per trace; on S3 it takes one request per thousand files, and up to four
-        for each trace that is not as it was.
-
-        Raises
-        ------
-        StorageError
-        """
-        return await self._pool.catalog.refresh()
-
-    async def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
-        """Bring the rollups up to date: a few large Parquet files over all sealed traces, which SQL reads faster.
-
-        Only what is in no rollup yet is read. Small rollups are merged into larger ones now and then,
-        and those that hold rows of traces that changed or were deleted are rewritten. Killed
-        anywhere, it loses nothing; the next run goes on.
-
-        Parameters
-        ----------
-        progress : callable, optional
-            Called with the number of traces done and of all to do.
-
-        Raises
-        ------
-        BusyError
-            Another process is optimizing this archive.
-
-        Warns
-        -----
-        DamagedTraceWarning
-            A trace was left out.
-        """
-        await self._pool.ready()
-        catalog = self._pool.catalog
-        _, _, rows = await catalog.since(None)
-        return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
-
-    async def rollups_with(self, trace_ids: Iterable[str]) -> int:
-        """Return how many rollups hold rows of some traces, seen or hidden."""
-        standing = self._pool.standing
-        await standing.refresh()
-        return standing.reader.holding(set(trace_ids))
-
-    async def purge(self, trace_ids: Iterable[str]) -> PurgeReport:
-        """Rewrite, now, the rollups that hold rows of some traces, without these.
-
-        After `delete_trace` nothing shows such rows any more, but they lie there until this, or the
-        next `optimize`.
-
-        Raises
-        ------
-        BusyError
-            Another process is optimizing this archive; nothing was purged.
-        """
-        await self._pool.ready()
-        return await purge(self.storage, await self._pool.catalog.binding(), trace_ids)
-
-    async def delete_trace(self, trace_id: str) -> None:
-        """Delete a trace for good. Its rows in rollups are hidden at once; `purge` removes them.
-
-        Raises
-        ------
-        TraceNotFoundError
-        """
-        await self._pool.ready()
-        await self._pool.settle(trace_id)
-        try:
-            prefix = trace_prefix(trace_id)
-        except InvalidIdError:
-            raise TraceNotFoundError(f"no trace {trace_id!r} in {self.url}") from None
-        await self._pool.catalog.notices.announce(trace_id)
-        incarnation = await lifecycle.delete(self.storage, prefix)
-        await self._pool.forget(trace_id)  # another task may have opened it meanwhile
-        await self._pool.catalog.notices.deleted(trace_id, incarnation)
-
-    async def sql(
-        self,
-        query_text: str,
-        parameters: Sequence[Any] | Mapping[str, Any] | None = None,
-        *,
-        sandbox: bool = False,
-    ) -> QueryResult:
-        """Answer SQL over the views `traces`, `goals`, `messages` and `events`; `docs/sql.md` has their columns.
-
-        Cancelling the call interrupts the query.
-
-        Parameters
-        ----------
-        query_text : str
-            DuckDB's SQL.
-        parameters : sequence or mapping, optional
-            Bound to ``?`` or ``$name``.
-        sandbox : bool
-            For text that is not trusted: one statement that reads this archive and nothing else.
-
-        Raises
-        ------
-        QueryError
-            DuckDB or the sandbox refused the query.
-
-        Warns
-        -----
-        DamagedTraceWarning
-            A trace was left out.
-        """
-        return await query.run(self._pool, query_text, parameters, sandbox=sandbox)
 
     async def close(self) -> None:
         """Seal every trace that this store wrote to and that is finished; give back all files.

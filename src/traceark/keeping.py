@@ -1,0 +1,139 @@
+"""Keeping an archive in order: compaction, sealing, checks, a full look, rollups, deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from traceark import lifecycle, verification
+from traceark.catalog.report import RefreshReport
+from traceark.compact import compact, seal
+from traceark.errors import InvalidIdError, TraceNotFoundError
+from traceark.layout import trace_prefix
+from traceark.pool import TracePool
+from traceark.rollups.optimize import optimize, purge
+from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
+from traceark.storage.base import Storage
+from traceark.verification import Finding
+
+
+class Keeping:
+    """The part of `ArchiveStore` that keeps an archive in order."""
+
+    storage: Storage
+    _pool: TracePool
+
+    async def compact(self, trace_id: str) -> None:
+        """Fold a trace's closed segments into parts; writers go on meanwhile.
+
+        Raises
+        ------
+        TraceNotFoundError, DamagedTraceError
+        """
+        await compact(await self._pool.opened(trace_id))
+
+    async def seal(self, trace_id: str) -> None:
+        """Bring a trace into its final form with a manifest; a later write reopens it.
+
+        Raises
+        ------
+        TraceNotFoundError, DamagedTraceError
+        """
+        trace = await self._pool.opened(trace_id)
+        await seal(trace)
+        await self._pool.done(trace_id)
+
+    async def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
+        """Check one trace, or all; an empty list means that nothing was found.
+
+        Parameters
+        ----------
+        trace_id : str, optional
+            All traces when absent.
+        deep : bool
+            Also every hash, every record, and a recount of totals and stats. Writes nothing.
+
+        Raises
+        ------
+        TraceNotFoundError
+        """
+        return await verification.verify(self.storage, trace_id, deep=deep)
+
+    async def refresh(self) -> RefreshReport:
+        """Look at every directory for what came, went or was replaced by other means than a store.
+
+        Not needed after writing through a store, nor on a local disk after trace directories were
+        copied in, renamed or deleted: that is noticed. It is after the contents of a directory
+        were replaced by hand, and on an object store after any copying. On a local disk it lists
+        three directories per trace; on S3 it takes one request per thousand files, and up to four
+        for each trace that is not as it was.
+
+        Raises
+        ------
+        StorageError
+        """
+        return await self._pool.catalog.refresh()
+
+    async def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
+        """Bring the rollups up to date: a few large Parquet files over all sealed traces, which SQL reads faster.
+
+        Only what is in no rollup yet is read. Small rollups are merged into larger ones now and then,
+        and those that hold rows of traces that changed or were deleted are rewritten. Killed
+        anywhere, it loses nothing; the next run goes on.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            Called with the number of traces done and of all to do.
+
+        Raises
+        ------
+        BusyError
+            Another process is optimizing this archive.
+
+        Warns
+        -----
+        DamagedTraceWarning
+            A trace was left out.
+        """
+        await self._pool.ready()
+        catalog = self._pool.catalog
+        _, _, rows = await catalog.since(None)
+        return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
+
+    async def rollups_with(self, trace_ids: Iterable[str]) -> int:
+        """Return how many rollups hold rows of some traces, seen or hidden."""
+        standing = self._pool.standing
+        await standing.refresh()
+        return standing.reader.holding(set(trace_ids))
+
+    async def purge(self, trace_ids: Iterable[str]) -> PurgeReport:
+        """Rewrite, now, the rollups that hold rows of some traces, without these.
+
+        After `delete_trace` nothing shows such rows any more, but they lie there until this, or the
+        next `optimize`.
+
+        Raises
+        ------
+        BusyError
+            Another process is optimizing this archive; nothing was purged.
+        """
+        await self._pool.ready()
+        return await purge(self.storage, await self._pool.catalog.binding(), trace_ids)
+
+    async def delete_trace(self, trace_id: str) -> None:
+        """Delete a trace for good. Its rows in rollups are hidden at once; `purge` removes them.
+
+        Raises
+        ------
+        TraceNotFoundError
+        """
+        await self._pool.ready()
+        await self._pool.settle(trace_id)
+        try:
+            prefix = trace_prefix(trace_id)
+        except InvalidIdError:
+            raise TraceNotFoundError(f"no trace {trace_id!r} in {self.storage.url}") from None
+        await self._pool.catalog.notices.announce(trace_id)
+        incarnation = await lifecycle.delete(self.storage, prefix)
+        await self._pool.forget(trace_id)  # another task may have opened it meanwhile
+        await self._pool.catalog.notices.deleted(trace_id, incarnation)
