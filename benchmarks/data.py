@@ -138,7 +138,8 @@ class _Writer:
 def _vocabulary() -> tuple[str, ...]:
     source = random.Random(7)
     words = {"".join(source.choices(_SYLLABLES, k=source.choice((1, 2, 2, 3, 3, 4)))) for _ in range(4000)}
-    return tuple(sorted(words, key=lambda word: (source.random() * len(word), word)))
+    # In the order of the alphabet first: a set's own order differs from process to process.
+    return tuple(sorted(sorted(words), key=lambda word: (source.random() * len(word), word)))
 
 
 def messages(trace_id: str, count: int, seed: int = 0) -> Iterator[Message]:

@@ -412,16 +412,13 @@ class ArchiveStore(Asking, Keeping):
             The id lives in several traces.
         """
         if trace_id is None:
-            trace_id = await query.trace_of(self._pool, message_id)
-        if trace_id is None:
-            return None
-        holder = trace_id
+            return await query.find(self._pool, message_id)
 
         async def read() -> Message | None:
-            stored = await self._pool.stored(holder)
+            stored = await self._pool.stored(trace_id)
             return None if stored is None else await stored.message(message_id)
 
-        return await retrying(holder, read)
+        return await retrying(trace_id, read)
 
     async def update_message(self, message_id: str, *, trace_id: str | None = None, **updates: Any) -> None:
         """Set fields of a message; totals and stats follow.
@@ -432,9 +429,10 @@ class ArchiveStore(Asking, Keeping):
         """
         request = UpdateMessage(message_id, updates)
         if trace_id is None:
-            trace_id = await query.trace_of(self._pool, message_id)
-            if trace_id is None:
+            found = await query.find(self._pool, message_id)
+            if found is None:
                 raise MessageNotFoundError(f"no message {message_id!r} in {self.url}")
+            trace_id = found.trace_id
         trace = await self._pool.opened(trace_id)
         await trace.submit(request)
 

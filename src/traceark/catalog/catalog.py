@@ -288,9 +288,8 @@ class Catalog:
             if isinstance(self._storage, AppendStorage) and not self._lookup.has_arrived(listed[trace_id]):
                 openings.add(COPIED)
             with_openings(row, openings)
-        await known.remove(
-            [each for each in before.keys() | known.open.keys() if each not in rows.keys() | (listed.keys() - fresh)]
-        )
+        there = rows.keys() | (listed.keys() - fresh)
+        await known.remove(list((before.keys() | known.open.keys()) - there))
         await known.put(list(rows.values()))
         known.strangers = tuple(strangers)
         known.doubted = set(known.open)

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from traceark.errors import QueryError
 from traceark.pool import TracePool
-from traceark.query.finding import trace_of
+from traceark.query.finding import find
 from traceark.query.gather import gather
 from traceark.query.result import QueryResult
 from traceark.query.running import Parameters, answer
 from traceark.query.views import wanted_views
 from traceark.storage.base import KeyMissingError
 
-__all__ = ["QueryResult", "run", "trace_of"]
+__all__ = ["QueryResult", "find", "run"]
 
 _ATTEMPTS = 4
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from traceark.errors import AmbiguousMessageId, DamagedTraceError
 from traceark.layout import LOGS
+from traceark.models import Message
 from traceark.pool import TracePool
 from traceark.query.gather import part_path
 from traceark.query.running import answer
 from traceark.query.sources import Source
-from traceark.storage.base import KeyMissingError
+from traceark.reading import retrying
 
 _MESSAGES = LOGS.index("messages")
 _SHOWN = 3
 
 
-async def trace_of(pool: TracePool, message_id: str) -> str | None:
-    """Return the one trace that holds a message id, or None.
+async def find(pool: TracePool, message_id: str) -> Message | None:
+    """Return the message of an id, or None.
 
     Rollups have an index. The parts of traces in no rollup are asked by DuckDB, and live traces one
     by one.
@@ -40,23 +41,26 @@ async def trace_of(pool: TracePool, message_id: str) -> str | None:
         text = "SELECT DISTINCT trace_id FROM messages WHERE message_id = $id"
         found = await answer({"messages": [Source(paths=tuple(paths))]}, text, {"id": message_id})
         candidates.update(row["trace_id"] for row in found.rows())
-    holders = [trace_id for trace_id in sorted(candidates) if await _holds(pool, trace_id, message_id)]
-    if len(holders) > 1:
-        shown = ", ".join(map(repr, holders[:_SHOWN]))
-        more = "…" if len(holders) > _SHOWN else ""
+    held = [message for each in sorted(candidates) if (message := await _message(pool, each, message_id)) is not None]
+    if len(held) > 1:
+        shown = ", ".join(repr(message.trace_id) for message in held[:_SHOWN])
+        more = "…" if len(held) > _SHOWN else ""
         raise AmbiguousMessageId(
-            f"the message id {message_id!r} lives in {len(holders)} traces ({shown}{more}); pass trace_id="
+            f"the message id {message_id!r} lives in {len(held)} traces ({shown}{more}); pass trace_id="
         )
-    return holders[0] if holders else None
+    return held[0] if held else None
 
 
-async def _holds(pool: TracePool, trace_id: str, message_id: str) -> bool:
-    trace = pool.get(trace_id)
-    try:
-        if trace is not None:
-            async with trace.reading():
-                return message_id in trace.fold.facts
+async def _message(pool: TracePool, trace_id: str, message_id: str) -> Message | None:
+    async def read() -> Message | None:
         stored = await pool.stored(trace_id)
-        return stored is not None and await stored.message(message_id) is not None
-    except (KeyMissingError, DamagedTraceError):
-        return False  # gone, or damaged: `verify` tells
+        trace = pool.get(trace_id)
+        # An open trace, which that brought up to date, knows its ids: no need to read it for one it has not.
+        if stored is None or (trace is not None and message_id not in trace.fold.facts):
+            return None
+        return await stored.message(message_id)
+
+    try:
+        return await retrying(trace_id, read)
+    except DamagedTraceError:
+        return None  # `verify` tells
