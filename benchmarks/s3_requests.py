@@ -7,35 +7,13 @@ import importlib
 import sys
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from benchmarks.data import messages
 from benchmarks.measure import Figure
 from traceark import ArchiveStore, Goal, Trace
 
 BESIDE = "the fewest that can do it"
-
-
-class Counter:
-    """Counts the requests that the S3 client of a store sends."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-
-    async def listen(self, store: ArchiveStore) -> None:
-        """Count from now on; stores with the same options share one client."""
-        files = cast("Any", store.storage)._fs
-        await asyncio.to_thread(files.connect)
-        files.s3.meta.events.register("before-send.s3", self._sent)
-
-    def _sent(self, request: Any, **_: object) -> None:
-        self.sent.append(str(request.method))
-
-    async def during(self, work: Awaitable[object]) -> int:
-        """Return how many requests a call makes."""
-        self.sent.clear()
-        await work
-        return len(self.sent)
 
 
 async def measure(_: Path) -> list[Figure]:
@@ -50,14 +28,14 @@ async def measure(_: Path) -> list[Figure]:
     if not Path(sys.executable).with_name("ministack").exists():
         return [_absent("ministack is not installed")]
     with servers.ministack() as server:
-        return await _measure(server)
+        return await _measure(server, servers.Requests())
 
 
 def _absent(reason: str) -> Figure:
     return Figure("requests per operation on S3", f"not measured: {reason}")
 
 
-async def _measure(server: Any) -> list[Figure]:
+async def _measure(server: Any, requests: Any) -> list[Figure]:
     run = list(messages("run", 60, seed=3))
     url = server.place()
 
@@ -65,13 +43,12 @@ async def _measure(server: Any) -> list[Figure]:
         return ArchiveStore(url, storage_options=server.storage_options)
 
     figures: list[Figure] = []
-    count = Counter()
 
     async def figure(name: str, work: Awaitable[object], fewest: int | None = None, aim: int | None = None) -> None:
-        figures.append(_figure(name, await count.during(work), fewest, aim))
+        figures.append(_figure(name, len(await requests.during(work)), fewest, aim))
 
     store = opened()
-    await count.listen(store)
+    await requests.listen(store)
     await store.create_trace(Trace(trace_id="warm", task="benchmark"))
     await figure("`create_trace`", store.create_trace(Trace(trace_id="run", task="benchmark")), 1)
     await figure("`add_message`, the first of a process", store.add_message(run[0]), 3)
@@ -92,8 +69,8 @@ async def _measure(server: Any) -> list[Figure]:
     await figure("`get_trace`, cold, of a sealed trace", store.get_trace("run"), 2)
     await store.close()
     store = opened()
-    reads = count.during(_read(store))
-    figures.append(_figure("cold read of a sealed trace: `get_trace`, `get_trace_messages`", await reads, 3, 4))
+    reads = len(await requests.during(_read(store)))
+    figures.append(_figure("cold read of a sealed trace: `get_trace`, `get_trace_messages`", reads, 3, 4))
     await store.close()
     store = opened()
     await figure("`get_trace_messages`, cold, of a sealed trace", store.get_trace_messages("run"), 3, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import socket
@@ -10,13 +11,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import s3fs
+
+from traceark import ArchiveStore
 
 START_SECONDS = 60.0
 REGION = "eu-central-1"
@@ -43,6 +46,28 @@ class S3Server:
     def place(self) -> str:
         """Return the URL of an unused prefix."""
         return f"s3://{self.bucket}/archive-{next(self._places)}"
+
+
+class Requests:
+    """Counts the requests that the S3 client of a store sends, and the keys they are for."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    async def listen(self, store: ArchiveStore) -> None:
+        """Count from now on; stores with the same options share one client."""
+        files = cast("Any", store.storage)._fs
+        await asyncio.to_thread(files.connect)
+        files.s3.meta.events.register("before-send.s3", self._sent)
+
+    def _sent(self, request: Any, **_: object) -> None:
+        self.sent.append(f"{request.method} {request.url}")
+
+    async def during(self, work: Awaitable[object]) -> list[str]:
+        """Return the requests that a call makes."""
+        self.sent.clear()
+        await work
+        return list(self.sent)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import pytest
 
 import traceark
 import traceark.catalog.catalog
-from servers import S3Server
+from servers import Requests, S3Server
 from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, encode_snapshot
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, StorageError, TraceExistsError
 from traceark.layout import TRACES, trace_prefix
@@ -829,26 +829,6 @@ async def test_a_caller_that_goes_away_leaves_nothing_half_done(tmp_path: Path) 
 
 
 # What it costs
-
-
-class Requests:
-    """Counts the requests that the S3 client of a store sends, and the keys they are for."""
-
-    def __init__(self) -> None:
-        self.sent: list[str] = []
-
-    async def listen(self, store: ArchiveStore) -> None:
-        files = cast("Any", store.storage)._fs
-        await asyncio.to_thread(files.connect)
-        files.s3.meta.events.register("before-send.s3", self._sent)
-
-    def _sent(self, request: Any, **_: object) -> None:
-        self.sent.append(f"{request.method} {request.url}")
-
-    async def during(self, work: Awaitable[object]) -> list[str]:
-        self.sent.clear()
-        await work
-        return list(self.sent)
 
 
 async def test_lists_on_s3_cost_no_more_than_two_requests(ministack_server: S3Server) -> None:

@@ -12,15 +12,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import traceark
 from servers import REGION, S3Server, free_port
+from shell import out, run, told, wrong
 from traceark.cli import program
 from traceark.cli.archives import meant, short_ids
 
@@ -30,30 +30,6 @@ BUGFIX = "7d1f0c52-64a5-4b0e-9b57-2f6f3f0c9a11"
 COMMAND = (sys.executable, "-c", "from traceark.cli import main; main()")
 # What a terminal obeys, or what reorders text; a newline is the only control that output may hold.
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def run(*arguments: object, columns: int | None = None) -> Result:
-    environment = {"COLUMNS": str(columns) if columns else None}
-    return CliRunner().invoke(program, [str(each) for each in arguments], env=environment)
-
-
-def out(*arguments: object, columns: int | None = None) -> str:
-    result = run(*arguments, columns=columns)
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
-    return result.stdout
-
-
-def told(*arguments: object) -> Any:
-    return json.loads(out(*arguments, "--json"))
-
-
-def wrong(code: int, *arguments: object) -> str:
-    """Return the one line on standard error of a call that ends with this code."""
-    result = run(*arguments)
-    assert result.exit_code == code, result.stderr
-    assert result.stderr.startswith("traceark: ") and result.stderr.count("\n") == 1
-    return result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +258,30 @@ class TestKeeping:
     def test_rm_deletes_what_is_named_and_no_more(self, archive: Path) -> None:
         assert told("rm", archive, "7d1f", "1b6f")["removed"] == [BUGFIX, "1b6f3c88-9d20-47e5-b3aa-640c5e7f1d92"]
         assert len(told("ls", archive)) == 3
+
+    def test_rm_says_what_rollups_still_hold_and_purge_rewrites_them(self, archive: Path) -> None:
+        assert told("optimize", archive)["made"] == 1
+        assert told("optimize", archive)["made"] == 0
+        left = run("rm", archive, "7d1f")
+        assert left.exit_code == 0
+        assert "1 rollup still holds rows" in left.stderr and "traceark optimize" in left.stderr
+        assert told("sql", archive, "SELECT count(*) AS n FROM messages") == [{"n": 32}]
+        assert told("optimize", archive)["purged"] == 1
+        out("rm", archive, "1b6f", "--purge")
+        assert told("sql", archive, "SELECT count(*) AS n FROM messages") == [{"n": 20}]
+        assert told("optimize", archive)["purged"] == 0
+
+    def test_refresh_notices_contents_that_were_replaced(self, archive: Path, imported: Path) -> None:
+        assert told("refresh", archive)["traces"] == 5
+        header = archive / "traces" / BUGFIX / "trace.json"
+        whole = header.read_bytes()
+        header.write_bytes(whole[:-20])
+        damaged = run("refresh", archive)
+        assert (damaged.exit_code, BUGFIX in damaged.stdout) == (1, True)
+        assert BUGFIX not in run("ls", archive).stdout
+        header.write_bytes(whole)
+        assert told("refresh", archive)["problems"] == []
+        assert BUGFIX in [trace["trace_id"] for trace in told("ls", archive)]
 
     def test_rm_deletes_nothing_when_one_is_not_there_or_not_clear(self, archive: Path) -> None:
         wrong(1, "rm", archive, "7d1f", "nothing")

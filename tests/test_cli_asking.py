@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 import traceark
+from shell import out, told, wrong
 from traceark import Goal, Message, Trace
 from traceark.cli import program
 
 SAMPLES = Path(traceark.__file__).parent / "samples" / "claude-code"
 SESSION, AGENT = "c2b9a6f4-0d3e-4a77-8f15-9be1d2a4c803", "c2b9a6f4-0d3e-4a77-8f15-9be1d2a4c803-agent-a31c7d"
 BUGFIX = "7d1f0c52-64a5-4b0e-9b57-2f6f3f0c9a11"
-
-
-def run(*arguments: object, columns: int | None = None) -> Result:
-    environment = {"COLUMNS": str(columns) if columns else None}
-    return CliRunner().invoke(program, [str(each) for each in arguments], env=environment)
-
-
-def out(*arguments: object, columns: int | None = None) -> str:
-    result = run(*arguments, columns=columns)
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
-    return result.stdout
-
-
-def told(*arguments: object) -> Any:
-    return json.loads(out(*arguments, "--json"))
-
-
-def wrong(*arguments: object) -> str:
-    """Return the one line on standard error of a call that was used wrong."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.stderr
-    assert result.stderr.startswith("traceark: ") and result.stderr.count("\n") == 1
-    return result.stderr
 
 
 def listed(*arguments: object) -> list[str]:
@@ -105,10 +80,10 @@ class TestLs:
         assert [*(trace.trace_id for trace in page), *listed(archive, "--after", page.next)] == listed(archive)
 
     def test_what_cannot_be_meant_is_used_wrong(self, archive: Path) -> None:
-        assert "7d" in wrong("ls", archive, "--since", "yesterday-ish")
-        assert "order_by" in wrong("ls", archive, "--order-by", "metadata")
-        assert "no_such_column" in wrong("ls", archive, "--where", "no_such_column > 1")
-        assert "roots" in wrong("ls", archive, "--roots", "--parent", SESSION)
+        assert "7d" in wrong(2, "ls", archive, "--since", "yesterday-ish")
+        assert "order_by" in wrong(2, "ls", archive, "--order-by", "metadata")
+        assert "no_such_column" in wrong(2, "ls", archive, "--where", "no_such_column > 1")
+        assert "roots" in wrong(2, "ls", archive, "--roots", "--parent", SESSION)
 
 
 class TestTree:
@@ -171,7 +146,7 @@ class TestSearch:
         assert hits and all((hit["role"], hit["tool_name"]) == ("tool", "Read") for hit in hits)
         assert told("search", archive, "TiLe", "--case-sensitive") == {"hits": [], "next": None}
         assert out("search", archive, "nowhere to be found") == "nothing found\n"
-        assert "RE2" in wrong("search", archive, "(", "--regex")
+        assert "RE2" in wrong(2, "search", archive, "(", "--regex")
 
     def test_what_is_found_is_not_obeyed_by_a_terminal(self, tmp_path: Path) -> None:
         with traceark.open(tmp_path / "runs") as opened:

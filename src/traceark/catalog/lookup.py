@@ -10,8 +10,15 @@ from typing import cast
 
 from traceark.catalog.notes import opened_at
 from traceark.catalog.rows import DAMAGED, GONE, OPEN, SETTLED, damaged, describe, fingerprint
-from traceark.errors import DamagedTraceError, StorageError, TraceNotFoundError, UnsupportedFormatError
+from traceark.errors import (
+    CorruptFileError,
+    DamagedTraceError,
+    StorageError,
+    TraceNotFoundError,
+    UnsupportedFormatError,
+)
 from traceark.layout import LOCK, MANIFEST, trace_prefix
+from traceark.manifest import decode_manifest
 from traceark.models import Json, JsonObject, Trace
 from traceark.reading import StoredTrace, scan
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
@@ -141,10 +148,21 @@ class Lookup:
             differs = self._saw.get(trace_id) != (token, False)
             return Look(describe(stored, trace) if differs else None, token, False, True, differs)
         entries = await self._storage.list(trace_prefix(trace_id))
-        token, arrived = fingerprint(entries), self.has_arrived(entries)
-        if self._saw.get(trace_id) == (token, arrived):
+        token, quiet = fingerprint(entries), self.has_arrived(entries)
+        saw, arrived = self._saw.get(trace_id, ("", False))
+        if saw == token and (arrived or not quiet):
             return Look(None, token, arrived, False, False)
-        return Look(await self.row(trace_id, entries) if entries else None, token, arrived, False, True)
+        row = await self.row(trace_id, entries) if entries else None
+        sealed = row is not None and bool(row.get("_sealed"))
+        return Look(row, token, quiet or (sealed and await self._is_whole(trace_id, entries)), False, True)
+
+    async def _is_whole(self, trace_id: str, entries: Mapping[str, Entry]) -> bool:
+        """Say whether all files of a sealed trace are there: it says itself which belong to it."""
+        key = f"{trace_prefix(trace_id)}/{MANIFEST}"
+        try:
+            return decode_manifest(await self._storage.read(key), key).keys() <= entries.keys()
+        except (KeyMissingError, CorruptFileError):
+            return False
 
     def has_arrived(self, entries: Mapping[str, Entry]) -> bool:
         """Say whether nothing of a trace changed for so long that nothing more can be on its way."""

@@ -1,4 +1,4 @@
-"""The verbs that keep an archive in order: compact, seal, verify, rm."""
+"""The verbs that keep an archive in order: compact, seal, verify, rm, refresh, optimize."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from traceark.cli.archives import find_all, find_exactly, opened_existing, trace
 from traceark.cli.output import Kept, Verified
 from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
-from traceark.cli.terminal import one_line
+from traceark.cli.terminal import count_of, one_line
 from traceark.errors import DamagedTraceError, TraceNotFoundError
 
 
@@ -98,11 +98,9 @@ def rm_verb(settings: Settings, archive: str, names: tuple[str, ...], purge: boo
             left = len(report.unread)
     code = _tell(settings, Kept("removed", done, failed=failed))
     if left:
-        click.echo(
-            f"traceark: {left} rollup{'s' if left > 1 else ''} still hold rows of what was removed, hidden; "
-            f"traceark optimize {archive} rewrites them",
-            err=True,
-        )
+        rollups = f"{count_of(left, 'rollup')} still hold{'' if left > 1 else 's'}"
+        hint = f"traceark optimize {archive} rewrites {'them' if left > 1 else 'it'}"
+        click.echo(f"traceark: {rollups} rows of what was removed, hidden; {hint}", err=True)
     return code
 
 
