@@ -191,7 +191,7 @@ class TestStats:
 
 
 def test_a_terminal_gets_the_match_marked(archive: Path) -> None:
-    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "100"}
+    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "100", "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
     shown = CliRunner().invoke(program, ["search", str(archive), "parse_empty"], env=environment).stdout
     assert "\x1b[1;30;43mparse_empty\x1b[0m" in shown

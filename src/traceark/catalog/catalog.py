@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import duckdb
@@ -354,6 +355,7 @@ class Catalog:
             # Others went on from an earlier file of this name; what they do not have must stay.
             raise KeyExistsError(f"{self._storage.url}/{CATALOG}: another process folded meanwhile")
         self._snapshot, self._info = published, info
+        known.folded()
         snapshots, changes = contents.superseded_by(info.generation, info.folded)
         await files.delete(self._storage, snapshots)
         await files.delete(self._storage, changes)
@@ -391,6 +393,37 @@ class Catalog:
         found, problems = await self._undisturbed(work)
         _warn(problems)
         return found
+
+    async def parted(self) -> tuple[Path | None, list[str], pa.Table]:
+        """Return the rows of the view `traces` in parts, so that a large catalog need not pass through memory.
+
+        Returns
+        -------
+        snapshot : Path or None
+            A Parquet file on a local disk, with more columns than the view.
+        masked : list of str
+            The traces whose rows there do not count.
+        rows : pyarrow.Table
+            All other rows of the view.
+
+        Warns
+        -----
+        DamagedTraceWarning
+            A trace was left out.
+        """
+
+        async def work() -> tuple[Path | None, list[str], pa.Table, list[str]]:
+            known = await self._sync()
+            path = None
+            if self._snapshot is not None:
+                path = self._storage.local_path(f"{CATALOG}/{self._snapshot.name}")
+            changed = None if path is None else known.unfolded()
+            masked, rows = await asyncio.to_thread(known.table.apart, changed)
+            return path, masked, rows, known.told_problems()
+
+        path, masked, rows, problems = await self._undisturbed(work)
+        _warn(problems)
+        return path, masked, rows
 
     async def since(self, mark: Mark | None) -> tuple[Mark, list[str] | None, pa.Table]:
         """Return what changed since a mark that an earlier call gave.

@@ -59,6 +59,7 @@ class KnownTraces:
         self.doubted: set[str] = set()
         self.number = next(_numbers)
         self.log: list[str] = []
+        self._folded = 0
         self._lookup = lookup
         self._writer = writer
         self._watches_names = watches_names
@@ -105,6 +106,14 @@ class KnownTraces:
             self._lookup.forget(each)
         await self.put([with_openings({"trace_id": each, "_listed": False}, ids) for each, ids in held.items() if ids])
         self.doubted.update(each for each, ids in held.items() if ids)
+
+    def folded(self) -> None:
+        """Hear that a snapshot was made of the rows as they are."""
+        self._folded = len(self.log)
+
+    def unfolded(self) -> list[str]:
+        """Return the traces whose rows may not be as in the newest snapshot."""
+        return sorted(set(self.log[self._folded :]))
 
     async def apply(self, notes: Sequence[Note]) -> None:
         """Take in what processes tell of traces."""

@@ -16,6 +16,7 @@ import pyarrow as pa
 from traceark import database
 from traceark.catalog.rows import COLUMNS
 from traceark.catalog.snapshot import SCHEMA
+from traceark.codec.fields import TRACES
 from traceark.codec.parquet import to_row
 from traceark.codec.parts import records
 from traceark.errors import QueryError
@@ -95,6 +96,18 @@ class CatalogTable:
             f"_state = 'settled' AND coalesce(_sealed, false) AS final FROM catalog WHERE _listed AND {told}",
             None if trace_ids is None else [list(trace_ids)],
         )
+
+    def apart(self, changed: Sequence[str] | None) -> tuple[list[str], pa.Table]:
+        """Return what a snapshot that lacks some changes must not show, and the listed rows that it lacks.
+
+        None stands for no snapshot at all.
+        """
+        names = ", ".join(f'"{column.name}"' for column in TRACES)
+        if changed is None:
+            return [], self.query(f"SELECT {names} FROM traces")
+        unlisted = self.query("SELECT trace_id FROM catalog WHERE NOT _listed").column(0).to_pylist()
+        rows = self.query(f"SELECT {names} FROM traces WHERE trace_id IN (SELECT unnest(?))", [list(changed)])
+        return sorted({*changed, *unlisted}), rows
 
     def files(self) -> dict[str, str]:
         """Return the hashes of the files of all traces that are there, by trace id."""

@@ -25,7 +25,6 @@ from traceark.rollups.standing import Standing
 from traceark.storage.base import KeyMissingError
 
 _PARALLEL = 32
-_COLUMNS = ", ".join(f'"{column.name}"' for column in VIEWS["traces"])
 Read = Callable[[StoredTrace], Awaitable[Iterable[JsonObject]]]
 
 
@@ -39,7 +38,8 @@ async def gather(pool: TracePool, wanted: Collection[str]) -> dict[str, list[Sou
     """
     sources: dict[str, list[Source]] = {}
     if "traces" in wanted:
-        sources["traces"] = [Source(table=await pool.catalog.select(f"SELECT {_COLUMNS} FROM traces", {}))]
+        snapshot, masked, rows = await pool.catalog.parted()
+        sources["traces"] = [_masked([str(snapshot)] if snapshot is not None else [], masked), Source(table=rows)]
     if any(name in wanted for name in ("goals", *LOGS)):
         standing = pool.standing
         await standing.refresh()
@@ -89,12 +89,18 @@ async def _rolled(standing: Standing, view: str, masks: list[set[str]]) -> list[
     whole: list[str] = []
     masked: list[Source] = []
     for files, mask in zip(await standing.reader.paths(view), masks, strict=True):
-        names = tuple(map(str, files))
+        names = list(map(str, files))
         if not mask:
             whole += names
         elif names:
-            masked.append(Source(paths=names, masked=pa.table({"trace_id": pa.array(sorted(mask), pa.string())})))
+            masked.append(_masked(names, mask))
     return [Source(paths=tuple(whole)), *masked]
+
+
+def _masked(paths: Iterable[str], trace_ids: Collection[str]) -> Source:
+    """Return files without the rows of some traces."""
+    mask = pa.table({"trace_id": pa.array(sorted(trace_ids), pa.string())}) if trace_ids else None
+    return Source(paths=tuple(paths), masked=mask)
 
 
 def part_path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | None:
