@@ -78,7 +78,7 @@ async def _optimizing(root: Path, folder: Path, rounds: int, shape: Shape) -> li
             ours.append((await _optimized(root))["seconds"])
 
         async def copy() -> None:
-            theirs.append(sum([_one_file(root, log, folder / f"{log}.parquet") for log in LOGS]))
+            theirs.append(sum([_one_file(root, log, folder / f"{log}.parquet", ordered=False) for log in LOGS]))
 
         for work in (copy, optimize) if turn else (optimize, copy):
             await work()
@@ -194,12 +194,15 @@ async def _optimized(root: Path) -> Mapping[str, float]:
     return told
 
 
-def _one_file(root: Path, log: LogName, target: Path) -> float:
-    """Copy a log's parts of all traces into one file; return the seconds."""
+def _one_file(root: Path, log: LogName, target: Path, *, ordered: bool = True) -> float:
+    """Copy a log's parts of all traces into one file, faster where order does not matter; return the seconds."""
     paths = [str(path) for path in parts(root, log)]
     start = time.perf_counter()
     if paths:
         with duckdb.connect(":memory:") as connection:
+            # Each file is read once.
+            connection.execute("SET enable_external_file_cache = false")
+            connection.execute(f"SET preserve_insertion_order = {str(ordered).lower()}")
             connection.execute(
                 f"COPY (SELECT * EXCLUDE (_offset, _op, _digest) FROM read_parquet($paths)) TO '{target}' "
                 "(FORMAT parquet, COMPRESSION zstd)",
