@@ -17,6 +17,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from traceark import database
 from traceark.errors import MissingLibraryError, QueryError
 
 # What a notebook shows of a large result, and of a long value.
@@ -81,9 +82,7 @@ class QueryResult:
 
         It stands on a connection of its own, which sees these rows and not the archive.
         """
-        connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
-        connection.execute("SET TimeZone = 'UTC'").fetchall()
-        return connection.from_arrow(self._table)
+        return database.connect().from_arrow(self._table)
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the rows to a Parquet file; one that is there is replaced, once the new one is whole.

@@ -9,25 +9,19 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import rmtree
 
 import duckdb
 
+from traceark import database
 from traceark.codec.parquet import to_table
 from traceark.query import macros
 from traceark.query.sources import VIEWS, Source, Sources
 
 # In a path these would make DuckDB look for other files.
 _GLOB = re.compile(r"([*?\[])")
-# Nothing is fetched or loaded that the package does not bring, and Python's variables are no tables.
-_CLOSED: dict[str, str | bool | int | float | list[str]] = {
-    "allow_community_extensions": False,
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,
-    "python_enable_replacements": False,
-}
 # These read a view whose name the text need not spell.
 _BY_NAME = re.compile(r"\b(query|query_table|json_execute_serialized_sql)\b", re.IGNORECASE)
 
@@ -69,13 +63,8 @@ def connected(sources: Sources, text: str, *, sandbox: bool) -> Iterator[duckdb.
         system's temporary files, and is removed with the connection.
     """
     spilled = Path(tempfile.gettempdir()) / f"traceark-{secrets.token_hex(8)}"
-    config = _CLOSED | {"temp_directory": "" if sandbox else str(spilled)}
-    connection = duckdb.connect(":memory:", config=config)
+    connection = database.connect(temp_directory="" if sandbox else str(spilled))
     try:
-        _run(connection, "SET TimeZone = 'UTC'")
-        with suppress(duckdb.InvalidInputException):
-            # It would be printed on standard output; refused in a notebook that can draw none anyway.
-            _run(connection, "SET enable_progress_bar = false")
         for name in VIEWS:
             _create_view(connection, name, sources.get(name, ()))
         if any(_names(macro.name, text) for macro in macros.MACROS):

@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from traceark import database
 from traceark.codec.fields import EVENTS, GOALS, MESSAGES, Column
 from traceark.codec.parquet import arrow_schema
 from traceark.errors import StorageError
@@ -57,18 +58,12 @@ def column_list(view: str) -> str:
 @contextmanager
 def connection(directory: Path, memory_bytes: int, threads: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a DuckDB that stays within `memory_bytes` and spills into a directory."""
-    with duckdb.connect(
-        ":memory:",
-        config={
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "memory_limit": f"{memory_bytes >> 20}MiB",
-            "temp_directory": str(directory / "spill"),
-            # Files are read once; DuckDB's cache of them would take a third of the time.
-            "enable_external_file_cache": False,
-        },
+    with database.connect(
+        memory_limit=f"{memory_bytes >> 20}MiB",
+        temp_directory=str(directory / "spill"),
+        # Files are read once; DuckDB's cache of them would take a third of the time.
+        enable_external_file_cache=False,
     ) as opened:
-        opened.execute("SET TimeZone = 'UTC'")
         # An anti join must keep the order of the rows.
         opened.execute("SET disabled_optimizers = 'build_side_probe_side'")
         if threads is not None:
