@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import shutil
 import tempfile
 import time as clock
@@ -15,13 +14,14 @@ from typing import Any, TypeVar
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import note, settings
+from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import traceark.catalog.catalog
 import traceark.catalog.lookup
 import traceark.pool
 import traceark.storage.local
+from profiles import machine_settings
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, TracearkError
 from traceark.layout import TRACES, trace_key, trace_prefix
 from traceark.models import Message, Trace
@@ -287,6 +287,4 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
 
 TestCatalogAgainstDirectories = CatalogAgainstDirectories.TestCase
-TestCatalogAgainstDirectories.settings = settings(
-    max_examples=int(os.environ.get("CATALOG_EXAMPLES", "10")), stateful_step_count=25, deadline=None
-)
+TestCatalogAgainstDirectories.settings = machine_settings(10, 25)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
-from hypothesis import note, settings
+from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from profiles import machine_settings
 from traceark.errors import TracearkError
 from traceark.models import ArchiveModel, Goal, GoalStats, GoalTree, Message, Trace
 from traceark.protocol import TraceStore
@@ -305,4 +306,4 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
 
 
 TestArchiveAgainstModel = ArchiveAgainstModel.TestCase
-TestArchiveAgainstModel.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestArchiveAgainstModel.settings = machine_settings(40, 30)
