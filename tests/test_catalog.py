@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +22,13 @@ import traceark
 import traceark.catalog.catalog
 from servers import Requests, S3Server
 from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, encode_snapshot
-from traceark.errors import DamagedTraceError, DamagedTraceWarning, StorageError, TraceExistsError
+from traceark.errors import (
+    DamagedTraceError,
+    DamagedTraceWarning,
+    StorageError,
+    TracearkError,
+    TraceExistsError,
+)
 from traceark.layout import TRACES, trace_prefix
 from traceark.models import Message, Trace
 from traceark.reading import load, scan
@@ -896,6 +903,25 @@ async def test_nothing_is_remembered_of_traces_that_were_closed(tmp_path: Path) 
     assert not reader._pool.catalog.notices.openings
     assert not reader._pool.catalog.notices.files
     await reader.close()
+
+
+async def test_a_write_that_finds_no_directory_brings_no_trace_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(tmp_path / "a", max_open_traces=1)
+    await store.create_trace(Trace(trace_id="t"))
+    await store.seal("t")
+    await listed(store)
+    (tmp_path / "a" / TRACES / "t").rename(tmp_path / "away")
+    assert await listed(store) == {}
+    later = time.time() + 100
+    with monkeypatch.context() as patch:
+        patch.setattr("traceark.catalog.lookup.time.time", lambda: later)
+        assert await listed(store) == {}  # whoever was at it has been quiet long enough to be forgotten
+    with pytest.raises(TracearkError):
+        await store.update_trace("t", status="completed")  # the trace is in this process's memory still
+    assert await listed(store) == {}
+    await store.close()
 
 
 if __name__ == "__main__":

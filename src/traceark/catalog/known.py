@@ -69,11 +69,13 @@ class KnownTraces:
     async def load(self, rows: Callable[[], pa.Table]) -> None:
         """Take the rows of a snapshot."""
         await asyncio.to_thread(lambda: self.table.load(rows()))
-        found = self.table.query("SELECT trace_id, _openings FROM catalog WHERE _state IN ('open', 'damaged')")
-        self.open = {row["trace_id"]: row["_openings"] for row in found.to_pylist()}
+        wanted = self.table.query(
+            "SELECT trace_id, _state, _openings, _problem FROM catalog "
+            "WHERE _state IN ('open', 'damaged') OR _problem IS NOT NULL"
+        ).to_pylist()
+        self.open = {row["trace_id"]: row["_openings"] for row in wanted if row["_state"] in (OPEN, DAMAGED)}
         self.doubted = set(self.open)
-        found = self.table.query("SELECT trace_id, _problem FROM catalog WHERE _problem IS NOT NULL")
-        self.problems = {row["trace_id"]: row["_problem"] for row in found.to_pylist()}
+        self.problems = {row["trace_id"]: row["_problem"] for row in wanted if row["_problem"] is not None}
 
     async def put(self, rows: Sequence[JsonObject]) -> None:
         """Take rows in place of those of the same traces."""
@@ -137,7 +139,8 @@ class KnownTraces:
                     with_openings(rows[each], {*cast("list[str]", rows[each]["_openings"]), COPIED})
         # What others told of, or told of while this process did not write there, is not in its memory yet.
         doubted = {note.trace_id for note in notes if note.writer != self._writer}
-        doubted |= {each for each in by_trace if known.get(each, {}).get("_listed") and each not in self.open}
+        # Nor is what this process begins to write to where no directory was seen.
+        doubted |= {each for each in by_trace if each not in self.open or not known.get(each, {}).get("_listed")}
         await self.put(list(rows.values()))
         self.doubted |= doubted & self.open.keys()
 

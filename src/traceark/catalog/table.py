@@ -120,9 +120,11 @@ class CatalogTable:
         known = "(SELECT trace_id FROM catalog WHERE _listed OR _state IN ('open', 'damaged'))"
         there = "(SELECT trace_id FROM catalog WHERE _listed OR _state = 'damaged')"
         with self._given("present", present):
-            new = self.query(f"SELECT trace_id FROM present ANTI JOIN {known} USING (trace_id)")
-            missing = self.query(f"SELECT trace_id FROM {there} ANTI JOIN present USING (trace_id)")
-        return new.column(0).to_pylist(), missing.column(0).to_pylist()
+            apart = self.query(
+                f"SELECT trace_id, true AS new FROM present ANTI JOIN {known} USING (trace_id) UNION ALL "
+                f"SELECT trace_id, false AS new FROM {there} ANTI JOIN present USING (trace_id)"
+            ).to_pylist()
+        return [row["trace_id"] for row in apart if row["new"]], [row["trace_id"] for row in apart if not row["new"]]
 
     def export(self) -> pa.Table:
         """Return all rows, newest first, as a snapshot holds them."""
