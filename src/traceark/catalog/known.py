@@ -139,8 +139,10 @@ class KnownTraces:
                     with_openings(rows[each], {*cast("list[str]", rows[each]["_openings"]), COPIED})
         # What others told of, or told of while this process did not write there, is not in its memory yet.
         doubted = {note.trace_id for note in notes if note.writer != self._writer}
-        # Nor is what this process begins to write to where no directory was seen.
-        doubted |= {each for each in by_trace if each not in self.open or not known.get(each, {}).get("_listed")}
+        doubted |= {each for each in by_trace if known.get(each, {}).get("_listed") and each not in self.open}
+        if self._watches_names:
+            # Nor is what this process begins to write to where no directory was seen.
+            doubted |= {each for each in by_trace if not known.get(each, {}).get("_listed")}
         await self.put(list(rows.values()))
         self.doubted |= doubted & self.open.keys()
 
