@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import traceark.catalog.catalog
 import traceark.catalog.lookup
+import traceark.catalog.table
 import traceark.pool
 import traceark.storage.local
 from profiles import machine_settings
@@ -94,8 +95,9 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
     # What stores do
 
-    @initialize(listed=st.booleans())
-    def first(self, listed: bool) -> None:
+    @initialize(listed=st.booleans(), few=st.sampled_from([0, 256]))
+    def first(self, listed: bool, few: int) -> None:
+        self.patch.setattr(traceark.catalog.table, "_FEW", few)
         if listed:
             self.run(self.stores[1].list_traces())
         self.attempt(self.stores[0].create_trace(Trace(trace_id="t")))

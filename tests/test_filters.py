@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from datetime import UTC, date, datetime, timedelta, timezone
 from functools import cmp_to_key
 from typing import Any
@@ -69,14 +68,15 @@ def test_pages_of_any_size_make_up_the_whole_sorted_list(
     by_id = {trace.trace_id: trace for trace in traces}
     found: list[str] = []
     after = None
-    with closing(CatalogTable()) as table:
-        table.put([{**to_record(trace), "_listed": True} for trace in traces])
-        for size in itertools.cycle(sizes):
-            ids = rows_of(table, TraceQuery(TraceFilter(), order_by, size, after))
-            found += ids[:size]
-            if len(ids) <= size:
-                break
-            after = cursor_behind(by_id[ids[size - 1]], order_by)
+    table = CatalogTable()
+    table.put([{**to_record(trace), "_listed": True} for trace in traces])
+    for size in itertools.cycle(sizes):
+        ids = rows_of(table, TraceQuery(TraceFilter(), order_by, size, after))
+        found += ids[:size]
+        if len(ids) <= size:
+            break
+        after = cursor_behind(by_id[ids[size - 1]], order_by)
+    table.clear()
     assert found == [trace.trace_id for trace in sorted(traces, key=by_order(order_by))]
 
 

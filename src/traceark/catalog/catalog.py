@@ -463,7 +463,7 @@ class Catalog:
 
         async def work() -> None:
             if self._table is not None:
-                self._table.close()
+                self._table.clear()
             self._table, self._known = None, None
 
         await self._undisturbed(work)

@@ -69,18 +69,18 @@ class KnownTraces:
     async def load(self, rows: Callable[[], pa.Table]) -> None:
         """Take the rows of a snapshot."""
         await asyncio.to_thread(lambda: self.table.load(rows()))
-        wanted = self.table.query(
-            "SELECT trace_id, _state, _openings, _problem FROM catalog "
-            "WHERE _state IN ('open', 'damaged') OR _problem IS NOT NULL"
-        ).to_pylist()
-        self.open = {row["trace_id"]: row["_openings"] for row in wanted if row["_state"] in (OPEN, DAMAGED)}
+        wanting = {str(row["trace_id"]): row for row in await asyncio.to_thread(self.table.wanting)}
+        self.open = {
+            each: cast("list[str]", row["_openings"])
+            for each, row in wanting.items()
+            if row["_state"] in (OPEN, DAMAGED)
+        }
         self.doubted = set(self.open)
-        self.problems = {row["trace_id"]: row["_problem"] for row in wanted if row["_problem"] is not None}
+        self.problems = {each: str(row["_problem"]) for each, row in wanting.items() if "_problem" in row}
 
     async def put(self, rows: Sequence[JsonObject]) -> None:
         """Take rows in place of those of the same traces."""
-        if rows:
-            await asyncio.to_thread(self.table.put, rows)
+        self.table.put(rows)
         for row in rows:
             trace_id = str(row["trace_id"])
             self.log.append(trace_id)
