@@ -1,4 +1,4 @@
-"""How long state machines run: some seconds in every test run, far longer with the profile ``thorough``."""
+"""How much tests try: a little in every test run, far more with the profile ``thorough``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import os
 from hypothesis import settings
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+
+
+def tried(count: int, thorough: int) -> int:
+    """Return how many samples to take, or which step to take between them."""
+    return thorough if THOROUGH else count
 
 
 def machine_settings(max_examples: int, steps: int) -> settings:

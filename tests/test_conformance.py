@@ -36,8 +36,16 @@ class TestLocal(StoreConformance):
         return {}
 
 
-class TestLocalWithoutSync(TestLocal):
-    """Local disk, `durability="os"`: other code appends."""
+class TestLocalWithoutSync(ArchiveProtocolConformance):
+    """Local disk, `durability="os"`: other code appends, the rest is the same."""
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return str(tmp_path / "archive")
+
+    @pytest.fixture
+    def storage_options(self) -> Mapping[str, Any]:
+        return {}
 
     def store_at(self, url: str, **options: Any) -> ArchiveStore:
         return super().store_at(url, **{"durability": "os", **options})

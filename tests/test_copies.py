@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from profiles import tried
 from traceark.codec.lines import to_record
 from traceark.errors import DamagedTraceError
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST
@@ -209,7 +210,6 @@ async def judge(store: ArchiveStore, history: History) -> str:
     if trace is None:
         assert (messages, events, tree) == ([], [], None)
         return "absent"
-    assert [header_text(each) for each in await store.list_traces()] == [header_text(trace)]
     assert messages_text(messages) in history.messages
     assert events_text(events) in history.events
     assert header_text(trace) in history.headers
@@ -221,6 +221,12 @@ async def judge(store: ArchiveStore, history: History) -> str:
     if tree is not None:
         judge_stats(tree, messages)
     return "whole"
+
+
+async def header(store: ArchiveStore) -> Trace:
+    trace = await store.get_trace("t")
+    assert trace is not None
+    return trace
 
 
 def judge_stats(tree: GoalTree, messages: list[Message]) -> None:
@@ -272,10 +278,13 @@ async def laid_out(copy: Frame) -> ArchiveStore:
 async def judge_copies(copies: Iterator[Frame], history: History) -> dict[str, int]:
     """Judge copies; return how many were found to be what."""
     found: dict[str, int] = {}
-    for copy in copies:
+    for at, copy in enumerate(copies):
         store = await laid_out(copy)
         try:
             kind = await judge(store, history)
+            if kind == "whole" and at % tried(5, 1) == 0:
+                listed = await store.list_traces()
+                assert [header_text(each) for each in listed] == [header_text(await header(store))]
         except Exception as error:
             error.add_note(f"the copy:\n{prints(copy)}")
             raise
@@ -296,9 +305,9 @@ def test_a_copy_in_any_file_order_is_an_earlier_state_or_says_what_is_missing(
     filmed: tuple[list[Frame], History],
 ) -> None:
     frames, history = filmed
-    choose = random.Random(1)
-    found = asyncio.run(judge_copies((cut(frames, choose) for _ in range(1000)), history))
-    assert found["whole"] > 300
+    choose, count = random.Random(1), tried(400, 10_000)
+    found = asyncio.run(judge_copies((cut(frames, choose) for _ in range(count)), history))
+    assert found["whole"] > count * 0.3
 
 
 @pytest.mark.parametrize("overwriting", [True, False])
@@ -306,14 +315,14 @@ def test_a_copy_over_an_older_copy_is_an_earlier_state_or_says_what_is_missing(
     filmed: tuple[list[Frame], History], overwriting: bool
 ) -> None:
     frames, history = filmed
-    choose = random.Random(2)
+    choose, count = random.Random(2), tried(120, 3000)
 
     def over() -> Frame:
         first, second = cut(frames, choose), cut(frames, choose)
         return {**first, **second} if overwriting else {**second, **first}
 
-    found = asyncio.run(judge_copies((over() for _ in range(300)), history))
-    assert found["whole"] > 50
+    found = asyncio.run(judge_copies((over() for _ in range(count)), history))
+    assert found["whole"] > count * 0.15
 
 
 @pytest.mark.parametrize("missing", [HEADER, GOAL_TREE, MANIFEST, "messages/", "events/"])

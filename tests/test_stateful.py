@@ -306,4 +306,4 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
 
 
 TestArchiveAgainstModel = ArchiveAgainstModel.TestCase
-TestArchiveAgainstModel.settings = machine_settings(40, 30)
+TestArchiveAgainstModel.settings = machine_settings(25, 30)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from profiles import tried
 from traceark.codec.parquet import METADATA_KEY
 from traceark.errors import DamagedTraceError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, MANIFEST, trace_prefix
@@ -313,17 +314,17 @@ def test_damage_beside_a_trace_is_none_of_its_own(archive: Path) -> None:
 
 
 def test_every_flipped_byte_of_a_sealed_trace_is_found(archive: Path) -> None:
-    """Every byte of headers and manifest, of parts every seventh and all of their ends."""
+    """Every byte of headers and manifest, of parts some and all of their ends; every one where tests are thorough."""
     trace = archive / trace_prefix("sealed")
 
     async def check() -> None:
         for path in sorted(path for path in trace.rglob("*") if path.is_file() and path.name != LOCK):
             whole = path.read_bytes()
-            step = 7 if path.suffix == ".parquet" else 1
+            step = tried(37, 1) if path.suffix == ".parquet" else 1
             for at in sorted(
                 {*range(0, len(whole), step), *range(min(8, len(whole))), *range(len(whole) - 12, len(whole))}
             ):
-                for bit in (1 << at % 8, 0xFF):
+                for bit in (1 << at % 8, 0xFF)[: tried(1, 2)]:
                     path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
                     findings = await ArchiveStore(archive).verify("sealed", deep=True)
                     assert findings, f"byte {at} of {path.name} was changed and nothing was found"
@@ -339,7 +340,7 @@ def test_a_changed_byte_of_a_part_is_never_a_wrong_answer(archive: Path) -> None
 
     async def check() -> None:
         expected = await ArchiveStore(archive).get_trace_messages("compacted")
-        for at in range(0, len(whole), 5):
+        for at in range(0, len(whole), tried(17, 1)):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
             store = ArchiveStore(archive)
             with contextlib.suppress(DamagedTraceError):

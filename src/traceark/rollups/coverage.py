@@ -102,6 +102,10 @@ def cover_all_views(rows: pa.Table, members: pa.Table) -> Coverage:
 
 
 def _cover(rows: pa.Table, members: pa.Table, valid: str) -> Coverage:
+    if not len(members):
+        none = pa.table({"rollup": pa.array([], pa.int32()), "trace_id": pa.array([], pa.string())})
+        with_tree = rows.filter(rows["_tree"].is_valid()).select(["trace_id"])
+        return Coverage(none, none, none, rows, with_tree)
     with closing(database.cursor()) as connection:
         connection.register("catalog", rows)
         connection.register("members", members)

@@ -24,6 +24,8 @@ Answer = TypeVar("Answer")
 _PARALLEL = 32
 # Trace keys begin with one of these.
 _RANGES = "0123456789abcdefghijklmnopqrstuvwxyz"
+# Clients, and the buckets where conditional writes were seen to hold; equal options share a client.
+_proven: set[tuple[fsspec.AbstractFileSystem, str]] = set()
 
 
 class FsspecStorage(Storage):
@@ -265,7 +267,9 @@ class S3Storage(Storage):
             await self._run(self._fs._call_s3("delete_object", **self._arguments(key)), f"{self.url}/{key}")
 
     async def check_writable(self) -> None:
-        """Try on an object of its own that both conditions hold."""
+        """Try on an object of its own that both conditions hold; once in a process for each bucket."""
+        if (self._fs, self._bucket) in _proven:
+            return
         key = f".traceark-probe-{secrets.token_hex(8)}"
         weak = UnsafeStorageError(
             f"{self.url}: this server ignores conditional writes (If-None-Match, If-Match), so two writers could "
@@ -288,6 +292,7 @@ class S3Storage(Storage):
                 raise weak
         finally:
             await self.delete([key])
+        _proven.add((self._fs, self._bucket))
 
 
 def _translated(error: Exception, what: str) -> StorageError:
