@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from traceark.errors import StoreClosedError, TracearkError, UnsafeStorageError
 from traceark.storage.base import KeyExistsError, KeyMissingError, VersionMismatchError
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
-from traceark.storage.objects import S3Storage
+from traceark.storage.objects import S3Storage, _parse_time
 
 
 class ForgetfulS3(S3Storage):
@@ -29,7 +30,11 @@ class ForgetfulS3(S3Storage):
 
 
 @pytest.mark.parametrize("ignored", ["IfNoneMatch", "IfMatch"])
-def test_a_server_that_ignores_conditions_is_refused(ministack_server: S3Server, ignored: str) -> None:
+def test_a_server_that_ignores_conditions_is_refused(
+    ministack_server: S3Server, ignored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("traceark.storage.objects._proven", set())
+
     async def run() -> None:
         url = ministack_server.place()
         storage = ForgetfulS3(url, ministack_server.storage_options)
@@ -44,6 +49,18 @@ def test_a_server_that_ignores_conditions_is_refused(ministack_server: S3Server,
         await unsafe.create_trace(Trace(trace_id="t"))
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-02T03:04:05.678Z", "2026-01-02T04:04:05.678+01:00", "2026-01-02T03:04:05.678"]
+)
+def test_times_of_a_listing_are_read(text: str) -> None:
+    assert _parse_time(text) == datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+
+
+def test_times_of_headers_are_read() -> None:
+    assert _parse_time("Fri, 02 Jan 2026 03:04:05 GMT") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert _parse_time(1_767_323_045) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def test_conditions_hold_on_s3(ministack_server: S3Server) -> None:

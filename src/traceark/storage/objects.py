@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar, cast
 
 import fsspec
 import fsspec.asyn
@@ -150,12 +151,17 @@ class S3Storage(Storage):
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
         try:
             import s3fs
+            from aiobotocore.session import AioSession
         except ImportError:
             raise StorageError("archives on S3 need s3fs: pip install 'traceark[s3]'") from None
         self.url = url.rstrip("/")
         self._bucket, _, root = self.url.partition("://")[2].partition("/")
         self._root = f"{root}/" if root else ""
         self._fs = s3fs.S3FileSystem(**dict(storage_options))
+        if self._fs.session is None:
+            session = AioSession(**self._fs.kwargs)
+            session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
+            self._fs.session = session
 
     async def _run(self, work: Coroutine[Any, Any, Answer], what: str) -> Answer:
         """Run a coroutine of s3fs on fsspec's own loop, and turn its errors into ours."""
@@ -293,6 +299,17 @@ class S3Storage(Storage):
         finally:
             await self.delete([key])
         _proven.add((self._fs, self._bucket))
+
+
+def _parse_time(text: Any) -> datetime:
+    """Return a time in an answer; botocore's own way takes three quarters of the time of a long listing."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        from botocore.utils import parse_timestamp
+
+        return cast("datetime", parse_timestamp(text))
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _translated(error: Exception, what: str) -> StorageError:
