@@ -63,6 +63,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pyarrow": ("codec", "query", "questions", "catalog", "rollups", "needles", "hits"),
     "duckdb": ("database", "query", "catalog", "rollups"),
     "fsspec": ("storage.objects",),
+    "aiobotocore": ("storage.objects",),
+    "botocore": ("storage.objects",),
     "s3fs": ("storage.objects",),
     "click": ("cli",),
     "rich": ("cli",),

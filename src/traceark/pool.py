@@ -165,6 +165,7 @@ class TracePool:
                 await self.storage.create(MARKER, json.dumps(marker).encode() + b"\n")
             except KeyExistsError:
                 continue
+            self._marker = marker
             await self.catalog.begin()
 
     async def opened(self, trace_id: str) -> OpenTrace:

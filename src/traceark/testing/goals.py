@@ -18,7 +18,7 @@ from traceark.errors import (
 from traceark.models import Goal, GoalTree, Trace
 from traceark.protocol import TraceStore
 from traceark.testing.compare import exact_text
-from traceark.testing.scenario import StoreTests, add_family, as_given, goal_of, message, scenario, tree_of
+from traceark.testing.scenario import StoreTests, add_family, as_given, case, goal_of, message, scenario, tree_of
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -112,31 +112,29 @@ class GoalTests(StoreTests):
             await store.update_goal("t", "1", **{"status": "x", name: "2"})
         assert [(goal.id, goal.status) for goal in (await tree_of(store)).goals] == [("1", "pending")]
 
-    @pytest.mark.parametrize(
-        ("field", "value"),
-        [
+    @scenario
+    async def test_a_value_that_a_goal_cannot_hold_is_refused_by_its_path(self, store: TraceStore) -> None:
+        await store.create_trace(Trace(trace_id="t"))
+        refused: list[tuple[str, Any]] = [
             ("description", None), ("description", "\ud800"), ("status", 5), ("sub_trace_ids", "u"),
             ("sub_trace_ids", [5]), ("parent_id", "absent"), ("parent_id", "1"),
             ("self_stats", {"total_tokens": 2**63}), ("created_at", 5),
             ("self_stats", {"total_cost": float("nan")}), ("sub_trace_ids", ["a", "\udfff"]),
-        ],
-    )  # fmt: skip
-    @scenario
-    async def test_a_value_that_a_goal_cannot_hold_is_refused_by_its_path(
-        self, store: TraceStore, field: str, value: Any
-    ) -> None:
-        await store.create_trace(Trace(trace_id="t"))
-        with pytest.raises(InvalidValueError) as caught:
-            await store.add_goal("t", as_given(id="1", **{field: value}))
-        assert field in caught.value.path
-        with pytest.raises(InvalidValueError) as caught:
-            await store.update_goal_tree("t", as_given(goals=[{"id": "0"}, {"id": "1", field: value}]))
-        assert caught.value.path.startswith(f"goals[1].{field}")
+        ]  # fmt: skip
+        for field, value in refused:
+            with case((field, value)):
+                with pytest.raises(InvalidValueError) as caught:
+                    await store.add_goal("t", as_given(id="1", **{field: value}))
+                assert field in caught.value.path
+                with pytest.raises(InvalidValueError) as caught:
+                    await store.update_goal_tree("t", as_given(goals=[{"id": "0"}, {"id": "1", field: value}]))
+                assert caught.value.path.startswith(f"goals[1].{field}")
         assert await store.get_goal_tree("t") is None
         await store.add_goal("t", Goal(id="1", created_at=NEW_YEAR))
-        with pytest.raises(InvalidValueError) as caught:
-            await store.update_goal("t", "1", **{field: value})
-        assert field in caught.value.path
+        for field, value in refused:
+            with case((field, value)), pytest.raises(InvalidValueError) as caught:
+                await store.update_goal("t", "1", **{field: value})
+            assert field in caught.value.path
         assert exact_text(await goal_of(store, "1")) == exact_text(Goal(id="1", created_at=NEW_YEAR))
 
     @scenario

@@ -18,7 +18,7 @@ from traceark.errors import (
 from traceark.models import INT64_MAX, Goal, Message, Trace, Usage
 from traceark.protocol import TraceStore
 from traceark.testing.compare import exact_text, exact_texts
-from traceark.testing.scenario import StoreTests, as_given, header, message, message_of, scenario
+from traceark.testing.scenario import StoreTests, as_given, case, header, message, message_of, scenario
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -196,22 +196,20 @@ class MessageTests(StoreTests):
             await store.add_message(message(message_id="m", content="second"))
         assert (await message_of(store, "m")).content == "third"
 
-    @pytest.mark.parametrize(
-        "other",
-        [
+    @scenario
+    async def test_a_known_id_with_other_content_is_refused(self, store: TraceStore) -> None:
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(message(message_id="m", content=1))
+        others: list[dict[str, Any]] = [
             {"content": 1.0}, {"content": True}, {"content": "1"}, {"content": 1, "role": "tool"},
             {"content": 1, "cost": 0.0}, {"content": 1, "goal_id": "1"}, {"content": 1, "unknown": 1},
             {"content": 1, "sequence": 9}, {},
             {"content": 1, "created_at": datetime(2026, 1, 2, tzinfo=UTC)}, {"content": 1, "usage": {}},
-        ],
-    )  # fmt: skip
-    @scenario
-    async def test_a_known_id_with_other_content_is_refused(self, store: TraceStore, other: dict[str, Any]) -> None:
-        await store.create_trace(Trace(trace_id="t"))
-        await store.add_message(message(message_id="m", content=1))
-        with pytest.raises(MessageConflictError, match="m") as caught:
-            await store.add_message(as_given(trace_id="t", message_id="m", **{"role": "user", **other}))
-        assert isinstance(caught.value, ValueError)
+        ]  # fmt: skip
+        for other in others:
+            with case(other), pytest.raises(MessageConflictError, match="m") as caught:
+                await store.add_message(as_given(trace_id="t", message_id="m", **{"role": "user", **other}))
+            assert isinstance(caught.value, ValueError)
         assert (await message_of(store, "m")).content == 1
         assert (await header(store)).total_messages == 1
 
@@ -227,14 +225,15 @@ class MessageTests(StoreTests):
             await store.update_message("m", content="x")
         assert [each.content for each in await store.get_trace_messages("u")] == ["u"]
 
-    @pytest.mark.parametrize("message_id", ["../x", "a\0b", "\n", "💬", "x" * 10_000, "' OR 1=1 --", "t-0001 "])
     @scenario
-    async def test_any_text_is_a_message_id(self, store: TraceStore, message_id: str) -> None:
+    async def test_any_text_is_a_message_id(self, store: TraceStore) -> None:
         await store.create_trace(Trace(trace_id="t"))
-        assert await store.add_message(message(message_id=message_id, goal_id=message_id)) == message_id
-        await store.update_message(message_id, content="x")
-        assert (await message_of(store, message_id)).content == "x"
-        assert [each.message_id for each in await store.get_messages_by_goal("t", message_id)] == [message_id]
+        for message_id in ("../x", "a\0b", "\n", "💬", "x" * 10_000, "' OR 1=1 --", "t-0001 "):
+            with case(message_id):
+                assert await store.add_message(message(message_id=message_id, goal_id=message_id)) == message_id
+                await store.update_message(message_id, content="x")
+                assert (await message_of(store, message_id)).content == "x"
+                assert [each.message_id for each in await store.get_messages_by_goal("t", message_id)] == [message_id]
 
     @scenario
     async def test_messages_of_a_goal_are_those_of_that_goal_alone(self, store: TraceStore) -> None:
@@ -307,29 +306,26 @@ class MessageTests(StoreTests):
         assert isinstance(caught.value, UnknownFieldError) or name == "message_id"
         assert exact_text(await message_of(store, "t-0001")) == before
 
-    @pytest.mark.parametrize(
-        ("field", "value", "path"),
-        [
+    @scenario
+    async def test_a_value_that_a_field_cannot_hold_is_refused_by_its_path(self, store: TraceStore) -> None:
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(message(message_id="m"))
+        before = exact_text(await message_of(store, "m"))
+        refused: list[tuple[str, Any, str]] = [
             ("role", None, "role"), ("role", 5, "role"), ("role", "\ud800", "role"), ("goal_id", 1, "goal_id"),
             ("tool_name", "x\udfff", "tool_name"), ("description", b"x", "description"), ("tokens", 2**63, "tokens"),
             ("tokens", 1.0, "tokens"), ("tokens", True, "tokens"), ("duration_ms", "5", "duration_ms"),
             ("cost", float("nan"), "cost"), ("cost", float("-inf"), "cost"), ("cost", 2**53 + 1, "cost"),
             ("cost", "0.5", "cost"), ("usage", {"input_tokens": 2**64}, "usage.input_tokens"), ("usage", 5, "usage"),
             ("usage", {"odd": float("nan")}, "usage.odd"), ("created_at", "2026-13-01", "created_at"),
-        ],
-    )  # fmt: skip
-    @scenario
-    async def test_a_value_that_a_field_cannot_hold_is_refused_by_its_path(
-        self, store: TraceStore, field: str, value: Any, path: str
-    ) -> None:
-        await store.create_trace(Trace(trace_id="t"))
-        await store.add_message(message(message_id="m"))
-        before = exact_text(await message_of(store, "m"))
-        with pytest.raises(InvalidValueError) as caught:
-            await store.add_message(as_given(trace_id="t", **{"role": "user", field: value}))
-        assert caught.value.path == path
-        with pytest.raises(InvalidValueError) as caught:
-            await store.update_message("m", **{field: value})
-        assert caught.value.path == path
+        ]  # fmt: skip
+        for field, value, path in refused:
+            with case((field, value)):
+                with pytest.raises(InvalidValueError) as caught:
+                    await store.add_message(as_given(trace_id="t", **{"role": "user", field: value}))
+                assert caught.value.path == path
+                with pytest.raises(InvalidValueError) as caught:
+                    await store.update_message("m", **{field: value})
+                assert caught.value.path == path
         assert exact_text(await message_of(store, "m")) == before
         assert (await header(store)).total_messages == 1

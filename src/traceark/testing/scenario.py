@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from traceark.models import Goal, GoalTree, Message, Trace
@@ -45,6 +46,16 @@ def scenario(test: Callable[Concatenate[Any, S, P], Awaitable[None]]) -> Callabl
     kept = [parameter for at, parameter in enumerate(signature.parameters.values()) if at != 1]
     run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     return run
+
+
+@contextmanager
+def case(given: object) -> Iterator[None]:
+    """Say in a failure which one of several cases it was; those of one test share a store."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"the case: {given!r:.200}")
+        raise
 
 
 def as_given(**fields: object) -> Any:
