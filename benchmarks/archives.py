@@ -152,6 +152,9 @@ def make_traces(root: Path, shape: Shape) -> None:
     """Make an archive of sealed traces, without a catalog, on all cores."""
     make_marker(root)
     starts = range(0, shape.traces, _TRACES_AT_A_TIME)
+    if len(starts) == 1:
+        _make_some(root, shape, 0)
+        return
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for _ in pool.map(_make_some, repeat(root), repeat(shape), starts, chunksize=4):
             pass

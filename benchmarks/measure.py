@@ -133,6 +133,8 @@ async def take_turns(
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     names = list(contestants)
+    gc.collect()
+    gc.freeze()  # so that collecting between turns takes no time of its own
     for turn in range(rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             # What one contestant left to collect is not another's time.
@@ -141,4 +143,5 @@ async def take_turns(
             await contestants[name](turn)
             if turn:
                 seconds[name].append(clock() - start)
+    gc.unfreeze()
     return seconds

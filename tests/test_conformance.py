@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from profiles import tried
 from servers import S3Server
 from traceark.protocol import TraceStore
 from traceark.storage.memory import MemoryStorage
@@ -69,6 +70,8 @@ class TestMemory(StoreConformance):
 class TestMinistack(StoreConformance):
     """S3, on a server whose conditional writes hold under contention."""
 
+    step = tried(5, 1)
+
     @pytest.fixture
     def url(self, ministack_server: S3Server) -> str:
         return ministack_server.place()
@@ -80,6 +83,8 @@ class TestMinistack(StoreConformance):
 
 class TestMoto(ArchiveProtocolConformance):
     """S3, on the server that most people test with."""
+
+    step = tried(5, 1)
 
     @pytest.fixture
     def url(self, moto_server: S3Server) -> str:

@@ -196,7 +196,7 @@ class KeepingTests(ArchiveTests):
 
     @scenario
     async def test_hostile_ids_survive_sealing(self, store: ArchiveStore) -> None:
-        ids = HOSTILE_IDS[::2]
+        ids = HOSTILE_IDS[:: self.step]
         for trace_id in ids:
             await store.create_trace(Trace(trace_id=trace_id))
             await store.add_message(message(trace_id, content=trace_id))

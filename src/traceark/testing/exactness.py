@@ -39,7 +39,7 @@ class ExactnessTests(StoreTests):
 
     @scenario
     async def test_what_json_can_say_comes_back(self, store: TraceStore) -> None:
-        for number, (name, value) in enumerate(HARD_VALUES.items()):
+        for number, (name, value) in enumerate(list(HARD_VALUES.items())[:: self.step]):
             with case(name):
                 await self.comes_back(store, f"t{number}", value)
 

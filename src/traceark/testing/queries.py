@@ -149,13 +149,15 @@ class QueryTests(ArchiveTests):
 
     @scenario
     async def test_values_are_bound_and_never_read_as_sql(self, store: ArchiveStore) -> None:
-        for trace_id in HOSTILE_IDS:
+        asked = ("..", "a/b", "'", "';--", "🦜", "RUN")
+        ids = sorted({*HOSTILE_IDS[:: self.step], *asked})
+        for trace_id in ids:
             await store.create_trace(Trace(trace_id=trace_id))
             await store.add_message(message(trace_id))
         await store.flush()
         found = await rows(store, "SELECT trace_id FROM messages")
-        assert sorted(row["trace_id"] for row in found) == sorted(HOSTILE_IDS)
-        for trace_id in ("..", "a/b", "'", "';--", "🦜", "RUN"):
+        assert sorted(row["trace_id"] for row in found) == ids
+        for trace_id in asked:
             assert await rows(store, "SELECT trace_id AS t FROM traces WHERE trace_id = ?", [trace_id]) == [
                 {"t": trace_id}
             ]

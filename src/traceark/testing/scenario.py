@@ -20,7 +20,15 @@ S = TypeVar("S", bound=TraceStore)
 
 
 class StoreTests:
-    """Base of the suite's classes; a backend says how a store over a fresh place is opened."""
+    """Base of the suite's classes; a backend says how a store over a fresh place is opened.
+
+    Attributes
+    ----------
+    step : int
+        Of hostile ids and hard values every so many-th is tried; more than 1 for servers that take long.
+    """
+
+    step = 1
 
     def open_store(self) -> TraceStore:
         """Return a new store over this test's own, at first empty, place."""

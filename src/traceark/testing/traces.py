@@ -174,16 +174,17 @@ class TraceTests(StoreTests):
 
     @scenario
     async def test_hostile_ids_name_traces_like_any_other(self, store: TraceStore) -> None:
-        for trace_id in HOSTILE_IDS:
+        ids = HOSTILE_IDS[:: self.step]
+        for trace_id in ids:
             await store.create_trace(Trace(trace_id=trace_id, task=trace_id))
             await store.add_message(message(trace_id, content=trace_id))
-        for trace_id in HOSTILE_IDS:
+        for trace_id in ids:
             trace = await header(store, trace_id)
             assert (trace.trace_id, trace.task, trace.total_messages) == (trace_id, trace_id, 1)
             (kept,) = await store.get_trace_messages(trace_id)
             assert (kept.message_id, kept.content) == (f"{trace_id}-0001", trace_id)
         listed = [trace.trace_id for trace in await store.list_traces(limit=1000)]
-        assert sorted(listed) == sorted(HOSTILE_IDS)
+        assert sorted(listed) == sorted(ids)
 
     @pytest.mark.parametrize("trace_id", REFUSED_IDS.values(), ids=REFUSED_IDS.keys())
     @scenario
