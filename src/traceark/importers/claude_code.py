@@ -16,14 +16,11 @@ from pathlib import Path
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.claude_goals import child_trace_id
 from traceark.importers.claude_trace import NAME, TraceBuilder
-from traceark.importers.jsonl import Row, rows_of
+from traceark.importers.jsonl import Row, head_rows, rows_of
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject
 
 _AGENT_FILE = re.compile(r"agent-(.+)\.jsonl", re.IGNORECASE)
-# A file that has no row of a session among its first pieces is none.
-_DETECT_ROWS = 50
-_DETECT_BYTES = 64 * 2**20
 
 
 class ClaudeCode:
@@ -45,9 +42,7 @@ class ClaudeCode:
 
     def detect(self, path: Path) -> bool:
         """Say whether one of the first rows of the file is a session's row."""
-        with path.open("rb") as file:
-            head = b"".join(_first_lines(file.readline(_DETECT_BYTES) for _ in range(_DETECT_ROWS)))
-        return any(row.value is not None and _is_session_row(row.value) for row in rows_of(head))
+        return any(row.value is not None and _is_session_row(row.value) for row in head_rows(path))
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the session's trace, then those of sub-agents and other sessions in the file."""
@@ -70,14 +65,6 @@ class ClaudeCode:
             source = builder.finish()
             source.file_rows = file_rows
             yield source
-
-
-def _first_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield lines until one begins as no JSON Lines file does: a binary file is not read further."""
-    for number, line in enumerate(lines):
-        if not line or (number == 0 and len(line) == _DETECT_BYTES):
-            return
-        yield line
 
 
 def _is_session_row(row: Mapping[str, Json]) -> bool:

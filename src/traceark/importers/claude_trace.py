@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from traceark.importers.base import ImportCounts, SourceEvent, SourceTrace
-from traceark.importers.claude_goals import GoalFold, Result
+from traceark.importers.claude_goals import ClaudeGoals, Result
 from traceark.importers.claude_header import HeaderFold
 from traceark.importers.jsonl import Row
 from traceark.importers.typed import Typed
@@ -44,7 +44,7 @@ class TraceBuilder:
 
     def __init__(self, trace_id: str, session: str, agent_id: str | None, counts: ImportCounts) -> None:
         self.typed = Typed(counts.repaired)
-        self.goals = GoalFold(self.typed, session)
+        self.goals = ClaudeGoals(self.typed, session)
         self.header = HeaderFold(trace_id, session, agent_id, self.typed)
         self.torn_tail: str | None = None
         self._trace_id = trace_id

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from traceark.models import JsonObject
@@ -22,6 +23,9 @@ _MAX_DIGITS = 4299
 _ROW_START = re.compile(r'\{\s*"')
 # Each try may scan the rest of the line; a line with more starts than this is not worth it.
 _MAX_TRIES = 1000
+# A file whose first pieces do not tell its format is in none.
+_HEAD_ROWS = 50
+_HEAD_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,21 @@ def rows_of(data: bytes) -> Iterator[Row]:
         for row in _pieces(decoder, text, line, terminated=line < len(lines)):
             number += 1
             yield Row(number, line, row.text, row.value, row.exact, row.torn, row.reason)
+
+
+def head_rows(path: Path) -> Iterator[Row]:
+    """Yield the first rows of a file, from which its format can be told."""
+    with path.open("rb") as file:
+        head = b"".join(_first_lines(file.readline(_HEAD_BYTES) for _ in range(_HEAD_ROWS)))
+    yield from rows_of(head)
+
+
+def _first_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield lines until one begins as no JSON Lines file does: a binary file is not read further."""
+    for number, line in enumerate(lines):
+        if not line or (number == 0 and len(line) == _HEAD_BYTES):
+            return
+        yield line
 
 
 def _pieces(decoder: _Decoder, text: str, line: int, *, terminated: bool) -> Iterator[Row]:

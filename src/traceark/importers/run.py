@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from traceark.errors import DamagedTraceError, ImportFailedError, InvalidValueError
 from traceark.importers.base import ImportCounts, Importer, Problem, SourceTrace
 from traceark.importers.claude_code import ClaudeCode
+from traceark.importers.codex import Codex
 from traceark.importers.merge import Plan, Stored, begun, plan_import, settled
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
 from traceark.models import Json, Message, Trace
@@ -59,7 +60,8 @@ def importers() -> list[Importer]:
             raise ImportFailedError(f"the importer {point.name!r} ({point.value}) does not load: {error}") from error
         found[importer.name] = importer
     # Run from a source tree, the package has no metadata.
-    found.setdefault(ClaudeCode.name, ClaudeCode())
+    for own in (ClaudeCode(), Codex()):
+        found.setdefault(own.name, own)
     return list(found.values())
 
 

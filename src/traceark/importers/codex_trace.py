@@ -1,0 +1,286 @@
+"""One trace of a Codex CLI session, put together row by row.
+
+It is a fold over the past: the trace of the first rows is a beginning of the whole one, but that
+usage may come to a message later.
+
+A session that was forked from another one begins with a copy of it. Those rows are messages like
+all others, marked ``copied``, and their usage is the other session's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from traceark.importers.base import ImportCounts, SourceEvent, SourceTrace
+from traceark.importers.goals import GoalFold
+from traceark.importers.jsonl import Row
+from traceark.importers.typed import Typed
+from traceark.models import Json, JsonObject, Message, Trace, Usage
+
+NAME = "codex"
+_OUTPUTS = frozenset(
+    {"function_call_output", "custom_tool_call_output", "local_shell_call_output", "mcp_tool_call_output"}
+)
+_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "web_search_call", "mcp_tool_call"})
+# Calls that name no tool.
+_TOOLS = {"local_shell_call": "local_shell", "web_search_call": "web_search"}
+_FACTS = ("cwd", "originator", "cli_version", "source", "model_provider", "git", "forked_from_id")
+# What the running total counts.
+_COUNTERS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens")
+
+
+class CodexTrace:
+    """Takes the rows of one session, in order."""
+
+    def __init__(self, trace_id: str, counts: ImportCounts) -> None:
+        self.torn_tail: str | None = None
+        self._typed = Typed(counts.repaired)
+        self._counts = counts
+        self._goals = GoalFold(self._typed)
+        self._trace = Trace(trace_id=trace_id, agent_type=NAME, status="completed", metadata={})
+        self._born = _time_of_id(trace_id)
+        self._messages: list[Message] = []
+        self._events: list[SourceEvent] = []
+        self._digests: list[str] = []
+        self._models: list[Json] = []
+        self._tool_names: dict[str, str] = {}
+        self._ended: dict[str, Mapping[str, Json]] = {}
+        self._plans: dict[str, list[Json]] = {}
+        self._total: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
+        # The message that the model wrote last, and what it used.
+        self._answer: Message | None = None
+        self._copying = False
+        self._time: datetime | None = None
+
+    def add(self, row: Row) -> None:
+        """Take a row or a piece that is none."""
+        before = self._digests[-1] if self._digests else ""
+        digest = hashlib.sha256(before.encode())
+        digest.update(row.text.encode("utf-8", "surrogateescape"))
+        self._digests.append(digest.hexdigest())
+        if row.value is None:
+            self._counts.rows["unreadable"] += 1
+            self._events.append(SourceEvent(f"{NAME}.unreadable", {"line": row.line, "text": row.text}))
+            return
+        kind = self._typed.text(row.value.get("type")) or "unknown"
+        inner = row.value.get("payload")
+        payload: JsonObject = inner if isinstance(inner, dict) else {}
+        subtype = self._typed.text(payload.get("type")) if kind in ("response_item", "event_msg") else None
+        name = f"{kind}.{subtype}" if subtype is not None else kind
+        self._counts.rows[name] += 1
+        if not row.exact:
+            self._counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
+        at = self._typed.time(row.value.get("timestamp"))
+        self._see_time(at)
+        if kind == "response_item" and isinstance(inner, dict):
+            self._add_message(row, row.value, payload, subtype or "unknown")
+            return
+        if kind == "session_meta":
+            self._see_session(payload)
+        elif kind == "turn_context":
+            self._see_turn(payload)
+        elif kind == "event_msg":
+            self._see_event(subtype or "", payload)
+        told: Json = row.value if row.exact else {"line": row.line, "text": row.text}
+        self._events.append(SourceEvent(f"{NAME}.{name}", told))
+
+    def finish(self) -> SourceTrace:
+        """Return the trace."""
+        trace = self._trace
+        if len(self._models) > 1:
+            trace.metadata["models"] = list(self._models)
+        goals = self._goals.tree(trace.task or "")
+        trace.current_goal_id = goals.current_id if goals is not None else None
+        return SourceTrace(trace, self._messages, self._events, goals, self._digests, torn_tail=self.torn_tail)
+
+    # What rows say of the whole run
+
+    def _see_time(self, at: datetime | None) -> None:
+        if at is None:
+            return
+        self._time = at
+        self._trace.created_at = min(self._trace.created_at or at, at)
+        self._trace.completed_at = max(self._trace.completed_at or at, at)
+
+    def _see_session(self, payload: Mapping[str, Json]) -> None:
+        other = self._typed.identifier(payload.get("id"))
+        if other is not None and other != self._trace.trace_id:
+            # What follows was copied from the session that this one was forked from.
+            self._copying = True
+            self._trace.metadata.setdefault("forked_from_id", other)
+            return
+        for name in _FACTS:
+            if payload.get(name) is not None:
+                self._trace.metadata[name] = payload[name]
+        source = payload.get("source")
+        if isinstance(source, dict):
+            self._trace.parent_trace_id = self._typed.identifier(
+                _inside(source, "subagent", "thread_spawn", "parent_thread_id")
+            )
+
+    def _see_turn(self, payload: Mapping[str, Json]) -> None:
+        self._begin_turn(payload)
+        model = self._typed.text(payload.get("model"))
+        if model is not None:
+            self._trace.model = model
+            if model not in self._models:
+                self._models.append(model)
+
+    def _begin_turn(self, payload: Mapping[str, Json]) -> None:
+        """End the copy with the first turn that is not older than the session."""
+        began = _time_of_id(payload.get("turn_id"))
+        if self._copying and (began is None or self._born is None or began >= self._born):
+            self._copying = False
+            self._trace.metadata["copied_messages"] = len(self._messages)
+
+    def _see_event(self, subtype: str, payload: Mapping[str, Json]) -> None:
+        trace = self._trace
+        if subtype == "task_started":
+            self._begin_turn(payload)
+            trace.status, trace.error_message = "completed", None
+        elif subtype == "user_message" and trace.task is None and not self._copying:
+            trace.task = self._typed.summary(payload.get("message"))
+        elif subtype == "agent_message":
+            trace.result_summary = self._typed.summary(payload.get("message"), 500) or trace.result_summary
+        elif subtype == "thread_name_updated":
+            trace.metadata["title"] = payload.get("thread_name")
+        elif subtype == "turn_aborted":
+            trace.status = "cancelled"
+        elif subtype == "error":
+            trace.status, trace.error_message = "failed", self._typed.summary(payload.get("message"), 1000)
+        elif subtype == "token_count":
+            self._take_total(_inside(payload, "info", "total_token_usage"))
+        elif subtype.endswith("_end") and (call_id := self._typed.identifier(payload.get("call_id"))) is not None:
+            self._ended[call_id] = payload
+
+    def _take_total(self, total: Json) -> None:
+        """Give what the running total grew by to the message that the model wrote last."""
+        if not isinstance(total, dict):
+            return
+        now = {name: self._typed.count(total.get(name)) or 0 for name in _COUNTERS}
+        # A total that is smaller than before counts from nothing.
+        before = (
+            self._total if all(now[name] >= self._total[name] for name in _COUNTERS) else dict.fromkeys(_COUNTERS, 0)
+        )
+        grown = {name: now[name] - before[name] for name in _COUNTERS}
+        self._total = now
+        if self._copying or self._answer is None or not any(grown.values()):
+            return
+        known = self._answer.usage or Usage()
+        cached = min(grown["cached_input_tokens"], grown["input_tokens"])
+        usage = Usage(
+            input_tokens=(known.input_tokens or 0) + grown["input_tokens"] - cached,
+            output_tokens=(known.output_tokens or 0) + grown["output_tokens"],
+            cache_read_tokens=(known.cache_read_tokens or 0) + cached,
+            reasoning_tokens=(known.reasoning_tokens or 0) + grown["reasoning_output_tokens"],
+        )
+        self._answer.usage, self._answer.tokens = usage, usage.total()
+
+    # Messages
+
+    def _add_message(self, row: Row, value: JsonObject, payload: JsonObject, kind: str) -> None:
+        is_message, is_output = kind == "message", kind in _OUTPUTS
+        told = self._typed.text(payload.get("role")) if is_message else None
+        content_name = "content" if is_message else "output" if is_output else None
+        content: Json = payload.get(content_name) if content_name is not None else [payload]
+        rest: JsonObject = {name: item for name, item in payload.items() if name != content_name}
+        fields: dict[str, Any] = {
+            "message_id": f"{self._trace.trace_id}-row-{row.number}",
+            "trace_id": self._trace.trace_id,
+            "role": told or ("tool" if is_output else "assistant"),
+            "content": content,
+            "created_at": self._time,
+            "source": {**value, "payload": rest if content_name is not None else {"type": kind}},
+        }
+        if not row.exact:
+            fields["source_text"] = row.text
+        if self._copying:
+            fields["copied"] = True
+        message = Message.parse(fields)
+        if kind in _CALLS:
+            self._take_call(message, payload, kind)
+        elif is_output:
+            self._take_output(message, payload)
+        if message.goal_id is None:
+            message.goal_id = self._goals.current()
+        if message.role == "assistant":
+            self._answer = message
+        self._messages.append(message)
+
+    def _take_call(self, message: Message, payload: Mapping[str, Json], kind: str) -> None:
+        call_id = self._typed.identifier(payload.get("call_id"))
+        tool = self._typed.text(payload.get("name")) or _TOOLS.get(kind)
+        message.tool_call_id, message.tool_name = call_id, tool
+        if call_id is None or tool is None:
+            return
+        self._tool_names[call_id] = tool
+        if tool == "update_plan":
+            self._plans[call_id] = _plan_of(payload.get("arguments"))
+
+    def _take_output(self, message: Message, payload: Mapping[str, Json]) -> None:
+        call_id = self._typed.identifier(payload.get("call_id"))
+        if call_id is None:
+            return
+        message.tool_call_id, message.tool_name = call_id, self._tool_names.get(call_id)
+        ended = self._ended.pop(call_id, {})
+        message.duration_ms = self._duration(ended.get("duration"))
+        failed = ended.get("status") == "failed" or ended.get("success") is False
+        if failed or ended.get("exit_code") not in (None, 0):
+            message.status = "failed"
+            message.error = self._typed.summary(
+                ended.get("stderr") or ended.get("aggregated_output") or payload.get("output")
+            )
+        plan = self._plans.pop(call_id, None)
+        if plan is not None:
+            self._goals.write_todos(plan, self._time)
+
+    def _duration(self, told: Json) -> int | None:
+        """Return the milliseconds of ``{secs, nanos}``."""
+        if not isinstance(told, dict):
+            return None
+        seconds, nanoseconds = told.get("secs"), told.get("nanos")
+        if not isinstance(seconds, int) or not isinstance(nanoseconds, int):
+            return None
+        return self._typed.duration_ms(seconds * 1000 + nanoseconds // 1_000_000)
+
+
+def _plan_of(arguments: Json) -> list[Json]:
+    """Return the steps of a call of `update_plan` as things to do."""
+    try:
+        told = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return []
+    steps = told.get("plan") if isinstance(told, dict) else None
+    return [
+        {"content": step.get("step"), "status": step.get("status")}
+        for step in (steps if isinstance(steps, list) else [])
+        if isinstance(step, dict)
+    ]
+
+
+def _inside(value: Mapping[str, Json], *names: str) -> Json:
+    """Return what lies below some names, one in the other; None where something is missing."""
+    found: Json = dict(value)
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def _time_of_id(told: object) -> datetime | None:
+    """Return when a UUID of version 7 was made (RFC 9562: milliseconds in its first 48 bits); None for other ids.
+
+    Examples
+    --------
+    >>> _time_of_id("019d78fc-c449-7300-92a1-1e92604a4f6a")
+    datetime.datetime(2026, 4, 10, 20, 0, 38, 729000, tzinfo=datetime.timezone.utc)
+    """
+    try:
+        number = uuid.UUID(str(told))
+    except ValueError:
+        return None
+    return datetime.fromtimestamp((number.int >> 80) / 1000, UTC) if number.version == 7 else None
