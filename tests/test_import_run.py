@@ -139,6 +139,7 @@ def test_the_samples_are_imported_whole() -> None:
         "goals": 7,
         "repaired": 0,
         "problems": 0,
+        "differences": 0,
     }
     assert json.loads(json.dumps(report.to_json()))["rows"]["assistant"] == 37
 

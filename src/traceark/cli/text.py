@@ -158,6 +158,9 @@ class TextOutput(Output):
         grid.add_row("goals", f"{totals['goals']:,}")
         if report.repaired:
             grid.add_row("kept raw", Text(_counted(report.repaired)))
+        for file in report.files:
+            for difference in file.differences:
+                grid.add_row("differs", Text(one_line(f"{difference.path}: {difference.reason}")))
         self.console.print_lines(grid)
 
     def verified(self, verified: Verified) -> None:

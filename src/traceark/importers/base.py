@@ -40,6 +40,9 @@ class SourceTrace:
         Rows of the whole file, of all its traces.
     torn_tail : str, optional
         The end of a file that is still being written, when it is not a whole row yet.
+    positional : bool
+        Whether the ids of messages say no more than their place in the source. Then a source that
+        disagrees with what is stored adds nothing: what is new cannot be told.
     """
 
     trace: Trace
@@ -49,6 +52,7 @@ class SourceTrace:
     digests: list[str] = field(default_factory=list)
     file_rows: int = 0
     torn_tail: str | None = None
+    positional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,14 @@ class ImportCounts:
         Values that a typed field cannot hold, by reason; they are kept raw beside it.
     problems : list of Problem
         What could not be read. It is kept raw too.
+    differences : list of Problem
+        Where a source states totals of its own that its records do not add up to.
     """
 
     rows: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+    differences: list[Problem] = field(default_factory=list)
 
 
 @runtime_checkable

@@ -96,7 +96,15 @@ class CodexTrace:
             trace.metadata["models"] = list(self._models)
         goals = self._goals.tree(trace.task or "")
         trace.current_goal_id = goals.current_id if goals is not None else None
-        return SourceTrace(trace, self._messages, self._events, goals, self._digests, torn_tail=self.torn_tail)
+        return SourceTrace(
+            trace,
+            self._messages,
+            self._events,
+            goals,
+            self._digests,
+            torn_tail=self.torn_tail,
+            positional=True,
+        )
 
     # What rows say of the whole run
 
@@ -277,7 +285,7 @@ def _time_of_id(told: object) -> datetime | None:
     Examples
     --------
     >>> _time_of_id("019d78fc-c449-7300-92a1-1e92604a4f6a")
-    datetime.datetime(2026, 4, 10, 20, 0, 38, 729000, tzinfo=datetime.timezone.utc)
+    datetime.datetime(2026, 4, 10, 20, 2, 4, 489000, tzinfo=datetime.timezone.utc)
     """
     try:
         number = uuid.UUID(str(told))

@@ -130,6 +130,27 @@ def rows_of(data: bytes) -> Iterator[Row]:
             yield Row(number, line, row.text, row.value, row.exact, row.torn, row.reason)
 
 
+def whole_row(data: bytes) -> Row:
+    """Return the one object that a file holds, whatever lines it has; a piece that is no row where it holds none.
+
+    Examples
+    --------
+    >>> whole_row(b' {"a": 1} ').value, whole_row(b"{} {}").reason
+    ({'a': 1}, 'more than one JSON value')
+    """
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").strip()
+    decoder = _Decoder()
+    try:
+        value, end = decoder.decode(text, 0)
+    except RecursionError:
+        return Row(1, 1, text, reason=f"nested deeper than {MAX_ROW_DEPTH}")
+    except ValueError as error:
+        return Row(1, 1, text, reason=f"not JSON: {error}")
+    if end < len(text):
+        return Row(1, 1, text, reason="more than one JSON value")
+    return _row(decoder, text, value, 1, torn=False)
+
+
 def head_rows(path: Path) -> Iterator[Row]:
     """Yield the first rows of a file, from which its format can be told."""
     with path.open("rb") as file:

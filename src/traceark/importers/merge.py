@@ -211,7 +211,8 @@ def _diverged(source: SourceTrace, stored: Stored, state: State, new: list[Messa
     last = source.digests[-1] if source.digests else ""
     marked = replace(state, diverged=(*state.diverged, last))
     # Its goals are not those of this tree, even where they have the same names.
-    strangers = [message.model_copy(update={"goal_id": None}) for message in new]
+    taken = [] if source.positional else new
+    strangers = [message.model_copy(update={"goal_id": None}) for message in taken]
     header: dict[str, object] = {"metadata": {**stored.trace.metadata, STATE: marked.to_json()}}
     return Plan("diverged", messages=strangers, header=header)
 

@@ -22,7 +22,8 @@ class TraceReport:
     outcome : str
         ``new``; ``grown``: the archive held an earlier state of the source; ``known``: it held
         this very state; ``older``: it holds a later one; ``diverged``: the archive's trace and
-        the source disagree, and only messages of unknown ids were taken; ``failed``: nothing was.
+        the source disagree, and only messages of unknown ids were taken, none where ids
+        tell no more than places; ``failed``: nothing was.
     """
 
     trace_id: str
@@ -36,7 +37,7 @@ class TraceReport:
 
 @dataclass(slots=True)
 class FileReport:
-    """What became of one file: its rows by kind, what they made, and what could not be read."""
+    """What became of one file: its rows by kind, what they made, what could not be read, totals that differ."""
 
     path: str
     importer: str
@@ -44,6 +45,7 @@ class FileReport:
     repaired: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     traces: list[TraceReport] = field(default_factory=list)
+    differences: list[Problem] = field(default_factory=list)
 
     def to_json(self) -> JsonObject:
         """Return the report as plain JSON."""
@@ -53,6 +55,7 @@ class FileReport:
             "rows": cast("Json", dict(self.rows)),
             "repaired": cast("Json", dict(self.repaired)),
             "problems": [cast("Json", asdict(problem)) for problem in self.problems],
+            "differences": [cast("Json", asdict(difference)) for difference in self.differences],
             "traces": [cast("Json", asdict(trace)) for trace in self.traces],
         }
 
@@ -113,6 +116,7 @@ class ImportReport:
             "goals": sum(trace.goals for trace in traces),
             "repaired": self.repaired.total(),
             "problems": len(self.problems),
+            "differences": sum(len(file.differences) for file in self.files),
         }
 
     def to_json(self) -> JsonObject:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from traceark.errors import DamagedTraceError, ImportFailedError, InvalidValueError
+from traceark.importers.atif import Atif
 from traceark.importers.base import ImportCounts, Importer, Problem, SourceTrace
+from traceark.importers.chat import Chat
 from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.codex import Codex
 from traceark.importers.merge import Plan, Stored, begun, plan_import, settled
@@ -60,7 +62,7 @@ def importers() -> list[Importer]:
             raise ImportFailedError(f"the importer {point.name!r} ({point.value}) does not load: {error}") from error
         found[importer.name] = importer
     # Run from a source tree, the package has no metadata.
-    for own in (ClaudeCode(), Codex()):
+    for own in (ClaudeCode(), Codex(), Atif(), Chat()):
         found.setdefault(own.name, own)
     return list(found.values())
 
@@ -159,6 +161,7 @@ async def _import_file(store: TraceStore, path: Path, candidates: Sequence[Impor
         _unreadable(report, OSError(error.errno, error.strerror, str(path)))
         return
     file = FileReport(str(path), importer.name, counts.rows, counts.repaired, counts.problems)
+    file.differences = counts.differences
     report.files.append(file)
     for source in sources:
         try:
@@ -169,10 +172,12 @@ async def _import_file(store: TraceStore, path: Path, candidates: Sequence[Impor
             file.problems.append(Problem(str(path), 0, f"trace {source.trace.trace_id}: {error}"))
         else:
             if file.traces[-1].outcome == "diverged":
-                file.problems.append(Problem(str(path), 0, _DIVERGED.format(source.trace.trace_id)))
+                file.problems.append(Problem(str(path), 0, _diverged(source)))
 
 
-_DIVERGED = "the archive's trace {} is neither an earlier nor a later state of this file; only new messages were taken"
+def _diverged(source: SourceTrace) -> str:
+    taken = "nothing was taken" if source.positional else "only new messages were taken"
+    return f"the archive's trace {source.trace.trace_id} is neither an earlier nor a later state of this file; {taken}"
 
 
 def _detect(path: Path, candidates: Sequence[Importer]) -> Importer | None:

@@ -1,0 +1,160 @@
+"""ATIF, Harbor's Agent Trajectory Interchange Format: one JSON document per trajectory, versions 1.2 to 1.7.
+
+The format is told by ``schema_version`` (https://www.harborframework.com/docs/trajectory-format). A
+step is one message, its calls of tools blocks of it; each result of an observation is a message of
+the role ``tool``. Everything of the document but its steps is in the trace's metadata, under ``atif``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from traceark.importers.base import ImportCounts, Problem, SourceTrace
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, without
+from traceark.importers.typed import Typed
+from traceark.models import Json, JsonObject, Trace, Usage
+
+_VERSION = re.compile(rb'"schema_version"\s*:\s*"ATIF-')
+_ROLES = {"user": "user", "agent": "assistant", "system": "system"}
+
+
+class Atif:
+    """Reads a trajectory; the trace id is its ``trajectory_id``, else its ``session_id``.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> step = {"step_id": 1, "source": "user", "message": "hi"}
+    >>> trajectory = {"schema_version": "ATIF-v1.6", "session_id": "s", "agent": {"name": "a"}, "steps": [step]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "trajectory.json")
+    ...     _ = path.write_text(json.dumps(trajectory))
+    ...     [source] = Atif().read(path, ImportCounts())
+    >>> source.trace.trace_id, source.messages[0].content
+    ('s', 'hi')
+    """
+
+    name = "atif"
+
+    def detect(self, path: Path) -> bool:
+        """Say whether the beginning of the file states the schema."""
+        return _VERSION.search(head_of(path)) is not None
+
+    def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+        """Yield the trajectory's trace, then those of sub-agents that are in the same document."""
+        document = document_of(path, counts)
+        if document is not None:
+            yield from _traces(document, None, path, counts)
+
+
+def _traces(document: JsonObject, parent: str | None, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+    typed = Typed(counts.repaired)
+    trace_id = typed.identifier(document.get("trajectory_id")) or typed.identifier(document.get("session_id"))
+    if trace_id is None:
+        counts.problems.append(Problem(str(path), 0, "the trajectory has no session_id; nothing was taken"))
+        return
+    agent = document.get("agent")
+    told = agent if isinstance(agent, dict) else {}
+    trace = Trace(trace_id=trace_id, status="completed", parent_trace_id=parent)
+    trace.agent_type, trace.model = typed.text(told.get("name")), typed.text(told.get("model_name"))
+    trace.metadata = {"atif": without(document, "steps", "subagent_trajectories")}
+    building = DocumentTrace(Atif.name, trace, counts)
+    steps = document.get("steps")
+    for number, step in enumerate(steps if isinstance(steps, list) else [], start=1):
+        building.row("step", step)
+        if isinstance(step, dict):
+            _add_step(building, number, step)
+        else:
+            building.event("step", step)
+    yield building.finish(path, _stated(document.get("final_metrics"), building.typed))
+    for child in objects_in(document.get("subagent_trajectories")):
+        yield from _traces(child, trace_id, path, counts)
+
+
+def _add_step(building: DocumentTrace, number: int, step: JsonObject) -> None:
+    typed = building.typed
+    building.time(step.get("timestamp"))
+    building.model(step.get("model_name"))
+    source = step.get("source")
+    role = _ROLES.get(source if isinstance(source, str) else "") or typed.text(source) or "assistant"
+    copied = {"copied": True} if step.get("is_copied_context") is True else {}
+    calls = objects_in(step.get("tool_calls"))
+    content, taken = _content(step, calls)
+    observation = step.get("observation")
+    results = objects_in(observation.get("results")) if isinstance(observation, dict) else []
+    kept = without(step, *taken, *(("observation",) if results else ()))
+    if results and isinstance(observation, dict) and (beside := without(observation, "results")):
+        kept["observation"] = beside
+    message = building.message(f"step-{number}", role, content, kept, **copied)
+    if len(calls) == 1:
+        message.tool_call_id = typed.identifier(calls[0].get("tool_call_id"))
+        message.tool_name = typed.text(calls[0].get("function_name"))
+    text = step.get("message")
+    if role == "user" and building.trace.task is None:
+        building.trace.task = typed.summary(text)
+    elif role == "assistant" and isinstance(text, str) and text.strip():
+        building.trace.result_summary = typed.summary(text, 500)
+    metrics = step.get("metrics")
+    if isinstance(metrics, dict) and not copied:
+        message.usage, message.cost = _usage(metrics, typed), typed.cost(metrics.get("cost_usd"))
+        message.tokens = message.usage.total()
+        message.duration_ms = typed.duration_ms(metrics.get("latency_ms"))
+    names = {call.get("tool_call_id"): call.get("function_name") for call in calls if _hashable(call)}
+    for at, result in enumerate(results, start=1):
+        call_id = typed.identifier(result.get("source_call_id"))
+        answer = building.message(
+            f"step-{number}-result-{at}", "tool", result.get("content"), without(result, "content"), **copied
+        )
+        answer.tool_call_id, answer.tool_name = call_id, typed.text(names.get(call_id)) if call_id else None
+        for child in objects_in(result.get("subagent_trajectory_ref")):
+            child_id = typed.identifier(child.get("trajectory_id")) or typed.identifier(child.get("session_id"))
+            if child_id is not None and child_id != building.trace.trace_id:
+                goal_id = call_id or f"step-{number}"
+                building.goal(goal_id, typed.summary(result.get("content")) or answer.tool_name or child_id, child_id)
+                answer.goal_id = goal_id
+
+
+def _hashable(call: Mapping[str, Json]) -> bool:
+    return isinstance(call.get("tool_call_id"), str)
+
+
+def _content(step: Mapping[str, Json], calls: list[JsonObject]) -> tuple[Json, list[str]]:
+    """Return the content of a step's message, and which fields of the step it says all of."""
+    text, thought, told = step.get("message"), step.get("reasoning_content"), step.get("tool_calls")
+    blocks: list[Json] = []
+    if isinstance(thought, str) and thought:
+        blocks.append({"type": "thinking", "thinking": thought})
+    if isinstance(text, str) and text:
+        blocks.append({"type": "text", "text": text})
+    elif isinstance(text, list):
+        blocks += text
+    whole = isinstance(told, list) and len(calls) == len(told)
+    for call in calls if whole else ():
+        rest = without(call, "tool_call_id", "function_name", "arguments")
+        block: JsonObject = {"type": "tool_use", "id": call.get("tool_call_id"), "name": call.get("function_name")}
+        blocks.append({**block, "input": call.get("arguments"), **without(rest, *block, "input")})
+    taken = ["message"]
+    if isinstance(thought, str):
+        taken.append("reasoning_content")
+    if whole:
+        taken.append("tool_calls")
+    plain = not calls and not thought
+    return (text if plain else blocks), taken
+
+
+def _usage(metrics: Mapping[str, Json], typed: Typed) -> Usage:
+    """Return a step's usage; cached tokens are among the prompt's."""
+    prompt, cached = typed.count(metrics.get("prompt_tokens")), typed.count(metrics.get("cached_tokens"))
+    fresh = None if prompt is None else prompt - min(cached or 0, prompt)
+    return Usage(
+        input_tokens=fresh, output_tokens=typed.count(metrics.get("completion_tokens")), cache_read_tokens=cached
+    )
+
+
+def _stated(final: Json, typed: Typed) -> int | None:
+    """Return the number of tokens that a document says it used."""
+    if not isinstance(final, dict) or "total_prompt_tokens" not in final:
+        return None
+    return (typed.count(final["total_prompt_tokens"]) or 0) + (typed.count(final.get("total_completion_tokens")) or 0)

@@ -1,0 +1,145 @@
+"""Runs that are one JSON document: read it, and put a trace together record by record.
+
+A record is what the format repeats: a step, a message. Each is a row of the source, so that a
+later state of a document which only grew is told from one that went another way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from traceark.importers.base import ImportCounts, Problem, SourceEvent, SourceTrace
+from traceark.importers.jsonl import whole_row
+from traceark.importers.typed import Typed
+from traceark.models import Goal, GoalTree, Json, JsonObject, Message, Trace
+
+# A format that is told by a word near the beginning of a file is looked for in so many bytes.
+_HEAD_BYTES = 65_536
+
+
+def head_of(path: Path) -> bytes:
+    """Return the beginning of a file that may be a JSON document, empty where it cannot be one."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    return head if head.startswith(b"{") else b""
+
+
+def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
+    """Return the object that a file holds; None, with a problem, where it holds none."""
+    row = whole_row(path.read_bytes())
+    if row.value is None:
+        counts.problems.append(Problem(str(path), 0, f"{row.reason}; nothing was taken"))
+    elif not row.exact:
+        counts.repaired["a number beyond any type or a repeated key"] += 1
+    return row.value
+
+
+class DocumentTrace:
+    """Puts one trace together.
+
+    Parameters
+    ----------
+    name : str
+        The importer, the first part of the types of its events.
+    trace : Trace
+        The header; its times and model follow the messages.
+    counts : ImportCounts
+    """
+
+    def __init__(self, name: str, trace: Trace, counts: ImportCounts) -> None:
+        self.trace = trace
+        self.typed = Typed(counts.repaired)
+        self.messages: list[Message] = []
+        self._name = name
+        self._counts = counts
+        self._events: list[SourceEvent] = []
+        self._digests: list[str] = []
+        self._goals: dict[str, Goal] = {}
+        self._time: datetime | None = None
+
+    def row(self, kind: str, record: Json) -> None:
+        """Count a record of the document."""
+        before = self._digests[-1] if self._digests else ""
+        text = json.dumps(record, sort_keys=True)
+        self._digests.append(hashlib.sha256(f"{before}{text}".encode()).hexdigest())
+        self._counts.rows[kind] += 1
+
+    def time(self, told: Json) -> datetime | None:
+        """Take a record's time, if it has one; return the last one told."""
+        at = self.typed.time(told)
+        if at is not None:
+            self._time = at
+            self.trace.created_at = min(self.trace.created_at or at, at)
+            self.trace.completed_at = max(self.trace.completed_at or at, at)
+        return self._time
+
+    def model(self, told: Json) -> None:
+        """Take the model that wrote a message."""
+        model = self.typed.text(told)
+        if model is not None:
+            self.trace.model = model
+
+    def message(self, message_id: str, role: str, content: Json, source: Mapping[str, Json], **fields: Any) -> Message:
+        """Add a message; `source` is what its record says beyond that."""
+        told: dict[str, Any] = {
+            "message_id": f"{self.trace.trace_id}-{message_id}",
+            "trace_id": self.trace.trace_id,
+            "role": role,
+            "content": content,
+            "created_at": self._time,
+            **fields,
+        }
+        if source:
+            told["source"] = dict(source)
+        message = Message.parse(told)
+        self.messages.append(message)
+        return message
+
+    def event(self, kind: str, payload: Json) -> None:
+        """Add an event."""
+        self._events.append(SourceEvent(f"{self._name}.{kind}", payload))
+
+    def goal(self, goal_id: str, description: str, child_id: str) -> None:
+        """Add the goal of a sub-agent, or one more trace to it."""
+        goal = self._goals.setdefault(
+            goal_id, Goal(id=goal_id, description=description, type="agent", status="completed", created_at=self._time)
+        )
+        goal.sub_trace_ids = [*goal.sub_trace_ids, child_id]
+
+    def finish(self, path: Path, stated_tokens: int | None = None) -> SourceTrace:
+        """Return the trace; say so where its tokens are not those that the document states."""
+        tokens = sum(message.tokens or 0 for message in self.messages)
+        if stated_tokens is not None and tokens != stated_tokens:
+            told = f"{self.trace.trace_id}: the messages have {tokens:,} tokens, the file states {stated_tokens:,}"
+            self._counts.differences.append(Problem(str(path), 0, told))
+        goals = GoalTree(mission=self.trace.task or "", goals=list(self._goals.values())) if self._goals else None
+        return SourceTrace(
+            self.trace, self.messages, self._events, goals, self._digests, len(self._digests), positional=True
+        )
+
+
+def without(record: Mapping[str, Json], *names: str) -> JsonObject:
+    """Return an object without some of its keys.
+
+    Examples
+    --------
+    >>> without({"a": 1, "b": 2}, "b")
+    {'a': 1}
+    """
+    return {name: value for name, value in record.items() if name not in names}
+
+
+def objects_in(value: Json) -> list[JsonObject]:
+    """Return the objects of a list, none where it is no list.
+
+    Examples
+    --------
+    >>> objects_in([{"a": 1}, 2]), objects_in(None)
+    ([{'a': 1}], [])
+    """
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -1,0 +1,297 @@
+"""Trajectories in ATIF and chats as JSON Lines: what their records become, exactly and again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_import_claude_code import corpus
+from traceark.importers.atif import Atif
+from traceark.importers.base import ImportCounts, Importer, SourceTrace
+from traceark.importers.chat import Chat
+from traceark.importers.report import ImportReport
+from traceark.importers.run import import_paths, importers
+from traceark.models import GoalTree, JsonObject, Message, Trace
+from traceark.testing import ModelStore
+
+STEPS: list[JsonObject] = [
+    {"step_id": 1, "timestamp": "2026-01-02T03:04:05Z", "source": "user", "message": "What is\n2 + 2?"},
+    {
+        "step_id": 2,
+        "source": "agent",
+        "message": "I ask.",
+        "model_name": "m-1",
+        "reasoning_content": "Adding is hard.",
+        "tool_calls": [
+            {"tool_call_id": "c1", "function_name": "add", "arguments": {"a": 2, "b": 2}, "extra": {"x": 1}}
+        ],
+        "observation": {"results": [{"source_call_id": "c1", "content": "4", "extra": {"y": 2}}], "note": "ok"},
+        "metrics": {
+            "prompt_tokens": 100,
+            "cached_tokens": 60,
+            "completion_tokens": 10,
+            "cost_usd": 0.5,
+            "latency_ms": 7,
+        },
+        "odd": [1],
+    },
+    {"step_id": 3, "timestamp": "2026-01-02T03:04:09Z", "source": "agent", "message": "Four."},
+]
+
+
+def trajectory(steps: Sequence[JsonObject] = STEPS, **fields: Any) -> JsonObject:
+    return {
+        "schema_version": "ATIF-v1.6",
+        "session_id": "s",
+        "agent": {"name": "adder", "version": "1", "model_name": "m-0"},
+        "steps": list(steps),
+        **fields,
+    }
+
+
+def read(importer: Importer, path: Path, text: str) -> tuple[list[SourceTrace], ImportCounts]:
+    path.write_text(text)
+    counts = ImportCounts()
+    return list(importer.read(path, counts)), counts
+
+
+def test_a_step_is_a_message_and_each_result_of_it_one_more(tmp_path: Path) -> None:
+    (source,), counts = read(Atif(), tmp_path / "t.json", json.dumps(trajectory(), indent=2))
+    told = [(each.message_id, each.role, each.tool_call_id, each.tool_name) for each in source.messages]
+    assert told == [
+        ("s-step-1", "user", None, None),
+        ("s-step-2", "assistant", "c1", "add"),
+        ("s-step-2-result-1", "tool", "c1", "add"),
+        ("s-step-3", "assistant", None, None),
+    ]
+    call = source.messages[1]
+    assert call.content == [
+        {"type": "thinking", "thinking": "Adding is hard."},
+        {"type": "text", "text": "I ask."},
+        {"type": "tool_use", "id": "c1", "name": "add", "input": {"a": 2, "b": 2}, "extra": {"x": 1}},
+    ]
+    assert call.usage is not None
+    assert (call.usage.input_tokens, call.usage.cache_read_tokens, call.usage.output_tokens) == (40, 60, 10)
+    assert (call.tokens, call.cost, call.duration_ms) == (110, 0.5, 7)
+    assert [each.content for each in source.messages if each is not call] == ["What is\n2 + 2?", "4", "Four."]
+    trace = source.trace
+    assert (trace.agent_type, trace.model, trace.task, trace.result_summary) == (
+        "adder",
+        "m-1",
+        "What is 2 + 2?",
+        "Four.",
+    )
+    assert trace.created_at is not None and trace.completed_at is not None
+    assert (trace.completed_at - trace.created_at).total_seconds() == 4
+    assert counts.rows == {"step": 3}
+
+
+def test_nothing_of_a_step_is_dropped(tmp_path: Path) -> None:
+    (source,), _ = read(Atif(), tmp_path / "t.json", json.dumps(trajectory(notes="n", extra={"z": None})))
+    extra = [(each.model_extra or {}).get("source", {}) for each in source.messages]
+    step = STEPS[1]
+    assert extra[1] == {
+        **{name: step[name] for name in ("step_id", "source", "model_name", "metrics", "odd")},
+        "observation": {"note": "ok"},
+    }
+    assert extra[2] == {"source_call_id": "c1", "extra": {"y": 2}}
+    assert source.trace.metadata == {
+        "atif": {key: value for key, value in trajectory(notes="n", extra={"z": None}).items() if key != "steps"}
+    }
+
+
+def test_copied_steps_count_nothing(tmp_path: Path) -> None:
+    steps = [{**STEPS[1], "is_copied_context": True}, {**STEPS[1], "step_id": 9}]
+    (source,), _ = read(Atif(), tmp_path / "t.json", json.dumps(trajectory(steps)))
+    assert [(each.tokens, (each.model_extra or {}).get("copied")) for each in source.messages] == [
+        (None, True),
+        (None, True),
+        (110, None),
+        (None, None),
+    ]
+
+
+@pytest.mark.parametrize(("stated", "differs"), [((100, 10), False), ((100, 11), True), ((0, 0), True)])
+def test_totals_that_a_document_states_are_checked(tmp_path: Path, stated: tuple[int, int], differs: bool) -> None:
+    final = {"total_prompt_tokens": stated[0], "total_completion_tokens": stated[1]}
+    _, counts = read(Atif(), tmp_path / "t.json", json.dumps(trajectory(final_metrics=final)))
+    told = [f"s: the messages have 110 tokens, the file states {sum(stated)}"] if differs else []
+    assert [difference.reason for difference in counts.differences] == told
+
+
+def test_sub_agents_are_child_traces_whichever_comes_first(tmp_path: Path) -> None:
+    reference: JsonObject = {
+        "source_call_id": "c1",
+        "content": "asked",
+        "subagent_trajectory_ref": [{"session_id": "child"}],
+    }
+    parent = trajectory([{**STEPS[1], "observation": {"results": [reference]}}])
+    (tmp_path / "parent.json").write_text(json.dumps(parent))
+    (tmp_path / "child.json").write_text(json.dumps(trajectory(session_id="child")))
+
+    async def imported(names: Sequence[str]) -> tuple[Trace | None, GoalTree | None]:
+        store = ModelStore()
+        for name in names:
+            await import_paths(store, [tmp_path / name])
+        return await store.get_trace("child"), await store.get_goal_tree("s")
+
+    child, tree = asyncio.run(imported(["child.json", "parent.json"]))
+    assert child is not None and tree is not None
+    assert (child.parent_trace_id, child.parent_goal_id) == ("s", "c1")
+    assert [(goal.id, goal.type, goal.sub_trace_ids) for goal in tree.goals] == [("c1", "agent", ["child"])]
+
+
+def test_sub_agents_in_the_same_document_are_traces_of_their_own(tmp_path: Path) -> None:
+    inner = trajectory(session_id="s", trajectory_id="inner")
+    document = trajectory(trajectory_id="outer", subagent_trajectories=[inner])
+    sources, _ = read(Atif(), tmp_path / "t.json", json.dumps(document))
+    assert [(each.trace.trace_id, each.trace.parent_trace_id) for each in sources] == [
+        ("outer", None),
+        ("inner", "outer"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"schema_version": "ATIF-v1.6"', "not JSON"),
+        ('{"schema_version": "ATIF-v1.6"} {}', "more than one JSON value"),
+        ('{"schema_version": "ATIF-v1.6", "steps": []}', "has no session_id"),
+        ("[" * 600 + "]" * 600, "nested deeper"),
+    ],
+)
+def test_what_is_no_trajectory_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    sources, counts = read(Atif(), tmp_path / "t.json", text)
+    assert sources == []
+    (problem,) = counts.problems
+    assert reason in problem.reason
+    assert problem.path == str(tmp_path / "t.json")
+
+
+CHAT: JsonObject = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Weather in Rome?", "name": "ann"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}],
+            "weight": 0,
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "assistant", "content": "Sunny."},
+    ],
+    "tools": [{"type": "function"}],
+}
+
+
+def test_a_line_is_a_trace(tmp_path: Path) -> None:
+    named = {**CHAT, "id": "chat-7"}
+    sources, counts = read(Chat(), tmp_path / "c.jsonl", f"{json.dumps(CHAT)}\n\n{json.dumps(named)}\n")
+    first, second = sources
+    assert first.trace.trace_id.startswith("chat-") and second.trace.trace_id == "chat-7"
+    assert [(each.role, each.tool_call_id, each.tool_name) for each in first.messages] == [
+        ("system", None, None),
+        ("user", None, None),
+        ("assistant", "c1", "weather"),
+        ("tool", "c1", "weather"),
+        ("assistant", None, None),
+    ]
+    assert first.messages[2].content == [
+        {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    ]
+    assert [(each.model_extra or {}).get("source") for each in first.messages] == [
+        None,
+        {"name": "ann"},
+        {"weight": 0},
+        {"tool_call_id": "c1"},
+        None,
+    ]
+    assert (first.trace.task, first.trace.result_summary) == ("Weather in Rome?", "Sunny.")
+    assert first.trace.metadata == {"chat": {"tools": [{"type": "function"}]}}
+    assert counts.rows == {"message": 10}
+
+
+def test_the_same_chat_is_the_same_trace_in_any_file(tmp_path: Path) -> None:
+    (one,), _ = read(Chat(), tmp_path / "a.jsonl", json.dumps(CHAT))
+    two = '{"messages":[{"role":"user","content":"x"}]}\n' + json.dumps(CHAT)
+    (_, other), _ = read(Chat(), tmp_path / "b.jsonl", two)
+    assert (one.trace, one.messages) == (other.trace, other.messages)
+
+
+def test_lines_that_are_no_chats_are_named_and_the_others_taken(tmp_path: Path) -> None:
+    lines = [json.dumps(CHAT), '{"messages": []}', "<<<<<<< HEAD", '{"messages": [{"role": "user", "content": "x"}]}']
+    sources, counts = read(Chat(), tmp_path / "c.jsonl", "\n".join(lines))
+    assert len(sources) == 2
+    assert [problem.line for problem in counts.problems] == [2, 3]
+
+
+async def _contents(store: ModelStore, trace_id: str) -> tuple[Trace | None, list[Message]]:
+    return await store.get_trace(trace_id), await store.get_trace_messages(trace_id)
+
+
+def test_a_trajectory_that_grew_adds_its_tail_and_one_that_differs_adds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+
+    async def imported(*documents: JsonObject) -> tuple[ImportReport, tuple[Trace | None, list[Message]]]:
+        store = ModelStore()
+        for document in documents:
+            path.write_text(json.dumps(document))
+            report = await import_paths(store, [path])
+        return report, await _contents(store, "s")
+
+    _, expected = asyncio.run(imported(trajectory()))
+    parts = [trajectory(STEPS[:count]) for count in (1, 2, 3)]
+    for documents in itertools.permutations(parts):
+        _, found = asyncio.run(imported(*documents))
+        assert found == expected
+    other = trajectory([STEPS[0], {**STEPS[2], "message": "Five."}, *STEPS])
+    report, (trace, messages) = asyncio.run(imported(trajectory(), other))
+    assert messages == expected[1]
+    assert [each.outcome for each in report.files[0].traces] == ["diverged"]
+    assert "nothing was taken" in report.problems[0].reason
+    assert trace is not None and trace.total_tokens == 110
+
+
+def test_formats_are_told_by_content(tmp_path: Path) -> None:
+    texts = {
+        "atif": json.dumps(trajectory(), indent=1),
+        "chat": json.dumps(CHAT),
+        "claude-code": '{"type":"user","sessionId":"s","message":{"role":"user","content":"x"},"isSidechain":false}',
+        "codex": '{"timestamp":"2026-01-02T03:04:05Z","type":"session_meta","payload":{"id":"s"}}',
+    }
+    for name, text in texts.items():
+        path = tmp_path / f"{name}.claude.atif.jsonl"
+        path.write_text(text)
+        assert [each.name for each in importers() if each.detect(path)] == [name]
+
+
+def test_real_trajectories_are_taken_whole() -> None:
+    async def run() -> ImportReport:
+        return await import_paths(ModelStore(), corpus("atif"))
+
+    report = asyncio.run(run())
+    assert report.totals()["rows"] == sum(
+        len(document["steps"]) for path in corpus("atif") for document in _trajectories(path)
+    )
+    known = ("neither an earlier nor a later", "not JSON", "no session_id")
+    assert all(any(each in problem.reason for each in known) for problem in report.problems)
+
+
+def _trajectories(path: Path) -> list[Any]:
+    """Return the trajectories that a file of the collection holds, as the standard library reads it."""
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError:
+        return []
+    if not str(document.get("schema_version")).startswith("ATIF") or not (
+        document.get("session_id") or document.get("trajectory_id")
+    ):
+        return []
+    return [document, *document.get("subagent_trajectories", [])]
