@@ -137,14 +137,14 @@ def test_sub_agents_are_child_traces_whichever_comes_first(tmp_path: Path) -> No
 
     async def imported(names: Sequence[str]) -> tuple[Trace | None, GoalTree | None]:
         store = ModelStore()
-        for name in names:
-            await import_paths(store, [tmp_path / name])
+        await import_paths(store, [tmp_path / name for name in names])
         return await store.get_trace("child"), await store.get_goal_tree("s")
 
-    child, tree = asyncio.run(imported(["child.json", "parent.json"]))
-    assert child is not None and tree is not None
-    assert (child.parent_trace_id, child.parent_goal_id) == ("s", "c1")
-    assert [(goal.id, goal.type, goal.sub_trace_ids) for goal in tree.goals] == [("c1", "agent", ["child"])]
+    for order in (["child.json", "parent.json"], ["parent.json", "child.json"]):
+        child, tree = asyncio.run(imported(order))
+        assert child is not None and tree is not None
+        assert (child.parent_trace_id, child.parent_goal_id) == ("s", "c1")
+        assert [(goal.id, goal.type, goal.sub_trace_ids) for goal in tree.goals] == [("c1", "agent", ["child"])]
 
 
 def test_sub_agents_in_the_same_document_are_traces_of_their_own(tmp_path: Path) -> None:

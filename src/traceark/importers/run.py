@@ -30,6 +30,8 @@ GROUP = "traceark.importers"
 _BATCH = 256
 
 Progress = Callable[[Path, int, int], None]
+# Of sub-agents' traces that the sources read so far name: the trace and the goal that started them.
+Links = dict[str, tuple[str, str]]
 T = TypeVar("T")
 
 
@@ -108,10 +110,11 @@ async def import_paths(
     candidates = [importer] if importer is not None else importers()
     sizes = [_size(path) for path in files]
     done = 0
+    links: Links = {}
     for path, size in zip(files, sizes, strict=True):
         if progress is not None:
             progress(path, done, sum(sizes))
-        await _import_file(store, path, candidates, report)
+        await _import_file(store, path, candidates, report, links)
         done += size
     if progress is not None and files:
         progress(files[-1], done, done)
@@ -149,7 +152,9 @@ def _size(path: Path) -> int:
         return 0
 
 
-async def _import_file(store: TraceStore, path: Path, candidates: Sequence[Importer], report: ImportReport) -> None:
+async def _import_file(
+    store: TraceStore, path: Path, candidates: Sequence[Importer], report: ImportReport, links: Links
+) -> None:
     counts = ImportCounts()
     try:
         importer = await asyncio.to_thread(_detect, path, candidates)
@@ -165,7 +170,7 @@ async def _import_file(store: TraceStore, path: Path, candidates: Sequence[Impor
     report.files.append(file)
     for source in sources:
         try:
-            file.traces.append(await _import_trace(store, source, importer.name))
+            file.traces.append(await _import_trace(store, source, importer.name, links))
         except (InvalidValueError, DamagedTraceError) as error:
             # Of this trace alone: an id that names no directory, or files in the archive that are damaged.
             file.traces.append(TraceReport(source.trace.trace_id, "failed"))
@@ -184,8 +189,12 @@ def _detect(path: Path, candidates: Sequence[Importer]) -> Importer | None:
     return next((importer for importer in candidates if importer.detect(path)), None)
 
 
-async def _import_trace(store: TraceStore, source: SourceTrace, importer: str) -> TraceReport:
+async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, links: Links) -> TraceReport:
     trace_id = source.trace.trace_id
+    for goal in source.goals.goals if source.goals is not None else ():
+        links.update(dict.fromkeys(goal.sub_trace_ids, (trace_id, goal.id)))
+    if source.trace.parent_trace_id is None and trace_id in links:
+        source.trace.parent_trace_id, source.trace.parent_goal_id = links[trace_id]
     header = await store.get_trace(trace_id)
     if header is None:
         await store.create_trace(begun(source, importer))
