@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from traceark.importers.base import ImportCounts, Importer, SourceTrace
 from traceark.importers.chat import Chat
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths, importers
+from traceark.importers.tau2 import Tau2
+from traceark.importers.who_and_when import WhoAndWhen
 from traceark.models import GoalTree, JsonObject, Message, Trace
 from traceark.testing import ModelStore
 
@@ -232,6 +235,119 @@ def test_lines_that_are_no_chats_are_named_and_the_others_taken(tmp_path: Path) 
     assert [problem.line for problem in counts.problems] == [2, 3]
 
 
+SPOKEN: list[JsonObject] = [
+    {"role": "assistant", "content": "Hi!", "turn_idx": 0, "timestamp": "2026-01-02T03:04:05.5", "cost": 0.0},
+    {
+        "role": "user",
+        "content": None,
+        "tool_calls": [{"id": "u1", "name": "check_phone", "arguments": {}, "requestor": "user"}],
+        "cost": 7.0,
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 1},
+    },
+    {"role": "tool", "id": "u1", "content": "off", "requestor": "user", "error": True},
+    {
+        "role": "assistant",
+        "content": "Let me see.",
+        "tool_calls": [{"id": "a1", "name": "lookup", "arguments": {"id": 1}, "requestor": "assistant"}],
+        "cost": 0.25,
+        "usage": {"prompt_tokens": 10, "completion_tokens": 2},
+    },
+    {"role": "tool", "id": "a1", "content": "{}", "requestor": "assistant", "error": False},
+]
+
+
+def results(**fields: Any) -> JsonObject:
+    simulation: JsonObject = {
+        "id": "s",
+        "task_id": "7",
+        "trial": 0,
+        "agent_cost": 0.25,
+        "user_cost": 7.0,
+        "messages": list(SPOKEN),
+    }
+    return {
+        "info": {"agent_info": {"implementation": "llm_agent", "llm": "m"}},
+        "tasks": [{"id": "7", "goal": "help"}],
+        "simulations": [{**simulation, **fields}],
+    }
+
+
+def test_a_simulated_users_cost_stays_apart(tmp_path: Path) -> None:
+    (source,), counts = read(Tau2(), tmp_path / "r.json", json.dumps(results()))
+    assert [(each.role, each.tool_name, each.tokens, each.cost, each.status) for each in source.messages] == [
+        ("assistant", None, None, 0.0, None),
+        ("user", "check_phone", None, None, None),
+        ("tool", "check_phone", None, None, "failed"),
+        ("assistant", "lookup", 12, 0.25, None),
+        ("tool", "lookup", None, None, None),
+    ]
+    assert (source.messages[1].model_extra or {})["source"]["cost"] == 7.0
+    assert source.messages[3].content == [
+        {"type": "text", "text": "Let me see."},
+        {"type": "tool_call", "id": "a1", "name": "lookup", "arguments": {"id": 1}, "requestor": "assistant"},
+    ]
+    assert (source.trace.agent_type, source.trace.model, source.trace.task) == ("llm_agent", "m", "task 7")
+    kept = source.trace.metadata["tau2"]
+    assert isinstance(kept, dict)
+    assert kept["user_cost"] == 7.0
+    assert kept["results"] == {"info": results()["info"], "task": {"id": "7", "goal": "help"}}
+    assert counts.differences == []
+
+
+def test_costs_that_a_simulation_states_are_checked_and_what_belongs_to_none_is_named(tmp_path: Path) -> None:
+    document = {**results(agent_cost=0.5), "tasks": [{"id": "7"}, {"id": "8"}]}
+    _, counts = read(Tau2(), tmp_path / "r.json", json.dumps(document))
+    assert [each.reason for each in counts.differences] == [
+        "s: the agent's messages cost 0.250000, the file states 0.500000"
+    ]
+    assert [each.reason for each in counts.problems] == [
+        "tasks without a simulation belong to no trace and were not taken: 8"
+    ]
+
+
+def test_a_simulation_alone_is_a_trace_and_its_ticks_are_events(tmp_path: Path) -> None:
+    alone = {"id": "s", "task_id": "7", "termination_reason": "max_steps", "ticks": [{"tick_id": 0}, {"tick_id": 1}]}
+    (source,), counts = read(Tau2(), tmp_path / "s.json", json.dumps(alone))
+    assert [(each.event_type, each.payload) for each in source.events] == [
+        ("tau2.tick", {"tick_id": 0}),
+        ("tau2.tick", {"tick_id": 1}),
+    ]
+    assert (source.trace.status, source.trace.error_message) == ("failed", "max_steps")
+    assert counts.rows == {"tick": 2}
+
+
+MARKED: JsonObject = {
+    "question_ID": "q",
+    "question": "How many?",
+    "history": [
+        {"role": "human", "content": "How many?"},
+        {"role": "Orchestrator (thought)", "content": "Hm."},
+        {"role": "assistant", "name": "Counter", "content": "Three."},
+    ],
+    "mistake_agent": "Counter",
+    "mistake_step": "2",
+    "mistake_reason": "miscounted",
+}
+
+
+def test_the_marked_step_of_a_run_is_marked(tmp_path: Path) -> None:
+    (source,), counts = read(WhoAndWhen(), tmp_path / "1.json", json.dumps(MARKED))
+    told = [
+        (each.role, (each.model_extra or {}).get("agent"), (each.model_extra or {}).get("mistake"))
+        for each in source.messages
+    ]
+    assert told == [
+        ("user", None, None),
+        ("assistant", "Orchestrator (thought)", None),
+        ("assistant", "Counter", True),
+    ]
+    trace = source.trace
+    assert trace.trace_id.startswith("q-")
+    assert (trace.task, trace.status, trace.error_message) == ("How many?", "failed", "miscounted")
+    assert trace.metadata == {"who_and_when": {key: value for key, value in MARKED.items() if key != "history"}}
+    assert counts.rows == {"step": 3}
+
+
 async def _contents(store: ModelStore, trace_id: str) -> tuple[Trace | None, list[Message]]:
     return await store.get_trace(trace_id), await store.get_trace_messages(trace_id)
 
@@ -264,12 +380,21 @@ def test_formats_are_told_by_content(tmp_path: Path) -> None:
         "atif": json.dumps(trajectory(), indent=1),
         "chat": json.dumps(CHAT),
         "claude-code": '{"type":"user","sessionId":"s","message":{"role":"user","content":"x"},"isSidechain":false}',
+        "tau2": json.dumps(results(), indent=4),
+        "who-and-when": json.dumps(MARKED),
         "codex": '{"timestamp":"2026-01-02T03:04:05Z","type":"session_meta","payload":{"id":"s"}}',
     }
     for name, text in texts.items():
         path = tmp_path / f"{name}.claude.atif.jsonl"
         path.write_text(text)
         assert [each.name for each in importers() if each.detect(path)] == [name]
+
+
+def test_every_format_has_its_page() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "importing.md").read_text()
+    names = sorted(importer.name for importer in importers())
+    assert sorted(re.findall(r"^\| `([\w-]+)` \|", page.partition("\n## ")[0], re.MULTILINE)) == names
+    assert sorted(set(re.findall(r"^## ([\w-]+)$", page, re.MULTILINE))) == names
 
 
 def test_real_trajectories_are_taken_whole() -> None:
@@ -282,6 +407,22 @@ def test_real_trajectories_are_taken_whole() -> None:
     )
     known = ("neither an earlier nor a later", "not JSON", "no session_id")
     assert all(any(each in problem.reason for each in known) for problem in report.problems)
+
+
+def test_real_simulations_cost_what_their_files_state() -> None:
+    async def run() -> tuple[ImportReport, float]:
+        store = ModelStore()
+        report = await import_paths(store, [*corpus("tau2-bench"), *corpus("who-and-when")])
+        return report, sum(trace.total_cost for trace in await store.list_traces(limit=10_000))
+
+    report, cost = asyncio.run(run())
+    documents = [json.loads(path.read_bytes()) for path in corpus("tau2-bench")]
+    stated = sum(each["agent_cost"] for document in documents for each in document.get("simulations", []))
+    assert cost == pytest.approx(stated, rel=1e-9)
+    assert report.ok and report.totals()["differences"] == 0
+    assert report.totals()["traces"] == len(corpus("who-and-when")) + sum(
+        len(document.get("simulations", [document])) for document in documents
+    )
 
 
 def _trajectories(path: Path) -> list[Any]:

@@ -1,0 +1,151 @@
+"""tau2-bench results: one JSON document of many simulations, or one simulation alone.
+
+A simulation is a trace. The user of a simulation is a model too: its tokens and cost stay in its
+messages' `source` and the trace's metadata, and are in no total. Everything of a simulation but its
+messages is in the trace's metadata, under ``tau2``; so is what the document says of all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from traceark.importers.base import ImportCounts, Problem, SourceTrace
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, without
+from traceark.importers.typed import Typed
+from traceark.models import Json, JsonObject, Trace, Usage
+
+NAME = "tau2"
+# One of these stands near the beginning of the document; `info` says what ran.
+_RESULTS = re.compile(rb'"(agent_info|user_info)"\s*:')
+_SIMULATION = re.compile(rb'"task_id"\s*:.*"(termination_reason|trial)"\s*:', re.DOTALL)
+
+
+class Tau2:
+    """Reads results or a simulation; the trace id is the simulation's ``id``.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> spoken = {"role": "user", "content": "hi", "turn_idx": 0}
+    >>> simulation = {"id": "s", "task_id": "1", "trial": 0, "messages": [spoken]}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "results.json")
+    ...     _ = path.write_text(json.dumps({"info": {"agent_info": {"llm": "m"}}, "simulations": [simulation]}))
+    ...     [source] = Tau2().read(path, ImportCounts())
+    >>> source.trace.trace_id, source.trace.model
+    ('s', 'm')
+    """
+
+    name = NAME
+
+    def detect(self, path: Path) -> bool:
+        """Say whether the beginning of the file is that of results or of a simulation."""
+        head = head_of(path)
+        return _RESULTS.search(head) is not None or _SIMULATION.search(head) is not None
+
+    def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+        """Yield the trace of each simulation."""
+        document = document_of(path, counts)
+        if document is None:
+            return
+        simulations = document.get("simulations")
+        if not isinstance(simulations, list):
+            yield from _trace(document, {}, path, counts)
+            return
+        about = without(document, "simulations", "tasks")
+        tasks = {str(task.get("id")): task for task in objects_in(document.get("tasks"))}
+        simulated = {str(simulation.get("task_id")) for simulation in objects_in(simulations)}
+        if left_out := sorted(tasks.keys() - simulated):
+            told = f"tasks without a simulation belong to no trace and were not taken: {', '.join(left_out)}"
+            counts.problems.append(Problem(str(path), 0, told))
+        for simulation in simulations:
+            if isinstance(simulation, dict):
+                task = tasks.get(str(simulation.get("task_id")))
+                shared: JsonObject = {**about, "task": task} if task is not None else about
+                yield from _trace(simulation, shared, path, counts)
+            else:
+                counts.problems.append(Problem(str(path), 0, f"no simulation: {str(simulation)[:60]}"))
+
+
+def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+    typed = Typed(counts.repaired)
+    trace_id = typed.identifier(simulation.get("id"))
+    if trace_id is None:
+        counts.problems.append(Problem(str(path), 0, "a simulation has no id; it was not taken"))
+        return
+    info = shared.get("info")
+    agent = info.get("agent_info") if isinstance(info, dict) else None
+    trace = Trace(trace_id=trace_id, status="completed", agent_type="tau2")
+    if isinstance(agent, dict):
+        trace.agent_type, trace.model = typed.text(agent.get("implementation")), typed.text(agent.get("llm"))
+    own = without(simulation, "messages", "ticks")
+    trace.metadata = {NAME: {**own, "results": shared} if shared else own}
+    ended = simulation.get("termination_reason")
+    if isinstance(ended, str) and ("error" in ended or ended == "max_steps"):
+        trace.status, trace.error_message = "failed", typed.text(ended)
+    building = DocumentTrace(NAME, trace, counts)
+    building.time(simulation.get("start_time"))
+    trace.task = typed.summary(f"task {simulation['task_id']}") if "task_id" in simulation else None
+    tools: dict[str, str] = {}
+    messages = simulation.get("messages")
+    for number, message in enumerate(messages if isinstance(messages, list) else [], start=1):
+        building.row("message", message)
+        if isinstance(message, dict):
+            _add_message(building, number, message, tools)
+        else:
+            building.event("message", message)
+    ticks = simulation.get("ticks")
+    for tick in ticks if isinstance(ticks, list) else []:
+        building.row("tick", tick)
+        building.event("tick", tick)
+    building.time(simulation.get("end_time"))
+    _check_cost(building, simulation.get("agent_cost"), path, counts)
+    yield building.finish(path)
+
+
+def _add_message(building: DocumentTrace, number: int, message: JsonObject, tools: dict[str, str]) -> None:
+    typed = building.typed
+    role = typed.text(message.get("role")) or "unknown"
+    building.time(message.get("timestamp"))
+    calls = objects_in(message.get("tool_calls"))
+    content, taken = message.get("content"), ["role", "content"]
+    if calls:
+        text: list[Json] = [{"type": "text", "text": content}] if isinstance(content, str) and content else []
+        content = [*text, *({"type": "tool_call", **call} for call in calls)]
+        taken.append("tool_calls")
+    added = building.message(f"{number:04d}", role, content, without(message, *taken))
+    for call in calls:
+        call_id, name = typed.identifier(call.get("id")), typed.text(call.get("name"))
+        if call_id is not None and name is not None:
+            tools[call_id] = name
+        if len(calls) == 1:
+            added.tool_call_id, added.tool_name = call_id, name
+    if role == "tool":
+        added.tool_call_id = typed.identifier(message.get("id"))
+        added.tool_name = tools.get(added.tool_call_id or "")
+        if message.get("error") is True:
+            added.status, added.error = "failed", typed.summary(content)
+    elif role == "assistant":
+        usage = message.get("usage")
+        if isinstance(usage, dict):
+            added.usage = _usage(usage, typed)
+            added.tokens = added.usage.total()
+        added.cost = typed.cost(message.get("cost"))
+
+
+def _usage(usage: Mapping[str, Json], typed: Typed) -> Usage:
+    return Usage(
+        input_tokens=typed.count(usage.get("prompt_tokens")), output_tokens=typed.count(usage.get("completion_tokens"))
+    )
+
+
+def _check_cost(building: DocumentTrace, stated: Json, path: Path, counts: ImportCounts) -> None:
+    """Say so where the agent's messages do not cost what the simulation states."""
+    if not isinstance(stated, int | float):
+        return
+    cost = sum(message.cost or 0.0 for message in building.messages)
+    if abs(cost - stated) > 1e-9 * max(1.0, abs(stated)):
+        told = f"{building.trace.trace_id}: the agent's messages cost {cost:.6f}, the file states {stated:.6f}"
+        counts.differences.append(Problem(str(path), 0, told))
