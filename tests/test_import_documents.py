@@ -316,6 +316,20 @@ def test_a_simulation_alone_is_a_trace_and_its_ticks_are_events(tmp_path: Path) 
     assert counts.rows == {"tick": 2}
 
 
+def test_a_run_of_tau_bench_is_taken_too(tmp_path: Path) -> None:
+    calls = [{"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    spoken = [
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c", "name": "look", "content": "x"},
+    ]
+    alone = {"task_id": 3, "reward": 1.0, "info": {}, "traj": spoken, "trial": 0}
+    (source,), _ = read(Tau2(), tmp_path / "s.json", json.dumps(alone))
+    assert source.trace.trace_id.startswith("tau-3-")
+    assert [(each.tool_call_id, each.tool_name) for each in source.messages] == [("c", "look"), ("c", "look")]
+    assert source.messages[0].content == calls
+    assert source.trace.metadata == {"tau2": {"task_id": 3, "reward": 1.0, "info": {}, "trial": 0}}
+
+
 MARKED: JsonObject = {
     "question_ID": "q",
     "question": "How many?",

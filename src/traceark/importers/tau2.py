@@ -1,4 +1,4 @@
-"""tau2-bench results: one JSON document of many simulations, or one simulation alone.
+"""tau-bench and tau2-bench results: one JSON document of many simulations, or one simulation alone.
 
 A simulation is a trace. The user of a simulation is a model too: its tokens and cost stay in its
 messages' `source` and the trace's metadata, and are in no total. Everything of a simulation but its
@@ -7,6 +7,8 @@ messages is in the trace's metadata, under ``tau2``; so is what the document say
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +25,7 @@ _SIMULATION = re.compile(rb'"task_id"\s*:.*"(termination_reason|trial)"\s*:', re
 
 
 class Tau2:
-    """Reads results or a simulation; the trace id is the simulation's ``id``.
+    """Reads results or a simulation; the trace id is the simulation's ``id``, else its task's with a hash.
 
     Examples
     --------
@@ -71,16 +73,17 @@ class Tau2:
 
 def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
     typed = Typed(counts.repaired)
-    trace_id = typed.identifier(simulation.get("id"))
-    if trace_id is None:
-        counts.problems.append(Problem(str(path), 0, "a simulation has no id; it was not taken"))
-        return
+    # tau-bench has no ids, and other names for messages and the ids of calls.
+    messages_name = "traj" if "traj" in simulation else "messages"
+    messages = simulation.get(messages_name)
+    digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:8]
+    trace_id = typed.identifier(simulation.get("id")) or f"tau-{simulation.get('task_id')}-{digest}"
     info = shared.get("info")
     agent = info.get("agent_info") if isinstance(info, dict) else None
     trace = Trace(trace_id=trace_id, status="completed", agent_type="tau2")
     if isinstance(agent, dict):
         trace.agent_type, trace.model = typed.text(agent.get("implementation")), typed.text(agent.get("llm"))
-    own = without(simulation, "messages", "ticks")
+    own = without(simulation, messages_name, "ticks")
     trace.metadata = {NAME: {**own, "results": shared} if shared else own}
     ended = simulation.get("termination_reason")
     if isinstance(ended, str) and ("error" in ended or ended == "max_steps"):
@@ -89,7 +92,6 @@ def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: Impor
     building.time(simulation.get("start_time"))
     trace.task = typed.summary(f"task {simulation['task_id']}") if "task_id" in simulation else None
     tools: dict[str, str] = {}
-    messages = simulation.get("messages")
     for number, message in enumerate(messages if isinstance(messages, list) else [], start=1):
         building.row("message", message)
         if isinstance(message, dict):
@@ -117,13 +119,15 @@ def _add_message(building: DocumentTrace, number: int, message: JsonObject, tool
         taken.append("tool_calls")
     added = building.message(f"{number:04d}", role, content, without(message, *taken))
     for call in calls:
-        call_id, name = typed.identifier(call.get("id")), typed.text(call.get("name"))
+        function = call.get("function")
+        told = function.get("name") if isinstance(function, dict) else call.get("name")
+        call_id, name = typed.identifier(call.get("id")), typed.text(told)
         if call_id is not None and name is not None:
             tools[call_id] = name
         if len(calls) == 1:
             added.tool_call_id, added.tool_name = call_id, name
     if role == "tool":
-        added.tool_call_id = typed.identifier(message.get("id"))
+        added.tool_call_id = typed.identifier(message.get("id") or message.get("tool_call_id"))
         added.tool_name = tools.get(added.tool_call_id or "")
         if message.get("error") is True:
             added.status, added.error = "failed", typed.summary(content)
