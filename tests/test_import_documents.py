@@ -18,6 +18,7 @@ from traceark.importers.base import ImportCounts, Importer, SourceTrace
 from traceark.importers.chat import Chat
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths, importers
+from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
 from traceark.importers.who_and_when import WhoAndWhen
 from traceark.models import GoalTree, JsonObject, Message, Trace
@@ -330,6 +331,64 @@ def test_a_run_of_tau_bench_is_taken_too(tmp_path: Path) -> None:
     assert source.trace.metadata == {"tau2": {"task_id": 3, "reward": 1.0, "info": {}, "trial": 0}}
 
 
+STEP: JsonObject = {"action": "ls", "observation": "a.py", "state": {"open_file": ""}}
+SOLVED: JsonObject = {
+    "environment": "main",
+    "trajectory": [STEP],
+    "history": [
+        {"role": "system", "content": "You fix bugs.", "agent": "main", "message_type": "system_prompt"},
+        {"role": "user", "content": "A solved example.", "agent": "main", "is_demo": True},
+        {"role": "user", "content": "Fix\nit.", "agent": "main"},
+        {
+            "role": "assistant",
+            "content": "I look.",
+            "thought": "I look.",
+            "action": "ls",
+            "tool_calls": [{"id": "c", "type": "function", "function": {"name": "bash", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "a.py", "tool_call_ids": ["c"]},
+        {"role": "assistant", "content": "Done.", "action": "submit"},
+    ],
+    "info": {
+        "exit_status": "submitted",
+        "model_stats": {
+            "total_cost": 9.0,
+            "instance_cost": 0.5,
+            "tokens_sent": 100,
+            "tokens_received": 7,
+            "api_calls": 2,
+        },
+    },
+}
+
+
+def test_a_run_of_swe_agent_has_the_usage_that_its_file_states(tmp_path: Path) -> None:
+    (source,), counts = read(SweAgent(), tmp_path / "bug-1.traj", json.dumps(SOLVED, indent=1))
+    assert [(each.role, each.tool_call_id, each.tool_name, each.tokens, each.cost) for each in source.messages] == [
+        ("system", None, None, None, None),
+        ("user", None, None, None, None),
+        ("user", None, None, None, None),
+        ("assistant", "c", "bash", None, None),
+        ("tool", "c", "bash", None, None),
+        ("assistant", None, None, 107, 0.5),
+    ]
+    assert (source.messages[-1].model_extra or {})["whole_run"] is True
+    assert [(each.event_type, each.payload) for each in source.events] == [("swe-agent.step", STEP)]
+    trace = source.trace
+    assert trace.trace_id.startswith("bug-1-")
+    assert (trace.task, trace.status, trace.result_summary) == ("Fix it.", "completed", "Done.")
+    assert trace.metadata == {"swe_agent": {"environment": "main", "info": SOLVED["info"]}}
+    assert counts.rows == {"message": 6, "step": 1}
+
+
+@pytest.mark.parametrize(
+    ("ended", "status"), [("submitted (exit_cost)", "completed"), ("exit_context", "failed"), (None, "completed")]
+)
+def test_a_run_of_swe_agent_that_submitted_nothing_failed(tmp_path: Path, ended: str | None, status: str) -> None:
+    (source,), _ = read(SweAgent(), tmp_path / "b.traj", json.dumps({**SOLVED, "info": {"exit_status": ended}}))
+    assert (source.trace.status, source.messages[-1].tokens) == (status, None)
+
+
 MARKED: JsonObject = {
     "question_ID": "q",
     "question": "How many?",
@@ -394,6 +453,7 @@ def test_formats_are_told_by_content(tmp_path: Path) -> None:
         "atif": json.dumps(trajectory(), indent=1),
         "chat": json.dumps(CHAT),
         "claude-code": '{"type":"user","sessionId":"s","message":{"role":"user","content":"x"},"isSidechain":false}',
+        "swe-agent": json.dumps(SOLVED),
         "tau2": json.dumps(results(), indent=4),
         "who-and-when": json.dumps(MARKED),
         "codex": '{"timestamp":"2026-01-02T03:04:05Z","type":"session_meta","payload":{"id":"s"}}',
