@@ -60,7 +60,7 @@ PURE, STORAGE, LOGS, STORE, TOP = 1, 2, 3, 4, 6
 ROOMS: dict[str, tuple[str, ...]] = {
     "pydantic": ("models",),
     "pydantic_core": ("codec.lines",),
-    "pyarrow": ("codec", "query", "questions", "catalog", "rollups", "needles", "hits"),
+    "pyarrow": ("codec", "query", "questions", "catalog", "rollups", "needles", "hits", "importers.inspect_log"),
     "duckdb": ("database", "query", "catalog", "rollups"),
     "fsspec": ("storage.objects",),
     "aiobotocore": ("storage.objects",),

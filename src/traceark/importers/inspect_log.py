@@ -1,0 +1,238 @@
+"""Inspect AI logs: ``.eval`` files (zip) and the older ``.json`` ones; each sample is a trace.
+
+The format is that of https://inspect.aisi.org.uk/eval-logs.html. A sample's messages become messages
+with their attachments put in, its events raw events ``inspect.<event>`` as they are; attachments,
+scores and everything else of the sample are in the trace's metadata, under ``inspect``, with what
+the log says of the whole evaluation under ``log``.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from traceark.importers.base import ImportCounts, Problem, SourceTrace
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, without
+from traceark.importers.jsonl import whole_row
+from traceark.importers.typed import Typed
+from traceark.models import Json, JsonObject, Message, Trace, Usage
+
+NAME = "inspect"
+_LOG = re.compile(rb'"version"\s*:\s*\d.*?"eval"\s*:\s*\{', re.DOTALL)
+_ATTACHMENT = "attachment://"
+_USAGE_NAMES = {
+    "input_tokens": "input_tokens",
+    "output_tokens": "output_tokens",
+    "input_tokens_cache_read": "cache_read_tokens",
+    "input_tokens_cache_write": "cache_write_tokens",
+    "reasoning_tokens": "reasoning_tokens",
+}
+# Of the zip format (APPNOTE 4.4.5); Python's own library reads it from 3.14 on.
+_ZSTANDARD = 93
+# A member that says it is larger is no sample.
+_MOST_BYTES = 2**29
+
+
+class InspectLog:
+    """Reads a log; the trace id is a sample's ``uuid``, else made of the run's, the sample's and its epoch."""
+
+    name = NAME
+
+    def detect(self, path: Path) -> bool:
+        """Say whether the file is a zip with a log's members, or the beginning that of a log in JSON."""
+        if _LOG.search(head_of(path)) is not None:
+            return True
+        try:
+            with zipfile.ZipFile(path) as file:
+                names = set(file.namelist())
+        except (zipfile.BadZipFile, ValueError):
+            return False
+        return bool(names & {"header.json", "_journal/start.json"})
+
+    def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+        """Yield the trace of each sample."""
+        if not zipfile.is_zipfile(path):
+            log = document_of(path, counts)
+            if log is not None:
+                samples = log.get("samples")
+                for sample in objects_in(samples):
+                    yield _trace(sample, without(log, "samples"), path, counts)
+                if not samples:
+                    counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+            return
+        with zipfile.ZipFile(path) as file:
+            header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
+            names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
+            for name in names:
+                found = _member(file, name, path, counts)
+                if found is not None:
+                    yield _trace(found, header or {}, path, counts)
+            if not names:
+                counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+
+
+def _member(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) -> JsonObject | None:
+    """Return the object that a member holds; None, with a problem, where it holds none."""
+    if name not in file.namelist():
+        return None
+    try:
+        row = whole_row(_bytes(file, file.getinfo(name)))
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
+        counts.problems.append(Problem(str(path), 0, f"{name} cannot be read: {error}"))
+        return None
+    if row.value is None:
+        counts.problems.append(Problem(str(path), 0, f"{name}: {row.reason}; it was not taken"))
+    elif not row.exact:
+        counts.repaired["a number beyond any type or a repeated key"] += 1
+    return row.value
+
+
+def _bytes(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    if info.file_size > _MOST_BYTES:
+        raise ValueError(f"it says that it has {info.file_size:,} bytes")
+    if info.compress_type != _ZSTANDARD:
+        return file.read(info)
+    # The member's own header: 30 bytes, then a name and extra fields of the lengths that it tells.
+    assert file.fp is not None
+    file.fp.seek(info.header_offset)
+    name_size, extra_size = struct.unpack("<26x2H", file.fp.read(30))
+    file.fp.seek(info.header_offset + 30 + name_size + extra_size)
+    packed = file.fp.read(info.compress_size)
+    data = bytes(pa.decompress(packed, info.file_size, codec="zstd"))
+    if zlib.crc32(data) != info.CRC:
+        raise ValueError("its CRC-32 is not the one that the zip tells")
+    return data
+
+
+def _trace(sample: JsonObject, log: JsonObject, path: Path, counts: ImportCounts) -> SourceTrace:
+    typed = Typed(counts.repaired)
+    told = log.get("eval")
+    about: JsonObject = told if isinstance(told, dict) else {}
+    run = about.get("eval_id") or about.get("run_id") or about.get("task_id") or path.stem
+    made_up = f"{run}-{sample.get('id')}-{sample.get('epoch')}"
+    trace = Trace(trace_id=typed.identifier(sample.get("uuid")) or made_up, status="completed")
+    trace.agent_type, trace.model = typed.text(about.get("task")), typed.text(about.get("model"))
+    transcript = sample.get("transcript")
+    events = sample.get("events", transcript.get("events") if isinstance(transcript, dict) else None)
+    trace.metadata = {NAME: {**without(sample, "messages", "events", "transcript"), "log": log}}
+    building = DocumentTrace(NAME, trace, counts)
+    building.time(about.get("created"))
+    trace.task = typed.summary(_text_of(sample.get("input")))
+    attachments = sample.get("attachments")
+    texts: JsonObject = attachments if isinstance(attachments, dict) else {}
+    for number, message in enumerate(objects_in(sample.get("messages")), start=1):
+        building.row("message", message)
+        _add_message(building, number, message, texts)
+    for event in objects_in(events):
+        building.row("event", event)
+        building.time(event.get("timestamp"))
+        building.event(typed.text(event.get("event")) or "unknown", event)
+    if isinstance(transcript, dict) and (rest := without(transcript, "events")):
+        building.event("transcript", rest)
+    _take_outcome(building, sample)
+    _take_usage(building, objects_in(events), sample.get("model_usage"))
+    return building.finish(path)
+
+
+def _add_message(building: DocumentTrace, number: int, message: JsonObject, texts: JsonObject) -> None:
+    typed = building.typed
+    role = typed.text(message.get("role")) or "unknown"
+    content, taken = _resolved(message.get("content"), texts), ["role", "content"]
+    calls = objects_in(message.get("tool_calls"))
+    if calls:
+        text: Json = [{"type": "text", "text": content}] if isinstance(content, str) and content else content
+        blocks: list[Json] = text if isinstance(text, list) else []
+        told = [
+            {"type": "tool_call", "name": call.get("function"), **without(call, "function", "type")} for call in calls
+        ]
+        content = [*blocks, *(_resolved(each, texts) for each in told)]
+        if all(call.get("type") in (None, "function") for call in calls):
+            taken.append("tool_calls")
+    added = building.message(f"{number:04d}", role, content, without(message, *taken))
+    if len(calls) == 1:
+        added.tool_call_id, added.tool_name = typed.identifier(calls[0].get("id")), typed.text(calls[0].get("function"))
+    if role == "tool":
+        added.tool_call_id = typed.identifier(message.get("tool_call_id"))
+        added.tool_name = typed.text(message.get("function"))
+        error = message.get("error")
+        if isinstance(error, dict):
+            added.status, added.error = "failed", typed.summary(error.get("message"))
+    elif role == "assistant":
+        building.trace.result_summary = typed.summary(_text_of(content), 500) or building.trace.result_summary
+
+
+def _resolved(value: Json, texts: Mapping[str, Json]) -> Json:
+    """Return a value with the attachments that it names put in."""
+    if isinstance(value, str):
+        return texts.get(value.removeprefix(_ATTACHMENT), value) if value.startswith(_ATTACHMENT) else value
+    if isinstance(value, list):
+        return [_resolved(each, texts) for each in value]
+    if isinstance(value, dict):
+        return {name: _resolved(each, texts) for name, each in value.items()}
+    return value
+
+
+def _text_of(content: Json) -> str:
+    if isinstance(content, str):
+        return content
+    texts = [each.get("text", each.get("content")) for each in objects_in(content)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _take_outcome(building: DocumentTrace, sample: Mapping[str, Json]) -> None:
+    error, limit = sample.get("error"), sample.get("limit")
+    if isinstance(error, dict):
+        building.trace.status = "failed"
+        building.trace.error_message = building.typed.summary(error.get("message"), 1000)
+    elif isinstance(limit, dict):
+        building.trace.status = "failed"
+        building.trace.error_message = building.typed.text(f"limit: {limit.get('type')} {limit.get('limit')}")
+
+
+def _take_usage(building: DocumentTrace, events: list[JsonObject], stated: Json) -> None:
+    """Give messages the usage of the calls that wrote them, if that is all that the sample states for its model.
+
+    Otherwise what is stated stands at the last message of the model, marked `whole_run`.
+    """
+    usages = stated if isinstance(stated, dict) else {}
+    told = usages.get(building.trace.model or "")
+    total = _usage(told, building.typed) if isinstance(told, dict) else None
+    by_id = {(each.model_extra or {}).get("source", {}).get("id"): each for each in building.messages}
+    found: dict[str, Usage] = {}
+    for event in events:
+        output = event.get("output")
+        if event.get("event") != "model" or not isinstance(output, dict):
+            continue
+        choices, usage = objects_in(output.get("choices")), output.get("usage")
+        answer = choices[0].get("message") if choices else None
+        message_id = answer.get("id") if isinstance(answer, dict) else None
+        if isinstance(usage, dict) and isinstance(message_id, str) and by_id.get(message_id) is not None:
+            found[message_id] = _usage(usage, building.typed)
+    if total is None or sum(usage.total() for usage in found.values()) == total.total():
+        for message_id, spent in found.items():
+            _spend(by_id[message_id], spent)
+        return
+    last = next((each for each in reversed(building.messages) if each.role == "assistant"), None)
+    if last is not None:
+        _spend(last, total)
+        setattr(last, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
+
+
+def _spend(message: Message, usage: Usage) -> None:
+    message.usage, message.tokens = usage, usage.total()
+
+
+def _usage(told: Mapping[str, Json], typed: Typed) -> Usage:
+    """Return a usage; in some logs cached tokens are among the input's, which the total tells."""
+    fields = {ours: typed.count(told.get(theirs)) for theirs, ours in _USAGE_NAMES.items()}
+    fresh, cached = fields["input_tokens"] or 0, fields["cache_read_tokens"] or 0
+    stated = typed.count(told.get("total_tokens"))
+    if cached and stated == fresh + (fields["output_tokens"] or 0) and cached <= fresh:
+        fields["input_tokens"] = fresh - cached
+    return Usage(**fields)

@@ -1,0 +1,208 @@
+"""Inspect AI logs: samples as traces, whatever way the log is packed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from test_import_claude_code import corpus
+from traceark.importers.base import ImportCounts, SourceTrace
+from traceark.importers.inspect_log import InspectLog
+from traceark.importers.run import import_paths
+from traceark.models import JsonObject
+from traceark.testing import ModelStore
+
+LOG: JsonObject = {
+    "version": 2,
+    "status": "success",
+    "eval": {"eval_id": "e", "run_id": "r", "task": "adding", "model": "m", "created": "2026-01-02T03:04:05+01:00"},
+    "plan": {},
+}
+
+
+def model_event(message_id: str, **usage: int) -> JsonObject:
+    told: JsonObject = {"input_tokens": 0, "output_tokens": 0, **usage}
+    answer: JsonObject = {"id": message_id, "role": "assistant", "content": "4"}
+    return {
+        "event": "model",
+        "timestamp": "2026-01-02T03:04:09+01:00",
+        "output": {"usage": told, "choices": [{"message": answer}]},
+    }
+
+
+def sample(**fields: Any) -> JsonObject:
+    return {
+        "id": 1,
+        "epoch": 1,
+        "uuid": "u",
+        "input": "2 + 2?",
+        "target": "4",
+        "messages": [
+            {"id": "a", "role": "user", "content": "attachment://abc", "source": "input"},
+            {
+                "id": "b",
+                "role": "assistant",
+                "content": "I ask.",
+                "tool_calls": [
+                    {"id": "c", "function": "add", "arguments": {"a": "attachment://abc"}, "type": "function"}
+                ],
+            },
+            {
+                "id": "t",
+                "role": "tool",
+                "content": "no",
+                "tool_call_id": "c",
+                "function": "add",
+                "error": {"message": "x"},
+            },
+            {"id": "d", "role": "assistant", "content": [{"type": "text", "text": "Four."}]},
+        ],
+        "events": [
+            model_event("b", input_tokens=10, output_tokens=2),
+            model_event("d", input_tokens=20, output_tokens=1),
+        ],
+        "model_usage": {
+            "m": {"input_tokens": 30, "output_tokens": 3, "total_tokens": 33},
+            "grader": {"total_tokens": 9},
+        },
+        "attachments": {"abc": "2 + 2, please"},
+        "scores": {"match": {"value": "C"}},
+        **fields,
+    }
+
+
+def packed(path: Path, *samples: JsonObject, **others: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for number, each in enumerate(samples, start=1):
+            file.writestr(f"samples/{number}_epoch_1.json", json.dumps(each))
+        for name, data in others.items():
+            file.writestr(name, data)
+        file.writestr("header.json", json.dumps(LOG))
+    return path
+
+
+def read(path: Path) -> tuple[list[SourceTrace], ImportCounts]:
+    counts = ImportCounts()
+    assert InspectLog().detect(path)
+    return list(InspectLog().read(path, counts)), counts
+
+
+def test_a_sample_is_a_trace(tmp_path: Path) -> None:
+    (source,), counts = read(packed(tmp_path / "l.eval", sample()))
+    assert [(each.role, each.tool_call_id, each.tool_name, each.tokens, each.status) for each in source.messages] == [
+        ("user", None, None, None, None),
+        ("assistant", "c", "add", 12, None),
+        ("tool", "c", "add", None, "failed"),
+        ("assistant", None, None, 21, None),
+    ]
+    assert source.messages[0].content == "2 + 2, please"
+    assert source.messages[1].content == [
+        {"type": "text", "text": "I ask."},
+        {"type": "tool_call", "name": "add", "id": "c", "arguments": {"a": "2 + 2, please"}},
+    ]
+    assert [each.payload for each in source.events] == sample()["events"]
+    trace = source.trace
+    assert (trace.trace_id, trace.agent_type, trace.model, trace.task) == ("u", "adding", "m", "2 + 2?")
+    assert (trace.status, trace.result_summary) == ("completed", "Four.")
+    kept = trace.metadata["inspect"]
+    assert kept == {**{key: value for key, value in sample().items() if key not in ("messages", "events")}, "log": LOG}
+    assert counts.rows == {"message": 4, "event": 2}
+
+
+def test_json_and_zip_are_the_same_trace(tmp_path: Path) -> None:
+    whole = tmp_path / "l.json"
+    whole.write_text(json.dumps({**LOG, "samples": [sample()]}, indent=2))
+    (one,), _ = read(whole)
+    (other,), _ = read(packed(tmp_path / "l.eval", sample()))
+    assert one == other
+
+
+def test_what_is_stated_stands_at_the_last_message_where_calls_do_not_add_up_to_it(tmp_path: Path) -> None:
+    usage = {"m": {"input_tokens": 100, "output_tokens": 7, "total_tokens": 107, "input_tokens_cache_read": 60}}
+    (source,), _ = read(packed(tmp_path / "l.eval", sample(model_usage=usage)))
+    assert [each.tokens for each in source.messages] == [None, None, None, 107]
+    last = source.messages[-1]
+    assert last.usage is not None
+    # The total tells that the cached tokens are among the input's.
+    assert (last.usage.input_tokens, last.usage.cache_read_tokens, last.usage.output_tokens) == (40, 60, 7)
+    assert (last.model_extra or {})["whole_run"] is True
+
+
+def test_errors_and_limits_fail_a_sample_and_ids_are_made_where_there_are_none(tmp_path: Path) -> None:
+    failed, limited = sample(error={"message": "boom"}), sample(limit={"type": "token", "limit": 5})
+    del failed["uuid"], limited["uuid"]
+    sources, _ = read(packed(tmp_path / "l.eval", failed, {**limited, "epoch": 2}))
+    assert [(each.trace.trace_id, each.trace.status, each.trace.error_message) for each in sources] == [
+        ("e-1-1", "failed", "boom"),
+        ("e-1-2", "failed", "limit: token 5"),
+    ]
+
+
+def test_a_broken_member_is_named_and_the_others_are_taken(tmp_path: Path) -> None:
+    path = packed(tmp_path / "l.eval", sample(), **{"samples/9_epoch_1.json": b'{"id": 9'})
+    sources, counts = read(path)
+    assert [each.trace.trace_id for each in sources] == ["u"]
+    assert [problem.reason.split(":")[0] for problem in counts.problems] == ["samples/9_epoch_1.json"]
+    data = bytearray(path.read_bytes())
+    data[80] ^= 0xFF
+    path.write_bytes(data)
+    _, counts = read(path)
+    assert any("samples/1_epoch_1.json cannot be read" in problem.reason for problem in counts.problems)
+
+
+def test_members_compressed_with_zstd_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "l.eval"
+    path.write_bytes(zstd_zip({"header.json": json.dumps(LOG), "samples/1_epoch_1.json": json.dumps(sample())}))
+    (source,), counts = read(path)
+    assert (source.trace.trace_id, len(source.messages), counts.problems) == ("u", 4, [])
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\1\2") + 16] ^= 1  # the CRC-32 of the last member
+    path.write_bytes(data)
+    _, counts = read(path)
+    assert [problem.reason for problem in counts.problems] == [
+        "samples/1_epoch_1.json cannot be read: its CRC-32 is not the one that the zip tells"
+    ]
+
+
+def zstd_zip(members: dict[str, str]) -> bytes:
+    """Return a zip whose members are compressed by method 93, which the standard library cannot write."""
+    out, directory = bytearray(), bytearray()
+    for name, text in members.items():
+        data = text.encode()
+        small = bytes(pa.compress(data, codec="zstd", asbytes=True))
+        about = struct.pack("<5H3L2H", 63, 0, 93, 0, 0, zlib.crc32(data), len(small), len(data), len(name), 0)
+        directory += b"PK\1\2\x3f\0" + about + struct.pack("<3H2L", 0, 0, 0, 0, len(out)) + name.encode()
+        out += b"PK\3\4" + about + name.encode() + small
+    end = struct.pack("<4H2LH", 0, 0, len(members), len(members), len(directory), len(out), 0)
+    return bytes(out + directory + b"PK\5\6" + end)
+
+
+def test_other_zips_and_files_are_no_logs(tmp_path: Path) -> None:
+    path = tmp_path / "l.eval"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.txt", "x")
+    assert not InspectLog().detect(path)
+    path.write_text('{"version": "1", "eval": 5}')
+    assert not InspectLog().detect(path)
+
+
+def test_real_logs_have_a_trace_for_every_sample() -> None:
+    paths = [path for path in corpus("inspect") if InspectLog().detect(path)]
+    paths = [path for path in paths if path.stat().st_size < 50_000]
+
+    async def run() -> tuple[set[str], int, set[str]]:
+        store = ModelStore()
+        report = await import_paths(store, paths)
+        traces = {trace.trace_id for trace in await store.list_traces(limit=10_000)}
+        return traces, report.totals()["traces"], {problem.reason.partition(";")[0] for problem in report.problems}
+
+    traces, count, problems = asyncio.run(run())
+    assert len(traces) == count > 30
+    assert all("has no samples" in each or "neither an earlier nor a later" in each for each in problems)
