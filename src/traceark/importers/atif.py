@@ -88,9 +88,7 @@ def _add_step(building: DocumentTrace, number: int, step: JsonObject) -> None:
     if results and isinstance(observation, dict) and (beside := without(observation, "results")):
         kept["observation"] = beside
     message = building.message(f"step-{number}", role, content, kept, **copied)
-    if len(calls) == 1:
-        message.tool_call_id = typed.identifier(calls[0].get("tool_call_id"))
-        message.tool_name = typed.text(calls[0].get("function_name"))
+    building.calls(message, calls)
     text = step.get("message")
     if role == "user" and building.trace.task is None:
         building.trace.task = typed.summary(text)
@@ -101,23 +99,18 @@ def _add_step(building: DocumentTrace, number: int, step: JsonObject) -> None:
         message.usage, message.cost = _usage(metrics, typed), typed.cost(metrics.get("cost_usd"))
         message.tokens = message.usage.total()
         message.duration_ms = typed.duration_ms(metrics.get("latency_ms"))
-    names = {call.get("tool_call_id"): call.get("function_name") for call in calls if _hashable(call)}
     for at, result in enumerate(results, start=1):
         call_id = typed.identifier(result.get("source_call_id"))
         answer = building.message(
             f"step-{number}-result-{at}", "tool", result.get("content"), without(result, "content"), **copied
         )
-        answer.tool_call_id, answer.tool_name = call_id, typed.text(names.get(call_id)) if call_id else None
+        building.answers(answer, call_id)
         for child in objects_in(result.get("subagent_trajectory_ref")):
             child_id = typed.identifier(child.get("trajectory_id")) or typed.identifier(child.get("session_id"))
             if child_id is not None and child_id != building.trace.trace_id:
                 goal_id = call_id or f"step-{number}"
                 building.goal(goal_id, typed.summary(result.get("content")) or answer.tool_name or child_id, child_id)
                 answer.goal_id = goal_id
-
-
-def _hashable(call: Mapping[str, Json]) -> bool:
-    return isinstance(call.get("tool_call_id"), str)
 
 
 def _content(step: Mapping[str, Json], calls: list[JsonObject]) -> tuple[Json, list[str]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, objects_in, without
+from traceark.importers.document import DocumentTrace, objects_in, with_calls, without
 from traceark.importers.jsonl import Row, head_rows, rows_of
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace
@@ -72,39 +72,27 @@ def _trace(row: Row, chat: JsonObject, counts: ImportCounts, path: Path) -> Sour
     trace.metadata = {NAME: rest} if rest else {}
     building = DocumentTrace(NAME, trace, counts)
     building.model(chat.get("model"))
-    tools: dict[str, str] = {}
     for number, message in enumerate(objects_in(chat["messages"]), start=1):
         building.row("message", message)
-        _add_message(building, number, message, tools)
+        _add_message(building, number, message)
     if not row.exact:
         building.event("text", row.text)
     return building.finish(path)
 
 
-def _add_message(building: DocumentTrace, number: int, message: JsonObject, tools: dict[str, str]) -> None:
+def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:
     typed = building.typed
     role = typed.text(message["role"]) or "user"
-    content, calls = message.get("content"), message.get("tool_calls")
-    taken = ["role", "content"]
-    if isinstance(calls, list) and calls and len(objects_in(calls)) == len(calls):
+    content, told, taken = message.get("content"), message.get("tool_calls"), ["role", "content"]
+    calls = objects_in(told)
+    if isinstance(told, list) and calls and len(calls) == len(told):
         # Calls are blocks of the content, as they are.
-        text: list[Json] = content if isinstance(content, list) else []
-        if isinstance(content, str) and content:
-            text = [{"type": "text", "text": content}]
-        content = [*text, *calls]
+        content = with_calls(content, told)
         taken.append("tool_calls")
     added = building.message(f"{number:04d}", role, content, without(message, *taken))
-    for call in objects_in(calls):
-        function = call.get("function")
-        call_id = typed.identifier(call.get("id"))
-        name = typed.text(function.get("name")) if isinstance(function, dict) else None
-        if call_id is not None and name is not None:
-            tools[call_id] = name
-        if isinstance(calls, list) and len(calls) == 1:
-            added.tool_call_id, added.tool_name = call_id, name
+    building.calls(added, calls)
     if role == "tool":
-        added.tool_call_id = typed.identifier(message.get("tool_call_id"))
-        added.tool_name = typed.text(message.get("name")) or tools.get(added.tool_call_id or "")
+        building.answers(added, message.get("tool_call_id"), message.get("name"))
     elif role == "user" and building.trace.task is None:
         building.trace.task = typed.summary(content)
     elif role == "assistant" and isinstance(message.get("content"), str):

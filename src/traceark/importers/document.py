@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ class DocumentTrace:
         self._events: list[SourceEvent] = []
         self._digests: list[str] = []
         self._goals: dict[str, Goal] = {}
+        self._tools: dict[str, str] = {}
         self._time: datetime | None = None
 
     def row(self, kind: str, record: Json) -> None:
@@ -100,6 +101,23 @@ class DocumentTrace:
         self.messages.append(message)
         return message
 
+    def calls(self, message: Message, calls: Sequence[Mapping[str, Json]]) -> None:
+        """Take the calls of tools in a message, named in any of the ways that formats have."""
+        for call in calls:
+            function = call.get("function")
+            told = function.get("name") if isinstance(function, dict) else function
+            name = self.typed.text(told or call.get("name") or call.get("function_name"))
+            call_id = self.typed.identifier(call.get("id") or call.get("tool_call_id"))
+            if call_id is not None and name is not None:
+                self._tools[call_id] = name
+            if len(calls) == 1:
+                message.tool_call_id, message.tool_name = call_id, name
+
+    def answers(self, message: Message, call_id: Json, name: Json = None) -> None:
+        """Pair a message with the call that it answers."""
+        message.tool_call_id = self.typed.identifier(call_id)
+        message.tool_name = self.typed.text(name) or self._tools.get(message.tool_call_id or "")
+
     def event(self, kind: str, payload: Json) -> None:
         """Add an event."""
         self._events.append(SourceEvent(f"{self._name}.{kind}", payload))
@@ -121,6 +139,19 @@ class DocumentTrace:
         return SourceTrace(
             self.trace, self.messages, self._events, goals, self._digests, len(self._digests), positional=True
         )
+
+
+def with_calls(content: Json, calls: Sequence[Json]) -> list[Json]:
+    """Return content as blocks, those of calls last.
+
+    Examples
+    --------
+    >>> with_calls("I look.", [{"type": "tool_call"}])
+    [{'type': 'text', 'text': 'I look.'}, {'type': 'tool_call'}]
+    """
+    if isinstance(content, list):
+        return [*content, *calls]
+    return [{"type": "text", "text": content}, *calls] if isinstance(content, str) and content else [*calls]
 
 
 def without(record: Mapping[str, Json], *names: str) -> JsonObject:

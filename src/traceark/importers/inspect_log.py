@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, with_calls, without
 from traceark.importers.jsonl import whole_row
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Message, Trace, Usage
@@ -146,20 +146,16 @@ def _add_message(building: DocumentTrace, number: int, message: JsonObject, text
     content, taken = _resolved(message.get("content"), texts), ["role", "content"]
     calls = objects_in(message.get("tool_calls"))
     if calls:
-        text: Json = [{"type": "text", "text": content}] if isinstance(content, str) and content else content
-        blocks: list[Json] = text if isinstance(text, list) else []
         told = [
             {"type": "tool_call", "name": call.get("function"), **without(call, "function", "type")} for call in calls
         ]
-        content = [*blocks, *(_resolved(each, texts) for each in told)]
+        content = with_calls(content, [_resolved(each, texts) for each in told])
         if all(call.get("type") in (None, "function") for call in calls):
             taken.append("tool_calls")
     added = building.message(f"{number:04d}", role, content, without(message, *taken))
-    if len(calls) == 1:
-        added.tool_call_id, added.tool_name = typed.identifier(calls[0].get("id")), typed.text(calls[0].get("function"))
+    building.calls(added, calls)
     if role == "tool":
-        added.tool_call_id = typed.identifier(message.get("tool_call_id"))
-        added.tool_name = typed.text(message.get("function"))
+        building.answers(added, message.get("tool_call_id"), message.get("function"))
         error = message.get("error")
         if isinstance(error, dict):
             added.status, added.error = "failed", typed.summary(error.get("message"))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, with_calls, without
 from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "swe-agent"
@@ -67,10 +67,9 @@ def _trace(document: JsonObject, name: str, path: Path, counts: ImportCounts) ->
     ended = typed.text(about.get("exit_status"))
     if ended is not None and "submitted" not in ended.lower():
         trace.status, trace.error_message = "failed", ended
-    tools: dict[str, str] = {}
     for number, message in enumerate(objects_in(history), start=1):
         building.row("message", message)
-        _add_message(building, number, message, tools)
+        _add_message(building, number, message)
     steps = document.get("trajectory")
     for step in steps if isinstance(steps, list) else []:
         building.row("step", step)
@@ -79,27 +78,19 @@ def _trace(document: JsonObject, name: str, path: Path, counts: ImportCounts) ->
     return building.finish(path)
 
 
-def _add_message(building: DocumentTrace, number: int, message: JsonObject, tools: dict[str, str]) -> None:
+def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:
     typed = building.typed
     role = typed.text(message.get("role")) or "unknown"
     content, taken = message.get("content"), ["role", "content"]
     calls = objects_in(message.get("tool_calls"))
     if calls:
-        text: list[Json] = [{"type": "text", "text": content}] if isinstance(content, str) and content else []
-        content = [*text, *calls]
+        content = with_calls(content, list(calls))
         taken.append("tool_calls")
     added = building.message(f"{number:04d}", role, content, without(message, *taken))
-    for call in calls:
-        function, call_id = call.get("function"), typed.identifier(call.get("id"))
-        name = typed.text(function.get("name")) if isinstance(function, dict) else None
-        if call_id is not None and name is not None:
-            tools[call_id] = name
-        if len(calls) == 1:
-            added.tool_call_id, added.tool_name = call_id, name
+    building.calls(added, calls)
     answered = message.get("tool_call_ids")
     if isinstance(answered, list) and len(answered) == 1:
-        added.tool_call_id = typed.identifier(answered[0])
-        added.tool_name = tools.get(added.tool_call_id or "")
+        building.answers(added, answered[0])
     demonstrates = message.get("is_demo") is True
     if role == "user" and building.trace.task is None and not demonstrates:
         building.trace.task = typed.summary(message.get("content"))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, with_calls, without
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace, Usage
 
@@ -91,11 +91,10 @@ def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: Impor
     building = DocumentTrace(NAME, trace, counts)
     building.time(simulation.get("start_time"))
     trace.task = typed.summary(f"task {simulation['task_id']}") if "task_id" in simulation else None
-    tools: dict[str, str] = {}
     for number, message in enumerate(messages if isinstance(messages, list) else [], start=1):
         building.row("message", message)
         if isinstance(message, dict):
-            _add_message(building, number, message, tools)
+            _add_message(building, number, message)
         else:
             building.event("message", message)
     ticks = simulation.get("ticks")
@@ -107,28 +106,19 @@ def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: Impor
     yield building.finish(path)
 
 
-def _add_message(building: DocumentTrace, number: int, message: JsonObject, tools: dict[str, str]) -> None:
+def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:
     typed = building.typed
     role = typed.text(message.get("role")) or "unknown"
     building.time(message.get("timestamp"))
     calls = objects_in(message.get("tool_calls"))
     content, taken = message.get("content"), ["role", "content"]
     if calls:
-        text: list[Json] = [{"type": "text", "text": content}] if isinstance(content, str) and content else []
-        content = [*text, *({"type": "tool_call", **call} for call in calls)]
+        content = with_calls(content, [{"type": "tool_call", **call} for call in calls])
         taken.append("tool_calls")
     added = building.message(f"{number:04d}", role, content, without(message, *taken))
-    for call in calls:
-        function = call.get("function")
-        told = function.get("name") if isinstance(function, dict) else call.get("name")
-        call_id, name = typed.identifier(call.get("id")), typed.text(told)
-        if call_id is not None and name is not None:
-            tools[call_id] = name
-        if len(calls) == 1:
-            added.tool_call_id, added.tool_name = call_id, name
+    building.calls(added, calls)
     if role == "tool":
-        added.tool_call_id = typed.identifier(message.get("id") or message.get("tool_call_id"))
-        added.tool_name = tools.get(added.tool_call_id or "")
+        building.answers(added, message.get("id") or message.get("tool_call_id"))
         if message.get("error") is True:
             added.status, added.error = "failed", typed.summary(content)
     elif role == "assistant":
