@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiles import tried
 from traceark.codec.lines import (
     check_json,
     decode_line,
@@ -48,7 +49,7 @@ def exactly(value: object) -> str:
     return repr(value)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=tried(150, 4000), deadline=None)
 @given(ANYTHING)
 def test_json_comes_back_exactly_or_is_refused(value: object) -> None:
     try:
@@ -60,7 +61,7 @@ def test_json_comes_back_exactly_or_is_refused(value: object) -> None:
     assert exactly(loads(text)) == exactly(value)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=tried(150, 4000), deadline=None)
 @given(
     ANYTHING,
     st.none() | st.floats(allow_nan=False, allow_infinity=False),
@@ -84,7 +85,7 @@ def test_the_quick_way_to_a_messages_json_says_the_same(
     assert exactly(sorted(json.loads(message_json(message)).items())) == exactly(sorted(expected.items()))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tried(50, 1000), deadline=None)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"])), st.integers() | st.text(), min_size=1, max_size=5

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiles import tried
 from traceark.codec.lines import to_record
 from traceark.codec.parquet import PART_SCHEMAS, PartInfo, PartRecord, Run, write_part
 from traceark.codec.parts import read_message, read_messages, read_part
@@ -76,7 +77,7 @@ def inside(message: Message) -> list[object]:
     ]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=tried(50, 1000), deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), fields()), min_size=1, max_size=6))
 def test_the_quick_way_to_messages_gives_what_validation_gives(rows: list[tuple[int, dict[str, Any]]]) -> None:
     records = [
