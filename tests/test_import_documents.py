@@ -93,7 +93,7 @@ def test_a_step_is_a_message_and_each_result_of_it_one_more(tmp_path: Path) -> N
     )
     assert trace.created_at is not None and trace.completed_at is not None
     assert (trace.completed_at - trace.created_at).total_seconds() == 4
-    assert counts.rows == {"step": 3}
+    assert counts.rows == {"agent": 1, "step": 3}
 
 
 def test_nothing_of_a_step_is_dropped(tmp_path: Path) -> None:
@@ -105,9 +105,9 @@ def test_nothing_of_a_step_is_dropped(tmp_path: Path) -> None:
         "observation": {"note": "ok"},
     }
     assert extra[2] == {"source_call_id": "c1", "extra": {"y": 2}}
-    assert source.trace.metadata == {
-        "atif": {key: value for key, value in trajectory(notes="n", extra={"z": None}).items() if key != "steps"}
-    }
+    document = trajectory(notes="n", extra={"z": None})
+    assert source.trace.metadata == {"atif": {key: value for key, value in document.items() if key != "steps"}}
+    assert [(each.event_type, each.payload) for each in source.events] == [("atif.agent", document["agent"])]
 
 
 def test_copied_steps_count_nothing(tmp_path: Path) -> None:
@@ -213,13 +213,16 @@ def test_a_line_is_a_trace(tmp_path: Path) -> None:
     assert [(each.model_extra or {}).get("source") for each in first.messages] == [
         None,
         {"name": "ann"},
-        {"weight": 0},
+        {"content": None, "weight": 0},
         {"tool_call_id": "c1"},
         None,
     ]
     assert (first.trace.task, first.trace.result_summary) == ("Weather in Rome?", "Sunny.")
-    assert first.trace.metadata == {"chat": {"tools": [{"type": "function"}]}}
-    assert counts.rows == {"message": 10}
+    assert [(each.event_type, each.payload) for each in first.events] == [
+        ("chat.chat", {"tools": [{"type": "function"}]})
+    ]
+    assert second.trace.metadata == {"chat": {"id": "chat-7"}}
+    assert counts.rows == {"message": 10, "chat": 2}
 
 
 def test_the_same_chat_is_the_same_trace_in_any_file(tmp_path: Path) -> None:
@@ -288,10 +291,12 @@ def test_a_simulated_users_cost_stays_apart(tmp_path: Path) -> None:
         {"type": "tool_call", "id": "a1", "name": "lookup", "arguments": {"id": 1}, "requestor": "assistant"},
     ]
     assert (source.trace.agent_type, source.trace.model, source.trace.task) == ("llm_agent", "m", "task 7")
-    kept = source.trace.metadata["tau2"]
-    assert isinstance(kept, dict)
-    assert kept["user_cost"] == 7.0
-    assert kept["results"] == {"info": results()["info"], "task": {"id": "7", "goal": "help"}}
+    about = {"id": "s", "task_id": "7", "trial": 0, "agent_cost": 0.25, "user_cost": 7.0}
+    assert source.trace.metadata == {"tau2": about}
+    assert [(each.event_type, each.payload) for each in source.events] == [
+        ("tau2.simulation", about),
+        ("tau2.results", {"info": results()["info"], "task": {"id": "7", "goal": "help"}}),
+    ]
     assert counts.differences == []
 
 
@@ -309,12 +314,12 @@ def test_costs_that_a_simulation_states_are_checked_and_what_belongs_to_none_is_
 def test_a_simulation_alone_is_a_trace_and_its_ticks_are_events(tmp_path: Path) -> None:
     alone = {"id": "s", "task_id": "7", "termination_reason": "max_steps", "ticks": [{"tick_id": 0}, {"tick_id": 1}]}
     (source,), counts = read(Tau2(), tmp_path / "s.json", json.dumps(alone))
-    assert [(each.event_type, each.payload) for each in source.events] == [
+    assert [(each.event_type, each.payload) for each in source.events[1:]] == [
         ("tau2.tick", {"tick_id": 0}),
         ("tau2.tick", {"tick_id": 1}),
     ]
     assert (source.trace.status, source.trace.error_message) == ("failed", "max_steps")
-    assert counts.rows == {"tick": 2}
+    assert counts.rows == {"simulation": 1, "tick": 2}
 
 
 def test_a_run_of_tau_bench_is_taken_too(tmp_path: Path) -> None:
@@ -328,7 +333,7 @@ def test_a_run_of_tau_bench_is_taken_too(tmp_path: Path) -> None:
     assert source.trace.trace_id.startswith("tau-3-")
     assert [(each.tool_call_id, each.tool_name) for each in source.messages] == [("c", "look"), ("c", "look")]
     assert source.messages[0].content == calls
-    assert source.trace.metadata == {"tau2": {"task_id": 3, "reward": 1.0, "info": {}, "trial": 0}}
+    assert source.trace.metadata == {"tau2": {"task_id": 3, "reward": 1.0, "trial": 0}}
 
 
 STEP: JsonObject = {"action": "ls", "observation": "a.py", "state": {"open_file": ""}}
@@ -373,12 +378,15 @@ def test_a_run_of_swe_agent_has_the_usage_that_its_file_states(tmp_path: Path) -
         ("assistant", None, None, 107, 0.5),
     ]
     assert (source.messages[-1].model_extra or {})["whole_run"] is True
-    assert [(each.event_type, each.payload) for each in source.events] == [("swe-agent.step", STEP)]
+    assert [(each.event_type, each.payload) for each in source.events] == [
+        ("swe-agent.run", {"environment": "main", "info": SOLVED["info"]}),
+        ("swe-agent.step", STEP),
+    ]
     trace = source.trace
     assert trace.trace_id.startswith("bug-1-")
     assert (trace.task, trace.status, trace.result_summary) == ("Fix it.", "completed", "Done.")
-    assert trace.metadata == {"swe_agent": {"environment": "main", "info": SOLVED["info"]}}
-    assert counts.rows == {"message": 6, "step": 1}
+    assert trace.metadata == {"swe_agent": {"environment": "main"}}
+    assert counts.rows == {"run": 1, "message": 6, "step": 1}
 
 
 @pytest.mark.parametrize(
@@ -418,7 +426,7 @@ def test_the_marked_step_of_a_run_is_marked(tmp_path: Path) -> None:
     assert trace.trace_id.startswith("q-")
     assert (trace.task, trace.status, trace.error_message) == ("How many?", "failed", "miscounted")
     assert trace.metadata == {"who_and_when": {key: value for key, value in MARKED.items() if key != "history"}}
-    assert counts.rows == {"step": 3}
+    assert counts.rows == {"run": 1, "step": 3}
 
 
 async def _contents(store: ModelStore, trace_id: str) -> tuple[Trace | None, list[Message]]:
@@ -477,7 +485,7 @@ def test_real_trajectories_are_taken_whole() -> None:
 
     report = asyncio.run(run())
     assert report.totals()["rows"] == sum(
-        len(document["steps"]) for path in corpus("atif") for document in _trajectories(path)
+        len(document["steps"]) + ("agent" in document) for path in corpus("atif") for document in _trajectories(path)
     )
     known = ("neither an earlier nor a later", "not JSON", "no session_id")
     assert all(any(each in problem.reason for each in known) for problem in report.problems)

@@ -107,13 +107,18 @@ def test_a_sample_is_a_trace(tmp_path: Path) -> None:
         {"type": "text", "text": "I ask."},
         {"type": "tool_call", "name": "add", "id": "c", "arguments": {"a": "2 + 2, please"}},
     ]
-    assert [each.payload for each in source.events] == sample()["events"]
+    rest = {key: value for key, value in sample().items() if key not in ("messages", "events")}
+    assert [(each.event_type, each.payload) for each in source.events[:2]] == [
+        ("inspect.sample", rest),
+        ("inspect.log", LOG),
+    ]
+    assert [each.payload for each in source.events[2:]] == sample()["events"]
     trace = source.trace
     assert (trace.trace_id, trace.agent_type, trace.model, trace.task) == ("u", "adding", "m", "2 + 2?")
     assert (trace.status, trace.result_summary) == ("completed", "Four.")
-    kept = trace.metadata["inspect"]
-    assert kept == {**{key: value for key, value in sample().items() if key not in ("messages", "events")}, "log": LOG}
-    assert counts.rows == {"message": 4, "event": 2}
+    short = {"id": 1, "epoch": 1, "uuid": "u", "input": "2 + 2?", "target": "4", "scores": {"match": "C"}}
+    assert trace.metadata == {"inspect": short}
+    assert counts.rows == {"sample": 1, "log": 1, "message": 4, "event": 2}
 
 
 def test_json_and_zip_are_the_same_trace(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 The format is told by ``schema_version`` (https://www.harborframework.com/docs/trajectory-format). A
 step is one message, its calls of tools blocks of it; each result of an observation is a message of
-the role ``tool``. Everything of the document but its steps is in the trace's metadata, under ``atif``.
+the role ``tool``. Everything of the document but its steps is in the trace's metadata, under ``atif``;
+the agent, whose definitions of tools may be long, is an event ``atif.agent``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, with_calls, without
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace, Usage
 
@@ -59,17 +60,19 @@ def _traces(document: JsonObject, parent: str | None, path: Path, counts: Import
     told = agent if isinstance(agent, dict) else {}
     trace = Trace(trace_id=trace_id, status="completed", parent_trace_id=parent)
     trace.agent_type, trace.model = typed.text(told.get("name")), typed.text(told.get("model_name"))
-    trace.metadata = {"atif": without(document, "steps", "subagent_trajectories")}
+    children = objects_of(document.get("subagent_trajectories"))
     building = DocumentTrace(Atif.name, trace, counts)
-    steps = document.get("steps")
-    for number, step in enumerate(steps if isinstance(steps, list) else [], start=1):
-        building.row("step", step)
-        if isinstance(step, dict):
-            _add_step(building, number, step)
-        else:
-            building.event("step", step)
+    # The agent's tools may be many; all else may change as the trajectory grows, which no event does.
+    rest = without(document, "steps", "agent", *(("subagent_trajectories",) if children else ()))
+    if isinstance(agent, dict):
+        rest["agent"] = building.keep("agent", agent)
+    elif agent is not None:
+        rest["agent"] = agent
+    trace.metadata = {"atif": rest}
+    for number, step in building.each("step", document.get("steps")):
+        _add_step(building, number, step)
     yield building.finish(path, _stated(document.get("final_metrics"), building.typed))
-    for child in objects_in(document.get("subagent_trajectories")):
+    for child in children:
         yield from _traces(child, trace_id, path, counts)
 
 
@@ -80,10 +83,10 @@ def _add_step(building: DocumentTrace, number: int, step: JsonObject) -> None:
     source = step.get("source")
     role = _ROLES.get(source if isinstance(source, str) else "") or typed.text(source) or "assistant"
     copied = {"copied": True} if step.get("is_copied_context") is True else {}
-    calls = objects_in(step.get("tool_calls"))
+    calls = objects_of(step.get("tool_calls"))
     content, taken = _content(step, calls)
     observation = step.get("observation")
-    results = objects_in(observation.get("results")) if isinstance(observation, dict) else []
+    results = objects_of(observation.get("results")) if isinstance(observation, dict) else []
     kept = without(step, *taken, *(("observation",) if results else ()))
     if results and isinstance(observation, dict) and (beside := without(observation, "results")):
         kept["observation"] = beside
@@ -105,7 +108,7 @@ def _add_step(building: DocumentTrace, number: int, step: JsonObject) -> None:
             f"step-{number}-result-{at}", "tool", result.get("content"), without(result, "content"), **copied
         )
         building.answers(answer, call_id)
-        for child in objects_in(result.get("subagent_trajectory_ref")):
+        for child in objects_of(result.get("subagent_trajectory_ref")):
             child_id = typed.identifier(child.get("trajectory_id")) or typed.identifier(child.get("session_id"))
             if child_id is not None and child_id != building.trace.trace_id:
                 goal_id = call_id or f"step-{number}"
@@ -115,26 +118,28 @@ def _add_step(building: DocumentTrace, number: int, step: JsonObject) -> None:
 
 def _content(step: Mapping[str, Json], calls: list[JsonObject]) -> tuple[Json, list[str]]:
     """Return the content of a step's message, and which fields of the step it says all of."""
-    text, thought, told = step.get("message"), step.get("reasoning_content"), step.get("tool_calls")
-    blocks: list[Json] = []
+    text, thought = step.get("message"), step.get("reasoning_content")
+    blocks = [block for block in map(_block, calls) if block is not None]
+    called = bool(calls) and len(blocks) == len(calls)
+    if not called and not thought:
+        return text, ["message"]
+    taken = ["tool_calls"] if called else []
+    content: list[Json] = []
     if isinstance(thought, str) and thought:
-        blocks.append({"type": "thinking", "thinking": thought})
-    if isinstance(text, str) and text:
-        blocks.append({"type": "text", "text": text})
-    elif isinstance(text, list):
-        blocks += text
-    whole = isinstance(told, list) and len(calls) == len(told)
-    for call in calls if whole else ():
-        rest = without(call, "tool_call_id", "function_name", "arguments")
-        block: JsonObject = {"type": "tool_use", "id": call.get("tool_call_id"), "name": call.get("function_name")}
-        blocks.append({**block, "input": call.get("arguments"), **without(rest, *block, "input")})
-    taken = ["message"]
-    if isinstance(thought, str):
+        content.append({"type": "thinking", "thinking": thought})
         taken.append("reasoning_content")
-    if whole:
-        taken.append("tool_calls")
-    plain = not calls and not thought
-    return (text if plain else blocks), taken
+    if isinstance(text, list) or (isinstance(text, str) and text):
+        taken.append("message")
+    return content + with_calls(text, blocks if called else []), taken
+
+
+def _block(call: JsonObject) -> JsonObject | None:
+    """Return a call as a block; None where the names of its fields do not allow that."""
+    rest = without(call, "tool_call_id", "function_name", "arguments")
+    if rest.keys() & {"type", "id", "name", "input"}:
+        return None
+    told: JsonObject = {"type": "tool_use", "id": call.get("tool_call_id"), "name": call.get("function_name")}
+    return {**told, "input": call.get("arguments"), **rest}
 
 
 def _usage(metrics: Mapping[str, Json], typed: Typed) -> Usage:

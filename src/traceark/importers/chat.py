@@ -1,7 +1,7 @@
 """Chats as JSON Lines: one conversation a line, ``{"messages": [{"role": …, "content": …}, …]}``.
 
 As data for fine-tuning is kept. Roles, calls and answers of tools are those of OpenAI's chat
-completions. Everything of a line but its messages is in the trace's metadata, under ``chat``.
+completions. Everything of a line but its messages is an event ``chat.chat``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, objects_in, with_calls, without
+from traceark.importers.document import DocumentTrace, without
 from traceark.importers.jsonl import Row, head_rows, rows_of
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace
@@ -49,7 +49,9 @@ class Chat:
         for row in rows_of(path.read_bytes()):
             if row.value is None or not _is_chat(row.value):
                 counts.rows["unreadable"] += 1
-                counts.problems.append(Problem(str(path), row.line, row.reason or "no chat: it has no messages"))
+                counts.problems.append(
+                    Problem(str(path), row.line, f"{row.reason or 'no chat: it has no messages'}; it was not taken")
+                )
             else:
                 yield _trace(row, row.value, counts, path)
 
@@ -68,12 +70,11 @@ def _trace(row: Row, chat: JsonObject, counts: ImportCounts, path: Path) -> Sour
     digest = hashlib.sha256(json.dumps(chat["messages"], sort_keys=True).encode()).hexdigest()
     trace_id = typed.identifier(chat.get("id")) or f"{NAME}-{digest[:16]}"
     trace = Trace(trace_id=trace_id, mode="call", status="completed")
-    rest = without(chat, "messages")
-    trace.metadata = {NAME: rest} if rest else {}
     building = DocumentTrace(NAME, trace, counts)
+    if short := building.keep("chat", without(chat, "messages")):
+        trace.metadata = {NAME: short}
     building.model(chat.get("model"))
-    for number, message in enumerate(objects_in(chat["messages"]), start=1):
-        building.row("message", message)
+    for number, message in building.each("message", chat["messages"]):
         _add_message(building, number, message)
     if not row.exact:
         building.event("text", row.text)
@@ -81,19 +82,10 @@ def _trace(row: Row, chat: JsonObject, counts: ImportCounts, path: Path) -> Sour
 
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:
-    typed = building.typed
-    role = typed.text(message["role"]) or "user"
-    content, told, taken = message.get("content"), message.get("tool_calls"), ["role", "content"]
-    calls = objects_in(told)
-    if isinstance(told, list) and calls and len(calls) == len(told):
-        # Calls are blocks of the content, as they are.
-        content = with_calls(content, told)
-        taken.append("tool_calls")
-    added = building.message(f"{number:04d}", role, content, without(message, *taken))
-    building.calls(added, calls)
-    if role == "tool":
+    added, text = building.spoken(number, message), message.get("content")
+    if added.role == "tool":
         building.answers(added, message.get("tool_call_id"), message.get("name"))
-    elif role == "user" and building.trace.task is None:
-        building.trace.task = typed.summary(content)
-    elif role == "assistant" and isinstance(message.get("content"), str):
-        building.trace.result_summary = typed.summary(message["content"], 500) or building.trace.result_summary
+    elif added.role == "user" and building.trace.task is None:
+        building.trace.task = building.typed.summary(text)
+    elif added.role == "assistant":
+        building.trace.result_summary = building.typed.summary(text, 500) or building.trace.result_summary

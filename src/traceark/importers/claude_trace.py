@@ -8,16 +8,15 @@ usage moves to the last row of its streamed message.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from traceark.importers.base import ImportCounts, SourceEvent, SourceTrace
+from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_goals import ClaudeGoals, Result
 from traceark.importers.claude_header import HeaderFold
 from traceark.importers.jsonl import Row
-from traceark.importers.typed import Typed
+from traceark.importers.rows import RowTrace
 from traceark.models import Json, JsonObject, Message, Usage
 
 NAME = "claude-code"
@@ -39,19 +38,14 @@ class _Spent:
     cost: float | None = None
 
 
-class TraceBuilder:
+class TraceBuilder(RowTrace):
     """Takes the rows of one trace, in order."""
 
     def __init__(self, trace_id: str, session: str, agent_id: str | None, counts: ImportCounts) -> None:
-        self.typed = Typed(counts.repaired)
+        super().__init__(NAME, counts)
         self.goals = ClaudeGoals(self.typed, session)
         self.header = HeaderFold(trace_id, session, agent_id, self.typed)
-        self.torn_tail: str | None = None
         self._trace_id = trace_id
-        self._counts = counts
-        self._messages: list[Message] = []
-        self._events: list[SourceEvent] = []
-        self._digests: list[str] = []
         self._texts_by_id: dict[str, str] = {}
         self._spent: dict[str, _Spent] = {}
         self._tool_names: dict[str, str] = {}
@@ -59,43 +53,35 @@ class TraceBuilder:
 
     def add(self, row: Row) -> None:
         """Take a row or a piece that is none."""
-        before = self._digests[-1] if self._digests else ""
-        digest = hashlib.sha256(before.encode())
-        digest.update(row.text.encode("utf-8", "surrogateescape"))
-        self._digests.append(digest.hexdigest())
-        if row.value is None:
-            self._counts.rows["unreadable"] += 1
-            self._events.append(SourceEvent(f"{NAME}.unreadable", {"line": row.line, "text": row.text}))
+        value = self.value_of(row)
+        if value is None:
             return
-        told = row.value.get("type")
+        told = value.get("type")
         kind = self.typed.text(told) or "unknown"
-        self._counts.rows[kind] += 1
-        if not row.exact:
-            self._counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
-        at = self.typed.time(row.value.get("timestamp"))
-        self.header.see(row.value, at)
+        self.counts.rows[kind] += 1
+        at = self.typed.time(value.get("timestamp"))
+        self.header.see(value, at)
         self._time = at or self._time
-        inner = row.value.get("message")
+        inner = value.get("message")
         if kind in ("user", "assistant") and isinstance(inner, dict) and "content" in inner:
             message_id = self._message_id(row)
             if message_id is not None:
-                self._add_message(row, row.value, inner, message_id, kind)
+                self._add_message(row, value, inner, message_id, kind)
                 return
-        self._link(row.value)
-        payload: Json = row.value if row.exact else {"line": row.line, "text": row.text}
-        self._events.append(SourceEvent(f"{NAME}.{kind}", payload))
+        self._link(value)
+        self.event(kind, row)
 
     def finish(self) -> SourceTrace:
         """Return the trace."""
         for spent in self._spent.values():
-            message = self._messages[spent.index]
+            message = self.messages[spent.index]
             message.usage = spent.usage
             message.tokens = spent.usage.total() if spent.usage is not None else None
             message.cost = spent.cost
         trace = self.header.trace()
         goals = self.goals.tree(trace.task or "")
         trace.current_goal_id = goals.current_id if goals is not None else None
-        return SourceTrace(trace, self._messages, self._events, goals, self._digests, torn_tail=self.torn_tail)
+        return SourceTrace(trace, self.messages, self.events, goals, self.digests, torn_tail=self.torn_tail)
 
     def _message_id(self, row: Row) -> str | None:
         """Return the row's id; None when the very same row has been taken already."""
@@ -104,12 +90,12 @@ class TraceBuilder:
         name, again = message_id, 1
         while (seen := self._texts_by_id.get(name)) is not None:
             if seen == row.text:
-                self._counts.repaired["a row that repeats an earlier one, kept as an event"] += 1
+                self.counts.repaired["a row that repeats an earlier one, kept as an event"] += 1
                 return None
             again += 1
             name = f"{message_id}#{again}"
         if again > 1:
-            self._counts.repaired["an id that another row has, made unique"] += 1
+            self.counts.repaired["an id that another row has, made unique"] += 1
         self._texts_by_id[name] = row.text
         return name
 
@@ -135,7 +121,7 @@ class TraceBuilder:
         if message.goal_id is None:
             message.goal_id = before or self.goals.current()
         self.header.see_message(message, value)
-        self._messages.append(message)
+        self.messages.append(message)
 
     def _take_calls(self, message: Message, inner: Mapping[str, Json]) -> None:
         calls = [block for block in _blocks(inner["content"]) if block.get("type") in _CALLS]
@@ -175,7 +161,7 @@ class TraceBuilder:
         usage, cost = self._usage(inner.get("usage")), self.typed.cost(value.get("costUSD"))
         if usage is None and cost is None:
             return
-        index = len(self._messages)
+        index = len(self.messages)
         told = inner.get("id")
         spent = self._spent.setdefault(told if isinstance(told, str) and told else f"#{index}", _Spent(index))
         spent.index = index

@@ -9,17 +9,16 @@ all others, marked ``copied``, and their usage is the other session's.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from traceark.importers.base import ImportCounts, SourceEvent, SourceTrace
+from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.goals import GoalFold
 from traceark.importers.jsonl import Row
-from traceark.importers.typed import Typed
+from traceark.importers.rows import RowTrace
 from traceark.models import Json, JsonObject, Message, Trace, Usage
 
 NAME = "codex"
@@ -34,19 +33,14 @@ _FACTS = ("cwd", "originator", "cli_version", "source", "model_provider", "git",
 _COUNTERS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens")
 
 
-class CodexTrace:
+class CodexTrace(RowTrace):
     """Takes the rows of one session, in order."""
 
     def __init__(self, trace_id: str, counts: ImportCounts) -> None:
-        self.torn_tail: str | None = None
-        self._typed = Typed(counts.repaired)
-        self._counts = counts
-        self._goals = GoalFold(self._typed)
+        super().__init__(NAME, counts)
+        self._goals = GoalFold(self.typed)
         self._trace = Trace(trace_id=trace_id, agent_type=NAME, status="completed", metadata={})
         self._born = _time_of_id(trace_id)
-        self._messages: list[Message] = []
-        self._events: list[SourceEvent] = []
-        self._digests: list[str] = []
         self._models: list[Json] = []
         self._tool_names: dict[str, str] = {}
         self._ended: dict[str, Mapping[str, Json]] = {}
@@ -59,26 +53,19 @@ class CodexTrace:
 
     def add(self, row: Row) -> None:
         """Take a row or a piece that is none."""
-        before = self._digests[-1] if self._digests else ""
-        digest = hashlib.sha256(before.encode())
-        digest.update(row.text.encode("utf-8", "surrogateescape"))
-        self._digests.append(digest.hexdigest())
-        if row.value is None:
-            self._counts.rows["unreadable"] += 1
-            self._events.append(SourceEvent(f"{NAME}.unreadable", {"line": row.line, "text": row.text}))
+        value = self.value_of(row)
+        if value is None:
             return
-        kind = self._typed.text(row.value.get("type")) or "unknown"
-        inner = row.value.get("payload")
+        kind = self.typed.text(value.get("type")) or "unknown"
+        inner = value.get("payload")
         payload: JsonObject = inner if isinstance(inner, dict) else {}
-        subtype = self._typed.text(payload.get("type")) if kind in ("response_item", "event_msg") else None
+        subtype = self.typed.text(payload.get("type")) if kind in ("response_item", "event_msg") else None
         name = f"{kind}.{subtype}" if subtype is not None else kind
-        self._counts.rows[name] += 1
-        if not row.exact:
-            self._counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
-        at = self._typed.time(row.value.get("timestamp"))
+        self.counts.rows[name] += 1
+        at = self.typed.time(value.get("timestamp"))
         self._see_time(at)
         if kind == "response_item" and isinstance(inner, dict):
-            self._add_message(row, row.value, payload, subtype or "unknown")
+            self._add_message(row, value, payload, subtype or "unknown")
             return
         if kind == "session_meta":
             self._see_session(payload)
@@ -86,8 +73,7 @@ class CodexTrace:
             self._see_turn(payload)
         elif kind == "event_msg":
             self._see_event(subtype or "", payload)
-        told: Json = row.value if row.exact else {"line": row.line, "text": row.text}
-        self._events.append(SourceEvent(f"{NAME}.{name}", told))
+        self.event(name, row)
 
     def finish(self) -> SourceTrace:
         """Return the trace."""
@@ -98,10 +84,10 @@ class CodexTrace:
         trace.current_goal_id = goals.current_id if goals is not None else None
         return SourceTrace(
             trace,
-            self._messages,
-            self._events,
+            self.messages,
+            self.events,
             goals,
-            self._digests,
+            self.digests,
             torn_tail=self.torn_tail,
             positional=True,
         )
@@ -116,7 +102,7 @@ class CodexTrace:
         self._trace.completed_at = max(self._trace.completed_at or at, at)
 
     def _see_session(self, payload: Mapping[str, Json]) -> None:
-        other = self._typed.identifier(payload.get("id"))
+        other = self.typed.identifier(payload.get("id"))
         if other is not None and other != self._trace.trace_id:
             # What follows was copied from the session that this one was forked from.
             self._copying = True
@@ -127,13 +113,13 @@ class CodexTrace:
                 self._trace.metadata[name] = payload[name]
         source = payload.get("source")
         if isinstance(source, dict):
-            self._trace.parent_trace_id = self._typed.identifier(
+            self._trace.parent_trace_id = self.typed.identifier(
                 _inside(source, "subagent", "thread_spawn", "parent_thread_id")
             )
 
     def _see_turn(self, payload: Mapping[str, Json]) -> None:
         self._begin_turn(payload)
-        model = self._typed.text(payload.get("model"))
+        model = self.typed.text(payload.get("model"))
         if model is not None:
             self._trace.model = model
             if model not in self._models:
@@ -144,7 +130,7 @@ class CodexTrace:
         began = _time_of_id(payload.get("turn_id"))
         if self._copying and (began is None or self._born is None or began >= self._born):
             self._copying = False
-            self._trace.metadata["copied_messages"] = len(self._messages)
+            self._trace.metadata["copied_messages"] = len(self.messages)
 
     def _see_event(self, subtype: str, payload: Mapping[str, Json]) -> None:
         trace = self._trace
@@ -152,25 +138,25 @@ class CodexTrace:
             self._begin_turn(payload)
             trace.status, trace.error_message = "completed", None
         elif subtype == "user_message" and trace.task is None and not self._copying:
-            trace.task = self._typed.summary(payload.get("message"))
+            trace.task = self.typed.summary(payload.get("message"))
         elif subtype == "agent_message":
-            trace.result_summary = self._typed.summary(payload.get("message"), 500) or trace.result_summary
+            trace.result_summary = self.typed.summary(payload.get("message"), 500) or trace.result_summary
         elif subtype == "thread_name_updated":
             trace.metadata["title"] = payload.get("thread_name")
         elif subtype == "turn_aborted":
             trace.status = "cancelled"
         elif subtype == "error":
-            trace.status, trace.error_message = "failed", self._typed.summary(payload.get("message"), 1000)
+            trace.status, trace.error_message = "failed", self.typed.summary(payload.get("message"), 1000)
         elif subtype == "token_count":
             self._take_total(_inside(payload, "info", "total_token_usage"))
-        elif subtype.endswith("_end") and (call_id := self._typed.identifier(payload.get("call_id"))) is not None:
+        elif subtype.endswith("_end") and (call_id := self.typed.identifier(payload.get("call_id"))) is not None:
             self._ended[call_id] = payload
 
     def _take_total(self, total: Json) -> None:
         """Give what the running total grew by to the message that the model wrote last."""
         if not isinstance(total, dict):
             return
-        now = {name: self._typed.count(total.get(name)) or 0 for name in _COUNTERS}
+        now = {name: self.typed.count(total.get(name)) or 0 for name in _COUNTERS}
         # A total that is smaller than before counts from nothing.
         before = (
             self._total if all(now[name] >= self._total[name] for name in _COUNTERS) else dict.fromkeys(_COUNTERS, 0)
@@ -193,7 +179,7 @@ class CodexTrace:
 
     def _add_message(self, row: Row, value: JsonObject, payload: JsonObject, kind: str) -> None:
         is_message, is_output = kind == "message", kind in _OUTPUTS
-        told = self._typed.text(payload.get("role")) if is_message else None
+        told = self.typed.text(payload.get("role")) if is_message else None
         content_name = "content" if is_message else "output" if is_output else None
         content: Json = payload.get(content_name) if content_name is not None else [payload]
         rest: JsonObject = {name: item for name, item in payload.items() if name != content_name}
@@ -218,11 +204,11 @@ class CodexTrace:
             message.goal_id = self._goals.current()
         if message.role == "assistant":
             self._answer = message
-        self._messages.append(message)
+        self.messages.append(message)
 
     def _take_call(self, message: Message, payload: Mapping[str, Json], kind: str) -> None:
-        call_id = self._typed.identifier(payload.get("call_id"))
-        tool = self._typed.text(payload.get("name")) or _TOOLS.get(kind)
+        call_id = self.typed.identifier(payload.get("call_id"))
+        tool = self.typed.text(payload.get("name")) or _TOOLS.get(kind)
         message.tool_call_id, message.tool_name = call_id, tool
         if call_id is None or tool is None:
             return
@@ -231,7 +217,7 @@ class CodexTrace:
             self._plans[call_id] = _plan_of(payload.get("arguments"))
 
     def _take_output(self, message: Message, payload: Mapping[str, Json]) -> None:
-        call_id = self._typed.identifier(payload.get("call_id"))
+        call_id = self.typed.identifier(payload.get("call_id"))
         if call_id is None:
             return
         message.tool_call_id, message.tool_name = call_id, self._tool_names.get(call_id)
@@ -240,7 +226,7 @@ class CodexTrace:
         failed = ended.get("status") == "failed" or ended.get("success") is False
         if failed or ended.get("exit_code") not in (None, 0):
             message.status = "failed"
-            message.error = self._typed.summary(
+            message.error = self.typed.summary(
                 ended.get("stderr") or ended.get("aggregated_output") or payload.get("output")
             )
         plan = self._plans.pop(call_id, None)
@@ -254,7 +240,7 @@ class CodexTrace:
         seconds, nanoseconds = told.get("secs"), told.get("nanos")
         if not isinstance(seconds, int) or not isinstance(nanoseconds, int):
             return None
-        return self._typed.duration_ms(seconds * 1000 + nanoseconds // 1_000_000)
+        return self.typed.duration_ms(seconds * 1000 + nanoseconds // 1_000_000)
 
 
 def _plan_of(arguments: Json) -> list[Json]:

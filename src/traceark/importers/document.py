@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceEvent, SourceTrace
-from traceark.importers.jsonl import whole_row
+from traceark.importers.jsonl import whole_value
 from traceark.importers.typed import Typed
 from traceark.models import Goal, GoalTree, Json, JsonObject, Message, Trace
 
 # A format that is told by a word near the beginning of a file is looked for in so many bytes.
 _HEAD_BYTES = 65_536
+INEXACT = "a number beyond any type, or a key that comes twice; all else was taken"
+# A text that a header may hold beside its own fields.
+_SHORT = 200
 
 
 def head_of(path: Path) -> bytes:
@@ -31,12 +34,14 @@ def head_of(path: Path) -> bytes:
 
 def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
     """Return the object that a file holds; None, with a problem, where it holds none."""
-    row = whole_row(path.read_bytes())
-    if row.value is None:
-        counts.problems.append(Problem(str(path), 0, f"{row.reason}; nothing was taken"))
-    elif not row.exact:
-        counts.repaired["a number beyond any type or a repeated key"] += 1
-    return row.value
+    whole = whole_value(path.read_bytes())
+    if not isinstance(whole.value, dict):
+        reason = whole.reason or "JSON, but no object"
+        counts.problems.append(Problem(str(path), 0, f"{reason}; nothing was taken"))
+        return None
+    if not whole.exact:
+        counts.problems.append(Problem(str(path), 0, INEXACT))
+    return whole.value
 
 
 class DocumentTrace:
@@ -70,6 +75,26 @@ class DocumentTrace:
         self._digests.append(hashlib.sha256(f"{before}{text}".encode()).hexdigest())
         self._counts.rows[kind] += 1
 
+    def each(self, kind: str, records: Json) -> Iterator[tuple[int, JsonObject]]:
+        """Count records, and yield those that are objects with their places; what is none becomes an event."""
+        if not isinstance(records, list):
+            if records is not None:
+                self.event(kind, records)
+            return
+        for number, record in enumerate(records, start=1):
+            self.row(kind, record)
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                self.event(kind, record)
+
+    def keep(self, kind: str, rest: JsonObject) -> JsonObject:
+        """Keep what else a document says, as an event: headers are small. Return what is short of it."""
+        if rest:
+            self.row(kind, rest)
+            self.event(kind, rest)
+        return {name: value for name, value in rest.items() if _is_short(value)}
+
     def time(self, told: Json) -> datetime | None:
         """Take a record's time, if it has one; return the last one told."""
         at = self.typed.time(told)
@@ -99,6 +124,41 @@ class DocumentTrace:
             told["source"] = dict(source)
         message = Message.parse(told)
         self.messages.append(message)
+        return message
+
+    def spoken(
+        self,
+        number: int,
+        record: JsonObject,
+        block: Callable[[JsonObject], JsonObject | None] = lambda call: call,
+        content: Callable[[Json], Json] = lambda told: told,
+    ) -> Message:
+        """Add a message whose record has a role, content and calls of tools, as most formats do.
+
+        Parameters
+        ----------
+        number : int
+            Its place.
+        record : dict
+            With `role`, `content`, `tool_calls`; all that the message does not say stays in `source`.
+        block : callable
+            Returns a call as a block of the content, None where no block says all of it.
+        content : callable
+            Returns the content as it is to be kept.
+        """
+        role, text, told = self.typed.text(record.get("role")), content(record.get("content")), record.get("tool_calls")
+        calls = objects_of(told)
+        blocks = [each for each in map(block, calls) if each is not None]
+        taken = ["role"] if role == record.get("role") else []
+        if blocks and len(blocks) == len(calls):
+            taken.append("tool_calls")
+            if isinstance(text, list) or (isinstance(text, str) and text):
+                taken.append("content")
+            text = with_calls(text, blocks)
+        else:
+            taken.append("content")
+        message = self.message(f"{number:04d}", role or "unknown", text, without(record, *taken))
+        self.calls(message, calls)
         return message
 
     def calls(self, message: Message, calls: Sequence[Mapping[str, Json]]) -> None:
@@ -165,12 +225,17 @@ def without(record: Mapping[str, Json], *names: str) -> JsonObject:
     return {name: value for name, value in record.items() if name not in names}
 
 
-def objects_in(value: Json) -> list[JsonObject]:
-    """Return the objects of a list, none where it is no list.
+def objects_of(value: Json) -> list[JsonObject]:
+    """Return a list of objects; an empty one where it is none, or not of objects alone.
 
     Examples
     --------
-    >>> objects_in([{"a": 1}, 2]), objects_in(None)
-    ([{'a': 1}], [])
+    >>> objects_of([{"a": 1}]), objects_of([{"a": 1}, 2]), objects_of(None)
+    ([{'a': 1}], [], [])
     """
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    found = [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+    return found if isinstance(value, list) and len(found) == len(value) else []
+
+
+def _is_short(value: Json) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _SHORT)

@@ -1,9 +1,10 @@
 """Inspect AI logs: ``.eval`` files (zip) and the older ``.json`` ones; each sample is a trace.
 
 The format is that of https://inspect.aisi.org.uk/eval-logs.html. A sample's messages become messages
-with their attachments put in, its events raw events ``inspect.<event>`` as they are; attachments,
-scores and everything else of the sample are in the trace's metadata, under ``inspect``, with what
-the log says of the whole evaluation under ``log``.
+with their attachments put in, its events raw events ``inspect.<event>`` as they are. Everything else
+of the sample is an event ``inspect.sample``, and what the log says of all samples one
+``inspect.log``; what is short of both, and the scores, are in the trace's metadata, under ``inspect``.
+A zip's summaries and journal repeat what the samples say, and are not taken.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, with_calls, without
-from traceark.importers.jsonl import whole_row
+from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, objects_of, without
+from traceark.importers.jsonl import whole_value
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Message, Trace, Usage
 
@@ -61,36 +62,48 @@ class InspectLog:
             log = document_of(path, counts)
             if log is not None:
                 samples = log.get("samples")
-                for sample in objects_in(samples):
-                    yield _trace(sample, without(log, "samples"), path, counts)
-                if not samples:
+                for number, sample in enumerate(samples if isinstance(samples, list) else (), start=1):
+                    if isinstance(sample, dict):
+                        yield _trace(sample, without(log, "samples"), path, counts)
+                    else:
+                        counts.problems.append(Problem(str(path), 0, f"sample {number} is no object; it was not taken"))
+                if not isinstance(samples, list) or not samples:
                     counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
             return
         with zipfile.ZipFile(path) as file:
             header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
+            log = dict(header or {})
+            if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):
+                log["reductions"] = reductions
             names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
             for name in names:
                 found = _member(file, name, path, counts)
                 if found is not None:
-                    yield _trace(found, header or {}, path, counts)
+                    yield _trace(found, log, path, counts)
             if not names:
                 counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
 
 
 def _member(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) -> JsonObject | None:
     """Return the object that a member holds; None, with a problem, where it holds none."""
-    if name not in file.namelist():
-        return None
+    value = _value(file, name, path, counts) if name in file.namelist() else None
+    if value is not None and not isinstance(value, dict):
+        counts.problems.append(Problem(str(path), 0, f"{name} holds no object; it was not taken"))
+    return value if isinstance(value, dict) else None
+
+
+def _value(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) -> Json:
     try:
-        row = whole_row(_bytes(file, file.getinfo(name)))
+        data = _bytes(file, file.getinfo(name))
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
         counts.problems.append(Problem(str(path), 0, f"{name} cannot be read: {error}"))
         return None
-    if row.value is None:
-        counts.problems.append(Problem(str(path), 0, f"{name}: {row.reason}; it was not taken"))
-    elif not row.exact:
-        counts.repaired["a number beyond any type or a repeated key"] += 1
-    return row.value
+    whole = whole_value(data)
+    if whole.reason:
+        counts.problems.append(Problem(str(path), 0, f"{name}: {whole.reason}; it was not taken"))
+    elif not whole.exact:
+        counts.problems.append(Problem(str(path), 0, f"{name}: {INEXACT}"))
+    return whole.value
 
 
 def _bytes(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -118,49 +131,56 @@ def _trace(sample: JsonObject, log: JsonObject, path: Path, counts: ImportCounts
     made_up = f"{run}-{sample.get('id')}-{sample.get('epoch')}"
     trace = Trace(trace_id=typed.identifier(sample.get("uuid")) or made_up, status="completed")
     trace.agent_type, trace.model = typed.text(about.get("task")), typed.text(about.get("model"))
-    transcript = sample.get("transcript")
-    events = sample.get("events", transcript.get("events") if isinstance(transcript, dict) else None)
-    trace.metadata = {NAME: {**without(sample, "messages", "events", "transcript"), "log": log}}
+    rest = without(sample, "messages", "events")
+    events, transcript = sample.get("events"), sample.get("transcript")
+    if events is None and isinstance(transcript, dict):
+        # Where older versions have them.
+        events, rest["transcript"] = transcript.get("events"), without(transcript, "events")
     building = DocumentTrace(NAME, trace, counts)
+    short = building.keep("sample", rest)
+    building.keep("log", log)
+    trace.metadata = {NAME: {**short, "scores": _scores(sample.get("scores", sample.get("score")))}}
     building.time(about.get("created"))
     trace.task = typed.summary(_text_of(sample.get("input")))
     attachments = sample.get("attachments")
     texts: JsonObject = attachments if isinstance(attachments, dict) else {}
-    for number, message in enumerate(objects_in(sample.get("messages")), start=1):
-        building.row("message", message)
+    for number, message in building.each("message", sample.get("messages")):
         _add_message(building, number, message, texts)
-    for event in objects_in(events):
-        building.row("event", event)
+    told_events: list[JsonObject] = []
+    for _, event in building.each("event", events):
+        told_events.append(event)
         building.time(event.get("timestamp"))
         building.event(typed.text(event.get("event")) or "unknown", event)
-    if isinstance(transcript, dict) and (rest := without(transcript, "events")):
-        building.event("transcript", rest)
     _take_outcome(building, sample)
-    _take_usage(building, objects_in(events), sample.get("model_usage"))
+    _take_usage(building, told_events, sample.get("model_usage"))
     return building.finish(path)
 
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject, texts: JsonObject) -> None:
     typed = building.typed
-    role = typed.text(message.get("role")) or "unknown"
-    content, taken = _resolved(message.get("content"), texts), ["role", "content"]
-    calls = objects_in(message.get("tool_calls"))
-    if calls:
-        told = [
-            {"type": "tool_call", "name": call.get("function"), **without(call, "function", "type")} for call in calls
-        ]
-        content = with_calls(content, [_resolved(each, texts) for each in told])
-        if all(call.get("type") in (None, "function") for call in calls):
-            taken.append("tool_calls")
-    added = building.message(f"{number:04d}", role, content, without(message, *taken))
-    building.calls(added, calls)
-    if role == "tool":
+    added = building.spoken(number, message, lambda call: _block(call, texts), lambda told: _resolved(told, texts))
+    if added.role == "tool":
         building.answers(added, message.get("tool_call_id"), message.get("function"))
         error = message.get("error")
         if isinstance(error, dict):
             added.status, added.error = "failed", typed.summary(error.get("message"))
-    elif role == "assistant":
-        building.trace.result_summary = typed.summary(_text_of(content), 500) or building.trace.result_summary
+    elif added.role == "assistant":
+        building.trace.result_summary = typed.summary(_text_of(added.content), 500) or building.trace.result_summary
+
+
+def _block(call: JsonObject, texts: JsonObject) -> JsonObject | None:
+    """Return a call as a block; None where the names of its fields do not allow that."""
+    if call.get("type") not in (None, "function") or "name" in call:
+        return None
+    rest = _resolved(without(call, "function", "type"), texts)
+    assert isinstance(rest, dict)
+    return {"type": "tool_call", "name": call.get("function"), **rest}
+
+
+def _scores(told: Json) -> Json:
+    """Return the value of each score."""
+    scores = told if isinstance(told, dict) else {}
+    return {name: score.get("value") if isinstance(score, dict) else score for name, score in scores.items()}
 
 
 def _resolved(value: Json, texts: Mapping[str, Json]) -> Json:
@@ -177,7 +197,8 @@ def _resolved(value: Json, texts: Mapping[str, Json]) -> Json:
 def _text_of(content: Json) -> str:
     if isinstance(content, str):
         return content
-    texts = [each.get("text", each.get("content")) for each in objects_in(content)]
+    blocks = content if isinstance(content, list) else []
+    texts = [each.get("text", each.get("content")) for each in blocks if isinstance(each, dict)]
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
@@ -199,13 +220,14 @@ def _take_usage(building: DocumentTrace, events: list[JsonObject], stated: Json)
     usages = stated if isinstance(stated, dict) else {}
     told = usages.get(building.trace.model or "")
     total = _usage(told, building.typed) if isinstance(told, dict) else None
-    by_id = {(each.model_extra or {}).get("source", {}).get("id"): each for each in building.messages}
+    ids = [(each, (each.model_extra or {}).get("source", {}).get("id")) for each in building.messages]
+    by_id = {told: each for each, told in ids if isinstance(told, str)}
     found: dict[str, Usage] = {}
     for event in events:
         output = event.get("output")
         if event.get("event") != "model" or not isinstance(output, dict):
             continue
-        choices, usage = objects_in(output.get("choices")), output.get("usage")
+        choices, usage = objects_of(output.get("choices")), output.get("usage")
         answer = choices[0].get("message") if choices else None
         message_id = answer.get("id") if isinstance(answer, dict) else None
         if isinstance(usage, dict) and isinstance(message_id, str) and by_id.get(message_id) is not None:

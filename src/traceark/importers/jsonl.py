@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from traceark.models import JsonObject
+from traceark.models import Json, JsonObject
 
 # The archive keeps 500 levels; a row is kept some levels below the top of its record.
 MAX_ROW_DEPTH = 480
@@ -130,25 +130,37 @@ def rows_of(data: bytes) -> Iterator[Row]:
             yield Row(number, line, row.text, row.value, row.exact, row.torn, row.reason)
 
 
-def whole_row(data: bytes) -> Row:
-    """Return the one object that a file holds, whatever lines it has; a piece that is no row where it holds none.
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The one JSON value that a file holds; where it holds none, why.
+
+    `exact` is as of `Row`.
+    """
+
+    value: Json = None
+    exact: bool = True
+    reason: str = ""
+
+
+def whole_value(data: bytes) -> Whole:
+    """Return the one value that a file holds, whatever lines it has.
 
     Examples
     --------
-    >>> whole_row(b' {"a": 1} ').value, whole_row(b"{} {}").reason
-    ({'a': 1}, 'more than one JSON value')
+    >>> whole_value(b'[{"a": 1}]').value, whole_value(b"{} {}").reason
+    ([{'a': 1}], 'more than one JSON value')
     """
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").strip()
     decoder = _Decoder()
     try:
         value, end = decoder.decode(text, 0)
     except RecursionError:
-        return Row(1, 1, text, reason=f"nested deeper than {MAX_ROW_DEPTH}")
+        return Whole(reason=f"nested deeper than {MAX_ROW_DEPTH}")
     except ValueError as error:
-        return Row(1, 1, text, reason=f"not JSON: {error}")
+        return Whole(reason=f"not JSON: {error}")
     if end < len(text):
-        return Row(1, 1, text, reason="more than one JSON value")
-    return _row(decoder, text, value, 1, torn=False)
+        return Whole(reason="more than one JSON value")
+    return Whole(cast("Json", value), decoder.exact)
 
 
 def head_rows(path: Path) -> Iterator[Row]:

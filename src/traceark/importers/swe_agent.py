@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, with_calls, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, without
 from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "swe-agent"
@@ -59,20 +59,17 @@ def _trace(document: JsonObject, name: str, path: Path, counts: ImportCounts) ->
     history = document[name]
     digest = hashlib.sha256(json.dumps(history, sort_keys=True).encode()).hexdigest()[:8]
     trace = Trace(trace_id=f"{path.stem}-{digest}", agent_type=NAME, status="completed")
-    trace.metadata = {"swe_agent": without(document, name, "trajectory")}
     building = DocumentTrace(NAME, trace, counts)
+    trace.metadata = {"swe_agent": building.keep("run", without(document, name, "trajectory"))}
     typed = building.typed
     info = document.get("info")
     about: JsonObject = info if isinstance(info, dict) else {}
     ended = typed.text(about.get("exit_status"))
     if ended is not None and "submitted" not in ended.lower():
         trace.status, trace.error_message = "failed", ended
-    for number, message in enumerate(objects_in(history), start=1):
-        building.row("message", message)
+    for number, message in building.each("message", history):
         _add_message(building, number, message)
-    steps = document.get("trajectory")
-    for step in steps if isinstance(steps, list) else []:
-        building.row("step", step)
+    for _, step in building.each("step", document.get("trajectory")):
         building.event("step", step)
     _take_usage(building, about.get("model_stats"))
     return building.finish(path)
@@ -80,21 +77,14 @@ def _trace(document: JsonObject, name: str, path: Path, counts: ImportCounts) ->
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:
     typed = building.typed
-    role = typed.text(message.get("role")) or "unknown"
-    content, taken = message.get("content"), ["role", "content"]
-    calls = objects_in(message.get("tool_calls"))
-    if calls:
-        content = with_calls(content, list(calls))
-        taken.append("tool_calls")
-    added = building.message(f"{number:04d}", role, content, without(message, *taken))
-    building.calls(added, calls)
+    added = building.spoken(number, message)
     answered = message.get("tool_call_ids")
     if isinstance(answered, list) and len(answered) == 1:
         building.answers(added, answered[0])
     demonstrates = message.get("is_demo") is True
-    if role == "user" and building.trace.task is None and not demonstrates:
+    if added.role == "user" and building.trace.task is None and not demonstrates:
         building.trace.task = typed.summary(message.get("content"))
-    elif role == "assistant" and not demonstrates:
+    elif added.role == "assistant" and not demonstrates:
         building.trace.result_summary = typed.summary(message.get("content"), 500) or building.trace.result_summary
 
 

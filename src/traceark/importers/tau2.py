@@ -1,8 +1,8 @@
 """tau-bench and tau2-bench results: one JSON document of many simulations, or one simulation alone.
 
 A simulation is a trace. The user of a simulation is a model too: its tokens and cost stay in its
-messages' `source` and the trace's metadata, and are in no total. Everything of a simulation but its
-messages is in the trace's metadata, under ``tau2``; so is what the document says of all of them.
+messages' `source`, and are in no total. Everything of a simulation but its messages is an event
+``tau2.simulation``, and what the document says of all of them, with its task, one ``tau2.results``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, with_calls, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, without
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace, Usage
 
@@ -56,9 +56,9 @@ class Tau2:
         if not isinstance(simulations, list):
             yield from _trace(document, {}, path, counts)
             return
-        about = without(document, "simulations", "tasks")
-        tasks = {str(task.get("id")): task for task in objects_in(document.get("tasks"))}
-        simulated = {str(simulation.get("task_id")) for simulation in objects_in(simulations)}
+        tasks = {str(task.get("id")): task for task in objects_of(document.get("tasks"))}
+        about = without(document, "simulations", *(("tasks",) if tasks else ()))
+        simulated = {str(simulation.get("task_id")) for simulation in simulations if isinstance(simulation, dict)}
         if left_out := sorted(tasks.keys() - simulated):
             told = f"tasks without a simulation belong to no trace and were not taken: {', '.join(left_out)}"
             counts.problems.append(Problem(str(path), 0, told))
@@ -68,7 +68,7 @@ class Tau2:
                 shared: JsonObject = {**about, "task": task} if task is not None else about
                 yield from _trace(simulation, shared, path, counts)
             else:
-                counts.problems.append(Problem(str(path), 0, f"no simulation: {str(simulation)[:60]}"))
+                counts.problems.append(Problem(str(path), 0, f"no simulation, and not taken: {str(simulation)[:60]}"))
 
 
 def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
@@ -83,23 +83,17 @@ def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: Impor
     trace = Trace(trace_id=trace_id, status="completed", agent_type="tau2")
     if isinstance(agent, dict):
         trace.agent_type, trace.model = typed.text(agent.get("implementation")), typed.text(agent.get("llm"))
-    own = without(simulation, messages_name, "ticks")
-    trace.metadata = {NAME: {**own, "results": shared} if shared else own}
+    building = DocumentTrace(NAME, trace, counts)
+    trace.metadata = {NAME: building.keep("simulation", without(simulation, messages_name, "ticks"))}
+    building.keep("results", shared)
     ended = simulation.get("termination_reason")
     if isinstance(ended, str) and ("error" in ended or ended == "max_steps"):
         trace.status, trace.error_message = "failed", typed.text(ended)
-    building = DocumentTrace(NAME, trace, counts)
     building.time(simulation.get("start_time"))
     trace.task = typed.summary(f"task {simulation['task_id']}") if "task_id" in simulation else None
-    for number, message in enumerate(messages if isinstance(messages, list) else [], start=1):
-        building.row("message", message)
-        if isinstance(message, dict):
-            _add_message(building, number, message)
-        else:
-            building.event("message", message)
-    ticks = simulation.get("ticks")
-    for tick in ticks if isinstance(ticks, list) else []:
-        building.row("tick", tick)
+    for number, message in building.each("message", messages):
+        _add_message(building, number, message)
+    for _, tick in building.each("tick", simulation.get("ticks")):
         building.event("tick", tick)
     building.time(simulation.get("end_time"))
     _check_cost(building, simulation.get("agent_cost"), path, counts)
@@ -108,20 +102,13 @@ def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: Impor
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:
     typed = building.typed
-    role = typed.text(message.get("role")) or "unknown"
     building.time(message.get("timestamp"))
-    calls = objects_in(message.get("tool_calls"))
-    content, taken = message.get("content"), ["role", "content"]
-    if calls:
-        content = with_calls(content, [{"type": "tool_call", **call} for call in calls])
-        taken.append("tool_calls")
-    added = building.message(f"{number:04d}", role, content, without(message, *taken))
-    building.calls(added, calls)
-    if role == "tool":
+    added = building.spoken(number, message, lambda call: {"type": "tool_call", **call})
+    if added.role == "tool":
         building.answers(added, message.get("id") or message.get("tool_call_id"))
         if message.get("error") is True:
-            added.status, added.error = "failed", typed.summary(content)
-    elif role == "assistant":
+            added.status, added.error = "failed", typed.summary(message.get("content"))
+    elif added.role == "assistant":
         usage = message.get("usage")
         if isinstance(usage, dict):
             added.usage = _usage(usage, typed)

@@ -1,8 +1,8 @@
 """Who&When: runs of several agents in which somebody marked the step that made them fail.
 
 One JSON document per run (https://github.com/mingyin1/Agents_Failure_Attribution). The role of a
-step is often an agent's name; it is kept in `agent`. Everything of a document but its history is in
-the trace's metadata, under ``who_and_when``.
+step is often an agent's name; it is kept in `agent`. Everything of a document but its history is an
+event ``who-and-when.run``, what is short of it in the trace's metadata, under ``who_and_when``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_in, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, without
 from traceark.models import JsonObject, Trace
 
 NAME = "who-and-when"
@@ -65,8 +65,8 @@ def _trace(document: JsonObject, path: Path, counts: ImportCounts) -> SourceTrac
     history = document["history"]
     digest = hashlib.sha256(json.dumps(history, sort_keys=True).encode()).hexdigest()[:8]
     trace = Trace(trace_id=f"{document.get('question_ID') or NAME}-{digest}", status="completed")
-    trace.metadata = {"who_and_when": without(document, "history")}
     building = DocumentTrace(NAME, trace, counts)
+    trace.metadata = {"who_and_when": building.keep("run", without(document, "history"))}
     trace.task = building.typed.summary(document.get("question"))
     trace.agent_type = "multi-agent"
     if document.get("is_correct") is False or document.get("is_corrected") is False or "mistake_step" in document:
@@ -74,8 +74,8 @@ def _trace(document: JsonObject, path: Path, counts: ImportCounts) -> SourceTrac
         trace.error_message = building.typed.summary(document.get("mistake_reason"), 1000)
     told = str(document.get("mistake_step", ""))
     marked = int(told) if told.isdecimal() else None
-    for number, step in enumerate(objects_in(history)):
-        building.row("step", step)
+    for place, step in building.each("step", history):
+        number = place - 1  # as `mistake_step` counts
         role = building.typed.text(step.get("role")) or "unknown"
         extra = {} if role in _ROLES and "name" not in step else {"agent": step.get("name", role)}
         if number == marked:

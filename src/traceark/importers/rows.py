@@ -1,0 +1,48 @@
+"""What traces made of JSON Lines have in common: every row is chained, counted, and a message or an event."""
+
+from __future__ import annotations
+
+import hashlib
+
+from traceark.importers.base import ImportCounts, SourceEvent
+from traceark.importers.jsonl import Row
+from traceark.importers.typed import Typed
+from traceark.models import Json, JsonObject, Message
+
+
+class RowTrace:
+    """One trace, put together row by row.
+
+    Parameters
+    ----------
+    name : str
+        The importer, the first part of the types of its events.
+    counts : ImportCounts
+    """
+
+    def __init__(self, name: str, counts: ImportCounts) -> None:
+        self.typed = Typed(counts.repaired)
+        self.torn_tail: str | None = None
+        self.messages: list[Message] = []
+        self.events: list[SourceEvent] = []
+        self.digests: list[str] = []
+        self.counts = counts
+        self._name = name
+
+    def value_of(self, row: Row) -> JsonObject | None:
+        """Take a row; return its value. A piece that is no row becomes an event, and has none."""
+        before = self.digests[-1] if self.digests else ""
+        digest = hashlib.sha256(before.encode())
+        digest.update(row.text.encode("utf-8", "surrogateescape"))
+        self.digests.append(digest.hexdigest())
+        if row.value is None:
+            self.counts.rows["unreadable"] += 1
+            self.events.append(SourceEvent(f"{self._name}.unreadable", {"line": row.line, "text": row.text}))
+        elif not row.exact:
+            self.counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
+        return row.value
+
+    def event(self, kind: str, row: Row) -> None:
+        """Keep a row as an event."""
+        payload: Json = row.value if row.exact else {"line": row.line, "text": row.text}
+        self.events.append(SourceEvent(f"{self._name}.{kind}", payload))
