@@ -36,7 +36,7 @@ class Scale:
     # Real sessions, if a collection of them lies beside the checkout.
     sessions: Path | None = Path("..", "shared", "corpora", "claude-code")
     # The number of traces in a catalog, and the most milliseconds that a list may take.
-    listed: tuple[tuple[int, float], ...] = ((100_000, 15.0), (1_000_000, 30.0))
+    listed: tuple[tuple[int, float], ...] = ((100, 15.0), (100_000, 15.0), (1_000_000, 30.0))
     many: Shape = MANY
     short: Shape = SHORT
     long: Shape = LONG

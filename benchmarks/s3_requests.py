@@ -1,18 +1,21 @@
-"""Requests per operation on S3, counted as they leave, on a server that this run starts."""
+"""Requests per operation on S3, counted as they leave, and what a listing costs, on a server that this run starts."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib
 import sys
+import time
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.data import messages
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, Work, at_most, take_turns
 from traceark import ArchiveStore, Goal, Trace
+from traceark.storage.objects import S3Storage
 
+_OBJECTS, _ROUNDS = 100, 7
 BESIDE = "the fewest that can do it"
 
 
@@ -28,7 +31,7 @@ async def measure(_: Path) -> list[Figure]:
     if not Path(sys.executable).with_name("ministack").exists():
         return [_absent("ministack is not installed")]
     with servers.ministack() as server:
-        return await _measure(server, servers.Requests())
+        return [*await _measure(server, servers.Requests()), await _listing(server)]
 
 
 def _absent(reason: str) -> Figure:
@@ -79,6 +82,33 @@ async def _measure(server: Any, requests: Any) -> list[Figure]:
     await figure("`list_traces`, cold, 2 traces", store.list_traces(), 3)
     await store.close()
     return figures
+
+
+async def _listing(server: Any) -> Figure:
+    """Return the processor time that this process spends on a listing, beside botocore's own way to read times."""
+    session = importlib.import_module("aiobotocore.session").AioSession()  # optional, as s3fs is
+    url, options = server.place(), server.storage_options
+    ours = S3Storage(url, options)
+    rival = S3Storage(url, {**options, "session": session})
+    for number in range(_OBJECTS):
+        await ours.create(f"many/{number:04d}", b"x")
+
+    def lists(storage: S3Storage) -> Work:
+        async def work(_: int) -> None:
+            assert len(await storage.list("many")) == _OBJECTS
+
+        return work
+
+    seconds = await take_turns({"ours": lists(ours), "rival": lists(rival)}, _ROUNDS, time.process_time)
+    milliseconds = {who: [each * 1e3 for each in values] for who, values in seconds.items()}
+    return at_most(
+        f"processor time of a listing of {_OBJECTS} objects on S3",
+        milliseconds["ours"],
+        "botocore reads the times",
+        milliseconds["rival"],
+        "ms",
+        None,
+    )
 
 
 async def _read(store: ArchiveStore) -> None:

@@ -25,28 +25,24 @@ class TestModel(ProtocolConformance):
         return ModelStore()
 
 
-class TestLocal(StoreConformance):
+class OnDisk:
+    """Where an archive on a local disk is tried."""
+
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return str(tmp_path / "archive")
+
+    @pytest.fixture
+    def storage_options(self) -> Mapping[str, Any]:
+        return {}
+
+
+class TestLocal(OnDisk, StoreConformance):
     """Local disk, every acknowledged write on stable storage."""
 
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return str(tmp_path / "archive")
 
-    @pytest.fixture
-    def storage_options(self) -> Mapping[str, Any]:
-        return {}
-
-
-class TestLocalWithoutSync(ArchiveProtocolConformance):
+class TestLocalWithoutSync(OnDisk, ArchiveProtocolConformance):
     """Local disk, `durability="os"`: other code appends, the rest is the same."""
-
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return str(tmp_path / "archive")
-
-    @pytest.fixture
-    def storage_options(self) -> Mapping[str, Any]:
-        return {}
 
     def store_at(self, url: str, **options: Any) -> ArchiveStore:
         return super().store_at(url, **{"durability": "os", **options})
@@ -69,8 +65,6 @@ class TestMemory(StoreConformance):
 
 class TestMinistack(StoreConformance):
     """S3, on a server whose conditional writes hold under contention."""
-
-    step = tried(5, 1)
 
     @pytest.fixture
     def url(self, ministack_server: S3Server) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import shutil
+import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ from traceark.errors import ImportFailedError
 from traceark.importers.base import ImportCounts
 from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.report import ImportReport
-from traceark.importers.run import BatchStore, import_paths
+from traceark.importers.run import GROUP, BatchStore, import_paths, importers
 from traceark.models import Json, Message, Trace
 from traceark.protocol import TraceStore
 from traceark.store import ArchiveStore
@@ -121,6 +122,13 @@ def imported(*paths: Path) -> dict[str, Any]:
     into = store()
     run(into, *paths)
     return contents(into)
+
+
+def test_every_importer_of_the_package_is_offered_as_an_entry_point() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    offered = project["project"]["entry-points"][GROUP]
+    own = {importer.name: f"{type(importer).__module__}:{type(importer).__name__}" for importer in importers()}
+    assert offered == own
 
 
 def test_the_samples_are_imported_whole() -> None:

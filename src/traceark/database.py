@@ -1,7 +1,7 @@
 """DuckDB as the package opens it: it loads nothing, sees no Python variables, tells time in UTC and prints nothing.
 
 Rows that the package made itself go to one database that the whole process shares, since opening
-one takes some 30 ms and a cursor on an open one less than one. It opens no files. Queries of users
+one takes far longer than a cursor on an open one. It opens no files. Queries of users
 have databases of their own.
 """
 

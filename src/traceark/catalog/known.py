@@ -80,7 +80,8 @@ class KnownTraces:
 
     async def put(self, rows: Sequence[JsonObject]) -> None:
         """Take rows in place of those of the same traces."""
-        self.table.put(rows)
+        if rows:
+            await asyncio.to_thread(self.table.put, rows)
         for row in rows:
             trace_id = str(row["trace_id"])
             self.log.append(trace_id)

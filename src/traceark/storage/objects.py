@@ -302,7 +302,7 @@ class S3Storage(Storage):
 
 
 def _parse_time(text: Any) -> datetime:
-    """Return a time in an answer; botocore's own way takes three quarters of the time of a long listing."""
+    """Return a time in an answer; botocore's own way takes most of the time of a long listing."""
     try:
         moment = datetime.fromisoformat(text)
     except (TypeError, ValueError):
