@@ -20,19 +20,18 @@ import pytest
 
 import traceark
 import traceark.catalog.catalog
+from directories import in_directories
 from profiles import tried
 from servers import Requests, S3Server
 from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, encode_snapshot
 from traceark.errors import (
-    DamagedTraceError,
     DamagedTraceWarning,
     StorageError,
     TracearkError,
     TraceExistsError,
 )
-from traceark.layout import TRACES, trace_prefix
+from traceark.layout import TRACES
 from traceark.models import Message, Trace
-from traceark.reading import load, scan
 from traceark.storage import storage_for
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
@@ -51,23 +50,9 @@ async def listed(store: ArchiveStore) -> Rows:
     return {trace.trace_id: exact_text(trace) for trace in await store.list_traces(limit=10_000)}
 
 
-async def in_directories(url: str | Path, options: Mapping[str, Any] | None = None) -> Rows:
-    """Return the same as the directories say, without any catalog."""
-    storage = storage_for(url, options, "os")
-    found: Rows = {}
-    for trace_id, entries in (await scan(storage))[0].items():
-        try:
-            stored = await load(storage, trace_id, trace_prefix(trace_id), entries)
-        except DamagedTraceError:
-            continue
-        if stored is not None:
-            found[trace_id] = exact_text(await stored.trace())
-    return found
-
-
 async def assert_right(*stores: ArchiveStore, options: Mapping[str, Any] | None = None) -> Rows:
     """Assert that stores list what the directories say, and a new one, too; return that."""
-    expected = await in_directories(stores[0].url, options)
+    expected = await in_directories(storage_for(stores[0].url, options, "os"))
     fresh = ArchiveStore(stores[0].url, storage_options=options, durability="os")
     for store in (*stores, fresh):
         assert await listed(store) == expected
@@ -306,6 +291,32 @@ async def test_lists_from_many_tasks_and_writes_between_them(
     await other.close()
 
 
+async def test_a_trace_stays_open_until_who_opened_it_had_a_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("traceark.pool._HELD_SECONDS", 0.0)
+    store, other = store_at(tmp_path, max_open_traces=1), store_at(tmp_path)
+    await store.create_trace(Trace(trace_id="t"))
+    pool = store._pool
+    await pool.forget("t")
+    open_trace, opened = pool._open_trace, 0
+
+    async def opened_and_shed(trace_id: str) -> None:
+        nonlocal opened
+        await open_trace(trace_id)
+        opened += 1
+        if opened == 1:
+            pool._limit = 0
+            await pool._shed()
+            pool._limit = 1
+
+    monkeypatch.setattr(pool, "_open_trace", opened_and_shed)
+    await add(store, "t")
+    assert (await total(store, "t"), await total(other, "t"), opened) == (1, 1, 1)
+    await store.close()
+    await other.close()
+
+
 def test_the_blocking_facade_lists_from_many_threads(tmp_path: Path) -> None:
     with traceark.open(tmp_path) as archive:
 
@@ -482,7 +493,7 @@ async def with_catalog(place: Path) -> ArchiveStore:
 @pytest.mark.parametrize("pattern", ["*.parquet", "changes/*"])
 async def test_any_damage_to_a_file_of_the_catalog_changes_no_list(tmp_path: Path, pattern: str) -> None:
     await (await with_catalog(tmp_path / "a")).close()
-    expected = await in_directories(tmp_path / "a")
+    expected = await in_directories(LocalStorage(tmp_path / "a"))
     shutil.copytree(tmp_path / "a" / "catalog", tmp_path / "saved")
     for file in sorted((tmp_path / "a" / "catalog").glob(pattern)):
         for number, content in enumerate(damages(file)):
@@ -666,13 +677,13 @@ async def test_an_archive_that_can_only_be_read(tmp_path: Path, monkeypatch: pyt
         store = store_at(tmp_path)
     assert type(store.storage) is ReadOnly
     for _ in range(2):
-        assert await listed(store) == await in_directories(tmp_path)
+        assert await listed(store) == await in_directories(LocalStorage(tmp_path))
         await add(writer, "one")
         await writer.create_trace(Trace(trace_id=uuid4().hex))
-        assert await listed(store) == await in_directories(tmp_path)
+        assert await listed(store) == await in_directories(LocalStorage(tmp_path))
         await store.refresh()
     await writer.close()
-    assert await listed(store) == await in_directories(tmp_path)
+    assert await listed(store) == await in_directories(LocalStorage(tmp_path))
     await store.close()
 
 

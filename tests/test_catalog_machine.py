@@ -22,11 +22,11 @@ import traceark.catalog.lookup
 import traceark.catalog.table
 import traceark.pool
 import traceark.storage.local
+from directories import in_directories
 from profiles import machine_settings
-from traceark.errors import DamagedTraceError, DamagedTraceWarning, TracearkError
-from traceark.layout import TRACES, trace_key, trace_prefix
+from traceark.errors import DamagedTraceWarning, TracearkError
+from traceark.layout import TRACES, trace_prefix
 from traceark.models import Message, Trace
-from traceark.reading import load, scan
 from traceark.storage.local import LocalStorage
 from traceark.store import ArchiveStore
 from traceark.testing.compare import exact_text
@@ -258,28 +258,16 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
     @invariant()
     def lists_say_what_directories_do(self) -> None:
-        expected = self.run(self.in_directories())
+        expected = self.run(in_directories(LocalStorage(self.path)))
         for at, store in enumerate(self.stores):
             listed = {trace.trace_id: exact_text(trace) for trace in self.run(store.list_traces(limit=1000))}
             assert listed == expected, f"store {at}"
-
-    async def in_directories(self) -> dict[str, str]:
-        storage = LocalStorage(self.path)
-        found: dict[str, str] = {}
-        for trace_id, entries in (await scan(storage))[0].items():
-            try:
-                stored = await load(storage, trace_id, f"{TRACES}/{trace_key(trace_id)}", entries)
-                if stored is not None:
-                    found[trace_id] = exact_text(await stored.trace())
-            except DamagedTraceError as error:
-                note(f"{trace_id!r} is damaged: {error}")
-        return found
 
     def teardown(self) -> None:
         try:
             fresh = self.opened(1)
             listed = {trace.trace_id: exact_text(trace) for trace in self.run(fresh.list_traces(limit=1000))}
-            assert listed == self.run(self.in_directories()), "a new store"
+            assert listed == self.run(in_directories(LocalStorage(self.path))), "a new store"
         finally:
             for task in asyncio.all_tasks(self.loop):
                 self.loop.run_until_complete(asyncio.wait([task]))

@@ -84,6 +84,7 @@ class OpenTrace:
         self.touched = False
         self.used_at = time.monotonic()
         self.mutex = asyncio.Lock()
+        self._holders = 0
         self.writer_id = secrets.token_hex(4)
         self._queue: list[Request] = []
         self._draining: asyncio.Task[None] | None = None
@@ -389,7 +390,7 @@ class OpenTrace:
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[LogWriter]:
         """Hold the trace against all other writers, up to date and, if it was sealed, reopened."""
-        async with self.mutex:
+        async with self._held():
             if self._broken is not None:
                 raise self._closed(self._broken)
             async with self._writer.locked():
@@ -405,9 +406,19 @@ class OpenTrace:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Hold the trace still inside this process, up to date."""
-        async with self.mutex:
+        async with self._held():
             await self.refresh()
             yield
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        # Who waits counts too: a lock that was just released looks free until the next one wakes.
+        self._holders += 1
+        try:
+            async with self.mutex:
+                yield
+        finally:
+            self._holders -= 1
 
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint of the logs as they are now."""
@@ -541,7 +552,7 @@ class OpenTrace:
         self._writer.changed()
 
     async def close(self) -> None:
-        """Wait for what is on its way, and give back files and locks."""
+        """Wait for what is on its way, and give back files and locks; who writes on must say so again."""
         while not self.idle:
             if self._draining is not None and not self._draining.done():
                 await asyncio.wait([self._draining])
@@ -550,10 +561,11 @@ class OpenTrace:
             await asyncio.sleep(0)
         async with self.mutex:
             self._writer.reset()
+            self.announced_at = None
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not (self._leading or self._queue or self.mutex.locked()) and (
+        return not (self._leading or self._queue or self._holders or self.mutex.locked()) and (
             self._draining is None or self._draining.done()
         )

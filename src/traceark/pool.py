@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 
 from traceark.catalog.catalog import Catalog
@@ -63,7 +63,8 @@ class TracePool:
         self._allow_unsafe_writes = allow_unsafe_writes
         self._limit = limit
         self._open: OrderedDict[str, OpenTrace] = OrderedDict()
-        self._opening: dict[str, asyncio.Task[OpenTrace]] = {}
+        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._awaited: Counter[str] = Counter()
         self._sealing: dict[str, asyncio.Task[None]] = {}
         self._parts: dict[str, PartInfo] = {}
         self._footers: dict[str, PartInfo] = {}
@@ -177,20 +178,29 @@ class TracePool:
         """
         if self._writable is None or not self._writable.done():
             await self.ready()
-        trace = self._open.get(trace_id)
-        if trace is not None:
-            if self.closed:
-                raise StoreClosedError(f"the store of {self.url} is closed; open it again")
-            self._open.move_to_end(trace_id)
-            trace.used_at = time.monotonic()
-            return trace
-        task = self._opening.get(trace_id)
-        if task is None:
-            await self.ready()
-            task = self._opening.setdefault(trace_id, asyncio.ensure_future(self._open_trace(trace_id)))
-        return await asyncio.shield(task)
+        while (trace := self._open.get(trace_id)) is None:
+            await self._open_now(trace_id)
+        if self.closed:
+            raise StoreClosedError(f"the store of {self.url} is closed; open it again")
+        self._open.move_to_end(trace_id)
+        trace.used_at = time.monotonic()
+        return trace
 
-    async def _open_trace(self, trace_id: str) -> OpenTrace:
+    async def _open_now(self, trace_id: str) -> None:
+        """Open a trace, once for all who wait for it; it stays open until they had their turn."""
+        self._awaited[trace_id] += 1
+        try:
+            task = self._opening.get(trace_id)
+            if task is None:
+                await self.ready()
+                task = self._opening.setdefault(trace_id, asyncio.ensure_future(self._open_trace(trace_id)))
+            await asyncio.shield(task)
+        finally:
+            self._awaited[trace_id] -= 1
+            if not self._awaited[trace_id]:
+                del self._awaited[trace_id]
+
+    async def _open_trace(self, trace_id: str) -> None:
         try:
             try:
                 trace = OpenTrace(self.storage, trace_id, self._durability, self.catalog.notices.announce)
@@ -200,7 +210,6 @@ class TracePool:
             trace.announced_at = self.catalog.notices.announced_at(trace_id)
             self._open[trace_id] = trace
             await self._shed()
-            return trace
         finally:
             del self._opening[trace_id]
 
@@ -210,8 +219,8 @@ class TracePool:
         for trace_id, trace in list(self._open.items()):
             if len(self._open) <= self._limit:
                 return
-            # Who was just given a trace may not have begun to use it.
-            if not trace.idle or trace.used_at > recent or trace_id in self._sealing:
+            # Who was given a trace not long ago may be between two uses of it.
+            if not trace.idle or trace.used_at > recent or trace_id in self._awaited or trace_id in self._sealing:
                 continue
             try:
                 if trace.touched and trace.header.trace.status in TERMINAL:
