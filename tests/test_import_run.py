@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from profiles import tried
 from test_import_claude_code import SAMPLES, SESSION, answer, call, corpus, row, streamed
 from traceark.errors import ImportFailedError
-from traceark.importers.base import ImportCounts
+from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.report import ImportReport
 from traceark.importers.run import GROUP, BatchStore, import_paths, importers
@@ -475,3 +475,23 @@ def test_an_archive_on_disk_holds_what_the_model_holds(tmp_path: Path) -> None:
 def without_event_times(trace: dict[str, Any]) -> dict[str, Any]:
     events = [{**json.loads(event), "created_at": None} for event in trace["events"]]
     return {**trace, "events": events}
+
+
+def test_the_files_of_one_run_are_read_once(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+
+    class Together:
+        name = "together"
+
+        def detect(self, path: Path) -> bool:
+            return True
+
+        def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+            return iter(())
+
+        def files(self, path: Path) -> list[Path]:
+            return [path.parent / name for name in "ba"] if path.name in "ab" else [path]
+
+    report = asyncio.run(import_paths(store(), [tmp_path], importer=Together()))
+    assert [Path(file.path).name for file in report.files] == ["b", "c"]

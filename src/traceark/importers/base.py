@@ -7,7 +7,7 @@ An importer knows its format and nothing of storage; `run` writes what it yields
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -101,4 +101,13 @@ class Importer(Protocol):
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the traces of a file, counting every row of it in `counts`."""
+        ...
+
+
+@runtime_checkable
+class ManyFiles(Protocol):
+    """An importer whose sources may be spread over several files, as a directory with a file per event is."""
+
+    def files(self, path: Path) -> Sequence[Path]:
+        """Return all files of the source that `path` belongs to, itself among them; `read` is called with the first."""
         ...

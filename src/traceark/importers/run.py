@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from traceark.errors import DamagedTraceError, ImportFailedError, InvalidValueError
 from traceark.importers.atif import Atif
-from traceark.importers.base import ImportCounts, Importer, Problem, SourceTrace
+from traceark.importers.base import ImportCounts, Importer, ManyFiles, Problem, SourceTrace
 from traceark.importers.chat import Chat
 from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.codex import Codex
@@ -115,10 +115,12 @@ async def import_paths(
     sizes = [_size(path) for path in files]
     done = 0
     links: Links = {}
+    taken: set[Path] = set()
     for path, size in zip(files, sizes, strict=True):
         if progress is not None:
             progress(path, done, sum(sizes))
-        await _import_file(store, path, candidates, report, links)
+        if path not in taken:
+            await _import_file(store, path, candidates, report, links, taken)
         done += size
     if progress is not None and files:
         progress(files[-1], done, done)
@@ -157,7 +159,12 @@ def _size(path: Path) -> int:
 
 
 async def _import_file(
-    store: TraceStore, path: Path, candidates: Sequence[Importer], report: ImportReport, links: Links
+    store: TraceStore,
+    path: Path,
+    candidates: Sequence[Importer],
+    report: ImportReport,
+    links: Links,
+    taken: set[Path],
 ) -> None:
     counts = ImportCounts()
     try:
@@ -165,6 +172,9 @@ async def _import_file(
         if importer is None:
             report.skipped.append(str(path))
             return
+        if isinstance(importer, ManyFiles):
+            path, *others = importer.files(path)
+            taken.update([path, *others])
         sources = await asyncio.to_thread(lambda: list(importer.read(path, counts)))
     except OSError as error:
         _unreadable(report, OSError(error.errno, error.strerror, str(path)))
