@@ -9,11 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-import pyarrow as pa
-
 from traceark import query, tracetree
 from traceark.codec.fields import TRACES
-from traceark.codec.parts import records
+from traceark.codec.parts import traces_of
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, InvalidValueError, TraceNotFoundError
 from traceark.filters import (
     TraceFilter,
@@ -53,7 +51,7 @@ _TREES_AT_A_TIME = 64
 async def traces(pool: TracePool, wanted: TraceQuery) -> TracePage:
     """Return a page of traces; see `ArchiveStore.traces`."""
     text, bound = wanted.to_sql(_COLUMNS, more=1)
-    found = _traces(await pool.catalog.select(text, bound, where=wanted.filter.where))
+    found = traces_of(await pool.catalog.select(text, bound, where=wanted.filter.where))
     page = found[: wanted.limit]
     return TracePage(page, cursor_behind(page[-1], wanted.order_by) if len(found) > len(page) else None)
 
@@ -63,11 +61,7 @@ async def newest(pool: TracePool, wanted: Mapping[str, str], limit: int) -> list
     conditions = " AND ".join(["true", *(f'"{name}" = ${name}' for name in wanted)])
     order = "created_at DESC NULLS FIRST, trace_id"
     text = f"SELECT {_COLUMNS} FROM traces WHERE {conditions} ORDER BY {order} LIMIT $limit"
-    return _traces(await pool.catalog.select(text, {**wanted, "limit": limit}))
-
-
-def _traces(table: pa.Table) -> list[Trace]:
-    return [Trace.parse(record) for record in records(TRACES, table)]
+    return traces_of(await pool.catalog.select(text, {**wanted, "limit": limit}))
 
 
 async def stats(pool: TracePool, by: Grouping, wanted: TraceFilter) -> QueryResult:
@@ -181,7 +175,7 @@ async def tree(pool: TracePool, trace_id: str, goals_of: Callable[[str], Awaitab
         raise TraceNotFoundError(f"no trace {trace_id!r} in {pool.url}")
     text += ' OR "parent_trace_id" IN (SELECT unnest($parents::VARCHAR[]))'
     while rows.num_rows:
-        fresh = {trace.trace_id: trace for trace in _traces(rows) if trace.trace_id not in found}
+        fresh = {trace.trace_id: trace for trace in traces_of(rows) if trace.trace_id not in found}
         found |= fresh
         if not fresh:
             break

@@ -15,12 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from traceark.codec.fields import MESSAGES, Column, Kind
+from traceark.codec.fields import MESSAGES, TRACES, Column, Kind
 from traceark.codec.lines import time_text
 from traceark.codec.parquet import LOG_COLUMNS, PART_SCHEMAS, PartRecord
 from traceark.errors import CorruptFileError
 from traceark.layout import LogName
-from traceark.models import JsonObject, Message, Usage
+from traceark.models import JsonObject, Message, Trace, Usage
 
 Decode = Callable[[Any], Any]
 
@@ -179,6 +179,15 @@ def records(columns: Sequence[Column], table: pa.Table) -> list[JsonObject]:
         if extra is not None:
             _add_extra(record, json.loads(extra))
     return found
+
+
+def traces_of(table: pa.Table) -> list[Trace]:
+    """Return the traces of a table with the columns of traces, times as times."""
+    found = _rows(TRACES, table, _TO_MODELS, {})
+    for row, extra in zip(found, table["extra"].to_pylist(), strict=True):
+        if extra is not None:
+            _add_extra(row, json.loads(extra))
+    return [Trace.parse(row) for row in found]
 
 
 def _rows(
