@@ -386,9 +386,18 @@ class Catalog:
             A trace was left out.
         """
 
-        async def work() -> tuple[pa.Table, list[str]]:
+        return await self._asked(lambda table: table.query(text, parameters, where))
+
+    async def fetch(
+        self, text: str, parameters: Mapping[str, Any], *, where: str | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Return the same as `select`, as tuples of Python's values: for few rows that is faster."""
+        return await self._asked(lambda table: table.fetch(text, parameters, where))
+
+    async def _asked(self, ask: Callable[[CatalogTable], Answer]) -> Answer:
+        async def work() -> tuple[Answer, list[str]]:
             known = await self._sync()
-            return await asyncio.to_thread(known.table.query, text, parameters, where), known.told_problems()
+            return await asyncio.to_thread(ask, known.table), known.told_problems()
 
         found, problems = await self._undisturbed(work)
         _warn(problems)

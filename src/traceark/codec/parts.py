@@ -7,7 +7,7 @@ fraction of taking them row by row.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Any
@@ -181,13 +181,19 @@ def records(columns: Sequence[Column], table: pa.Table) -> list[JsonObject]:
     return found
 
 
-def traces_of(table: pa.Table) -> list[Trace]:
-    """Return the traces of a table with the columns of traces, times as times."""
-    found = _rows(TRACES, table, _TO_MODELS, {})
-    for row, extra in zip(found, table["extra"].to_pylist(), strict=True):
-        if extra is not None:
-            _add_extra(row, json.loads(extra))
-    return [Trace.parse(row) for row in found]
+def traces_of(rows: Iterable[Sequence[Any]]) -> list[Trace]:
+    """Return the traces of rows with the columns of traces, in their order, as DuckDB gives them."""
+    return [_trace_of(row) for row in rows]
+
+
+def _trace_of(row: Sequence[Any]) -> Trace:
+    found = {
+        column.name: json.loads(cell) if column.kind == "json" else cell
+        for column, cell in zip(TRACES, row, strict=True)
+        if cell is not None
+    }
+    _add_extra(found, found.pop("extra", {}))
+    return Trace.parse(found)
 
 
 def _rows(
