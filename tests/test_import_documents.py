@@ -16,8 +16,9 @@ from test_import_claude_code import corpus
 from traceark.importers.atif import Atif
 from traceark.importers.base import ImportCounts, Importer, SourceTrace
 from traceark.importers.chat import Chat
+from traceark.importers.find import importers
 from traceark.importers.report import ImportReport
-from traceark.importers.run import import_paths, importers
+from traceark.importers.run import import_paths
 from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
 from traceark.importers.who_and_when import WhoAndWhen

@@ -23,8 +23,10 @@ from test_import_claude_code import SAMPLES, SESSION, answer, call, corpus, row,
 from traceark.errors import ImportFailedError
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_code import ClaudeCode
+from traceark.importers.find import GROUP, importers
 from traceark.importers.report import ImportReport
-from traceark.importers.run import GROUP, BatchStore, import_paths, importers
+from traceark.importers.run import import_paths
+from traceark.importers.take import BatchStore
 from traceark.models import Json, Message, Trace
 from traceark.protocol import TraceStore
 from traceark.store import ArchiveStore

@@ -35,6 +35,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "hits",
         "notebook",
         "tracetree",
+        "whole",
     ),
     ("storage", "database"),
     (

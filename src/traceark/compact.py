@@ -10,9 +10,8 @@ import asyncio
 import time
 import zlib
 from contextlib import suppress
-from io import BytesIO
 
-from traceark.codec.parquet import PartInfo, PartRecord, part_info, write_part
+from traceark.codec.parquet import PartInfo, encode_part, part_info
 from traceark.errors import CorruptFileError, StorageError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, PartName, parse_log_name
 from traceark.live import OpenTrace
@@ -95,18 +94,12 @@ async def _build(
     if folded and log == "messages":
         rows = sorted(fold_updates(rows), key=lambda row: row.offset)
     info = PartInfo(log, trace.trace_id, incarnation, first, last, folded, covers, read.links.get(first), last_crc)
-    data = await asyncio.to_thread(_encode, info, rows)
+    data = await asyncio.to_thread(encode_part, info, rows)
     name = f"{log}/{PartName(first, last, incarnation, f'{zlib.crc32(data):08x}')}"
     with suppress(KeyExistsError):
         # A part of this very content is there already when another process compacts or seals too.
         await trace.storage.create(f"{trace.prefix}/{name}", data)
     return name
-
-
-def _encode(info: PartInfo, rows: list[PartRecord]) -> bytes:
-    sink = BytesIO()
-    write_part(sink, info, rows)
-    return sink.getvalue()
 
 
 async def _drop_superseded(trace: OpenTrace, keep: frozenset[str] = frozenset()) -> None:

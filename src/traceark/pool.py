@@ -314,6 +314,12 @@ class TracePool:
             if self._sealing.get(trace.trace_id) is asyncio.current_task():
                 del self._sealing[trace.trace_id]
 
+    async def begin(self, trace_id: str) -> None:
+        """Make ready for a trace that is about to be made, and tell others."""
+        await self.ready()
+        await self.settle(trace_id)
+        await self.catalog.notices.announce(trace_id)
+
     async def settle(self, trace_id: str) -> None:
         """Wait for a seal of the trace that is under way, and close the trace."""
         running = self._sealing.pop(trace_id, None)

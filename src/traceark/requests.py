@@ -163,23 +163,33 @@ class AppendEvent(Request):
 
     def __init__(self, trace_id: str, event_type: str, payload: Json) -> None:
         super().__init__()
-        if not isinstance(event_type, str):
-            raise InvalidValueError(f"expected text, not {type(event_type).__name__}", "event_type")
-        try:
-            event_type.encode()
-        except UnicodeEncodeError:
-            raise InvalidValueError("the text holds a lone surrogate", "event_type") from None
-        check_json(payload, ("payload",))
-        # Whatever enum or subclass of str it was, it is kept as text.
-        fields: JsonObject = {"trace_id": trace_id, "event_type": str.__str__(event_type)}
-        if payload is not None:
-            fields["payload"] = payload
-        self.head = dumps(fields)
+        self.head = dumps(event_fields(trace_id, event_type, payload))
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         event_id = staged.ends["events"] + 1
         body = f'{{"event_id":{event_id},"created_at":"{now_text()}",{self.head[1:]}'
         self.result = staged.add("events", body.encode())
+
+
+def event_fields(trace_id: str, event_type: str, payload: Json) -> JsonObject:
+    """Return the fields of an event that its caller gives, checked.
+
+    Raises
+    ------
+    InvalidValueError
+    """
+    if not isinstance(event_type, str):
+        raise InvalidValueError(f"expected text, not {type(event_type).__name__}", "event_type")
+    try:
+        event_type.encode()
+    except UnicodeEncodeError:
+        raise InvalidValueError("the text holds a lone surrogate", "event_type") from None
+    check_json(payload, ("payload",))
+    # Whatever enum or subclass of str it was, it is kept as text.
+    fields: JsonObject = {"trace_id": trace_id, "event_type": str.__str__(event_type)}
+    if payload is not None:
+        fields["payload"] = payload
+    return fields
 
 
 def update_record(updates: Mapping[str, Any]) -> JsonObject:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,15 +23,16 @@ from traceark.headers import Header
 from traceark.keeping import Keeping
 from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
-from traceark.models import TERMINAL, Event, Goal, GoalTree, Json, Message, Trace, updated, utc_now
+from traceark.models import TERMINAL, Event, Goal, GoalTree, Json, Message, Trace, updated
 from traceark.pool import TracePool
 from traceark.reading import fold_updates, retrying
 from traceark.requests import AddMessage, AppendEvent, KnownMessage, Request, UpdateMessage, digest
 from traceark.rollups.cache import FileCache, cache_directory
-from traceark.stats import TOTALS, Sums, adjustment
+from traceark.stats import TOTALS, adjustment
 from traceark.storage import storage_for
-from traceark.storage.base import Durability, Storage
+from traceark.storage.base import AppendStorage, Durability, Storage
 from traceark.tracetree import TraceTree
+from traceark.whole import sealed_files
 
 
 class ArchiveStore(Asking, Keeping):
@@ -87,6 +89,16 @@ class ArchiveStore(Asking, Keeping):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
         self.storage: Storage = storage_for(url, storage_options, durability)
         self._durability = durability
+        self._again = partial(
+            ArchiveStore,
+            url,
+            storage_options=storage_options,
+            durability=durability,
+            allow_unsafe_writes=allow_unsafe_writes,
+            max_open_traces=max_open_traces,
+            cache_dir=cache_dir,
+            max_cache_bytes=max_cache_bytes,
+        )
         cache = FileCache(self.storage, cache_directory(self.storage.url, cache_dir), max_cache_bytes)
         self._pool = TracePool(
             self.storage, durability, cache, allow_unsafe_writes=allow_unsafe_writes, limit=max_open_traces
@@ -99,6 +111,12 @@ class ArchiveStore(Asking, Keeping):
 
     def __repr__(self) -> str:
         return f"ArchiveStore({self.url!r}, durability={self._durability!r})"
+
+    def __reduce__(self) -> tuple[Callable[[], ArchiveStore], tuple[()]]:
+        """Let another process open the same archive: a copy shares nothing with this store."""
+        if self.url.startswith("memory://"):
+            raise TypeError(f"{self.url} is in the memory of this process; no other one can open it")
+        return self._again, ()
 
     async def __aenter__(self) -> Self:
         return self
@@ -131,20 +149,8 @@ class ArchiveStore(Asking, Keeping):
         """
         given = Trace.coerce(trace).model_copy(deep=True)
         prefix = trace_prefix(given.trace_id)
-        if given.last_event_id:
-            raise InvalidValueError("a new trace has no events", "last_event_id")
-        if given.created_at is None:
-            given.created_at = utc_now()
-        header = Header(given, secrets.token_hex(4), floor=given.last_sequence)
-        for name in TOTALS:
-            value = getattr(given, name)
-            if value:
-                header.adjustments[name] = adjustment(name, value, Sums())
-                header.set_at[name] = 0
-        data = header.encode()
-        await self._pool.ready()
-        await self._pool.settle(given.trace_id)
-        await self._pool.catalog.notices.announce(given.trace_id)
+        data = lifecycle.first_header(given).encode()
+        await self._pool.begin(given.trace_id)
         try:
             await lifecycle.create(self.storage, prefix, data)
         except TraceExistsError:
@@ -154,6 +160,74 @@ class ArchiveStore(Asking, Keeping):
             # Nothing may follow, and still it is to be sealed.
             (await self._pool.opened(given.trace_id)).touched = True
         return given.trace_id
+
+    async def add_trace(
+        self,
+        trace: Trace,
+        messages: Iterable[Message] = (),
+        events: Iterable[tuple[str, Json]] = (),
+        goal_tree: GoalTree | None = None,
+    ) -> str:
+        """Add a run that has ended, all of it: there at once and sealed, or not at all.
+
+        On object stores the same records are added one after the other.
+
+        Parameters
+        ----------
+        trace : Trace
+            In a terminal status.
+        messages : iterable of Message
+            Those of the trace, as for `add_messages`; no id comes twice.
+        events : iterable of (str, JSON)
+            Types and payloads, as for `append_events`.
+        goal_tree : GoalTree, optional
+
+        Raises
+        ------
+        TraceExistsError
+            The id is there already.
+        InvalidValueError, InvalidIdError
+
+        Examples
+        --------
+        >>> import asyncio, traceark
+        >>> async def run():
+        ...     async with traceark.ArchiveStore("memory://whole") as store:
+        ...         said = traceark.Message(trace_id="run-8", role="user", content="hi")
+        ...         await store.add_trace(traceark.Trace(trace_id="run-8", status="completed"), [said])
+        ...         return [message.message_id for message in await store.get_trace_messages("run-8")]
+        >>> asyncio.run(run())
+        ['run-8-0001']
+        """
+        given = Trace.coerce(trace).model_copy(deep=True)
+        if given.status not in TERMINAL:
+            raise InvalidValueError(f"{given.status!r} is no status of a run that has ended", "status")
+        prefix, said, told = trace_prefix(given.trace_id), list(map(Message.coerce, messages)), list(events)
+        tree = None if goal_tree is None else GoalTree.coerce(goal_tree)
+        # All are checked before the first is written, where it is not written in this form, too.
+        header = lifecycle.first_header(given.model_copy())
+        files = await asyncio.to_thread(sealed_files, header, said, told, tree)
+        storage = self.storage
+        if not isinstance(storage, AppendStorage):
+            return await self._add_in_turn(given, said, told, tree)
+        await self._pool.begin(given.trace_id)
+        try:
+            await lifecycle.create_all(storage, prefix, files)
+        finally:
+            await self._pool.done(given.trace_id)
+        return given.trace_id
+
+    async def _add_in_turn(
+        self, trace: Trace, messages: list[Message], events: list[tuple[str, Json]], tree: GoalTree | None
+    ) -> str:
+        await self.create_trace(trace.model_copy(update={"status": "running"}))
+        if tree is not None:
+            await self.update_goal_tree(trace.trace_id, tree)
+        if messages:
+            await self.add_messages(messages)
+        await self.append_events(trace.trace_id, events)
+        await self.update_trace(trace.trace_id, status=trace.status)
+        return trace.trace_id
 
     async def get_trace(self, trace_id: str) -> Trace | None:
         """Return a trace's header with its totals as of now, or None."""

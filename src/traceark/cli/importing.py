@@ -56,7 +56,7 @@ def import_verb(
 
 
 def _importer(name: str) -> Importer:
-    from traceark.importers.run import importers
+    from traceark.importers.find import importers
 
     known = {importer.name: importer for importer in importers()}
     if name not in known:

@@ -253,6 +253,13 @@ def write_part(sink: IO[bytes], info: PartInfo, records: Iterable[PartRecord]) -
         writer.add_key_value_metadata({METADATA_KEY: info.to_json().encode()})
 
 
+def encode_part(info: PartInfo, records: Iterable[PartRecord]) -> bytes:
+    """Return the bytes of a part; see `write_part`."""
+    sink = BytesIO()
+    write_part(sink, info, records)
+    return sink.getvalue()
+
+
 def _row_groups(columns: Sequence[Column], records: Iterable[PartRecord]) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     size = 0

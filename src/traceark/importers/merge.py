@@ -133,6 +133,13 @@ def begun(source: SourceTrace, importer: str) -> Trace:
     return trace
 
 
+def ended(source: SourceTrace, importer: str) -> Trace:
+    """Return the header of a new trace that is written in one piece."""
+    trace = source.trace.model_copy()
+    trace.metadata = {**source.trace.metadata, STATE: _reached(source, State(importer)).to_json()}
+    return trace
+
+
 def settled(source: SourceTrace, stored: Trace) -> Outcome | None:
     """Return the outcome for a source that has nothing to add, if the header alone tells it."""
     state = State.of(stored)
@@ -230,11 +237,15 @@ def _spent(messages: list[Message], by_id: Mapping[str, Message]) -> list[tuple[
     return found
 
 
-def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, object]:
+def _reached(source: SourceTrace, state: State) -> State:
     digests, last = source.digests, source.digests[-1] if source.digests else ""
-    reached = replace(
+    return replace(
         state, rows=len(digests), sha256=last, until=0, file_rows=source.file_rows, torn_tail=source.torn_tail
     )
+
+
+def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, object]:
+    reached = _reached(source, state)
     updates: dict[str, object] = {
         name: getattr(source.trace, name)
         for name in _HEADER

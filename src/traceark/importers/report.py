@@ -69,10 +69,23 @@ class ImportReport:
     files : list of FileReport
     skipped : list of str
         Files in no format that an importer knows, and symbolic links.
+    stopped_at : str, optional
+        The file that ended a strict import, since it could not be taken whole.
     """
 
     files: list[FileReport] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    stopped_at: str | None = None
+
+    def unreadable(self, path: str, error: OSError) -> None:
+        """Say that a file or directory cannot be read."""
+        self.files.append(FileReport(path, "", problems=[Problem(path, 0, f"cannot be read: {error.strerror}")]))
+
+    def add(self, other: ImportReport) -> None:
+        """Take in what a part of the same import did."""
+        self.files += other.files
+        self.skipped += other.skipped
+        self.stopped_at = self.stopped_at or other.stopped_at
 
     @property
     def problems(self) -> list[Problem]:
@@ -128,6 +141,7 @@ class ImportReport:
             "repaired": cast("Json", dict(self.repaired)),
             "files": [file.to_json() for file in self.files],
             "skipped": list(self.skipped),
+            "stopped_at": self.stopped_at,
         }
 
 

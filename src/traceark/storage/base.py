@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -88,6 +88,11 @@ class Storage(ABC):
         KeyExistsError
             Also when the answer to a creation that worked was lost: read back and compare.
         """
+
+    async def create_all(self, files: Mapping[str, bytes]) -> None:
+        """Create objects one after the other, in this order; raises as `create` does."""
+        for key, data in files.items():
+            await self.create(key, data)
 
     @abstractmethod
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:

@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -240,6 +240,13 @@ class LocalStorage(AppendStorage):
 
     async def create(self, key: str, data: bytes) -> str:
         return await asyncio.to_thread(self._publish, key, data, exclusive=True)
+
+    async def create_all(self, files: Mapping[str, bytes]) -> None:
+        def publish() -> None:
+            for key, data in files.items():
+                self._publish(key, data, exclusive=True)
+
+        await asyncio.to_thread(publish)
 
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         if version is not None:

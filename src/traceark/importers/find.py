@@ -1,0 +1,79 @@
+"""Which files there are to import, and which formats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from traceark.errors import ImportFailedError
+from traceark.importers.atif import Atif
+from traceark.importers.base import Importer
+from traceark.importers.chat import Chat
+from traceark.importers.claude_code import ClaudeCode
+from traceark.importers.codex import Codex
+from traceark.importers.inspect_log import InspectLog
+from traceark.importers.report import ImportReport
+from traceark.importers.swe_agent import SweAgent
+from traceark.importers.tau2 import Tau2
+from traceark.importers.who_and_when import WhoAndWhen
+
+GROUP = "traceark.importers"
+
+
+def importers() -> list[Importer]:
+    """Return one importer of each installed format.
+
+    Examples
+    --------
+    >>> "claude-code" in [importer.name for importer in importers()]
+    True
+    """
+    found: dict[str, Importer] = {}
+    for point in entry_points(group=GROUP):
+        try:
+            importer = point.load()()
+        except (ImportError, AttributeError) as error:
+            raise ImportFailedError(f"the importer {point.name!r} ({point.value}) does not load: {error}") from error
+        found[importer.name] = importer
+    # Run from a source tree, the package has no metadata.
+    for own in (ClaudeCode(), Codex(), Atif(), Chat(), InspectLog(), SweAgent(), Tau2(), WhoAndWhen()):
+        found.setdefault(own.name, own)
+    return list(found.values())
+
+
+def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
+    """Yield files, and those in trees; what is not looked at is told in the report.
+
+    Raises
+    ------
+    ImportFailedError
+        A path does not exist.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ImportFailedError(f"{path} does not exist")
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        found: list[Path] = []
+        for folder, folders, names in os.walk(
+            path, onerror=lambda error: report.unreadable(str(error.filename), error)
+        ):
+            for name in (*folders, *names):
+                entry = Path(folder, name)
+                if entry.is_symlink():
+                    report.skipped.append(str(entry))
+                elif entry.is_file():
+                    found.append(entry)
+        yield from sorted(found)
+
+
+def size_of(path: Path) -> int:
+    """Return a file's size in bytes, 0 where it cannot be told."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,156 @@
+"""An import shared by several processes, each with a store of its own on the same archive.
+
+Files go out in chunks of neighbours. Locks that all processes share keep two of them from importing
+into one trace at a time; sub-agents whose parents another process read are linked at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import multiprocessing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from multiprocessing.synchronize import Lock
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from traceark.importers.base import Importer
+from traceark.importers.report import ImportReport
+from traceark.importers.take import STRIPES, Links, Taker, WholeStore, stripe_of
+
+# A chunk is large enough that opening a store for it costs little, and small enough to share the work evenly.
+_CHUNK_BYTES, _CHUNK_FILES = 16 * 2**20, 256
+
+
+@runtime_checkable
+class SharedStore(WholeStore, Protocol):
+    """A store of which a copy, also in another process, is another store on the same archive."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all chunks of an import have in common."""
+
+    store: SharedStore
+    candidates: Sequence[Importer]
+    among: frozenset[Path]
+    strict: bool
+    locks: Sequence[Lock]
+
+
+# Of this process, when it is one of those that share an import.
+_shared: _Shared | None = None
+
+
+async def take_in_parallel(
+    store: SharedStore,
+    files: Sequence[Path],
+    sizes: Sequence[int],
+    candidates: Sequence[Importer],
+    report: ImportReport,
+    tell: Callable[[Path, int], None],
+    *,
+    strict: bool,
+    workers: int,
+) -> None:
+    """Take files by several processes; the report has them in their order."""
+    context = multiprocessing.get_context("spawn")
+    locks = [context.Lock() for _ in range(STRIPES)]
+    shared = _Shared(store, candidates, frozenset(files), strict, locks)
+    chunks = list(_chunks(files, sizes))
+    links: Links = {}
+    reports: dict[int, ImportReport] = {}
+    done = 0
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shared,)) as pool:
+        running: dict[asyncio.Future[tuple[ImportReport, Links]], int] = {}
+        futures: list[Future[tuple[ImportReport, Links]]] = []
+        for number, (chunk, _) in enumerate(chunks):
+            futures.append(pool.submit(_take_chunk, chunk))
+            running[asyncio.wrap_future(futures[-1])] = number
+        try:
+            waiting = set(running)
+            while waiting:
+                tell(chunks[min(running[each] for each in waiting)][0][0], done)
+                finished, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for each in finished:
+                    number = running[each]
+                    if each.cancelled():
+                        continue
+                    reports[number], found = each.result()
+                    links.update(found)
+                    done += chunks[number][1]
+                    if reports[number].stopped_at is not None:
+                        for future in futures:
+                            future.cancel()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    for number in sorted(reports):
+        report.add(reports[number])
+    await _link(store, report, links)
+
+
+def _chunks(files: Sequence[Path], sizes: Sequence[int]) -> Iterator[tuple[list[Path], int]]:
+    chunk: list[Path] = []
+    weight = 0
+    for path, size in zip(files, sizes, strict=True):
+        if chunk and (len(chunk) == _CHUNK_FILES or weight + size > _CHUNK_BYTES):
+            yield chunk, weight
+            chunk, weight = [], 0
+        chunk.append(path)
+        weight += size
+    if chunk:
+        yield chunk, weight
+
+
+def _begin(shared: _Shared) -> None:
+    global _shared
+    _shared = shared
+
+
+def _take_chunk(files: Sequence[Path]) -> tuple[ImportReport, Links]:
+    return asyncio.run(_take(files))
+
+
+async def _take(files: Sequence[Path]) -> tuple[ImportReport, Links]:
+    assert _shared is not None
+    async with copy.copy(_shared.store) as store:
+        taker = Taker(store, _shared.candidates, _shared.among, strict=_shared.strict, guard=_alone)
+        for path in files:
+            await taker.take(path)
+            if taker.report.stopped_at is not None:
+                break
+        return taker.report, taker.links
+
+
+@asynccontextmanager
+async def _alone(trace_id: str) -> AsyncIterator[None]:
+    assert _shared is not None
+    lock = _shared.locks[stripe_of(trace_id)]
+    delay = 0.0005
+    while not lock.acquire(block=False):
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, 0.02)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+async def _link(store: SharedStore, report: ImportReport, links: Links) -> None:
+    """Link the sub-agents that were made before the process that made them could know of their parents."""
+    made = {trace.trace_id for file in report.files for trace in file.traces if trace.outcome == "new"}
+    for trace_id in sorted(made & links.keys()):
+        trace = await store.get_trace(trace_id)
+        if trace is not None and trace.parent_goal_id is None:
+            parent_id, goal_id = links[trace_id]
+            await store.update_trace(trace_id, parent_trace_id=parent_id, parent_goal_id=goal_id)

@@ -1,0 +1,125 @@
+"""A trace made in one piece: sealed from its first moment, without segments on the way.
+
+For runs that have ended before the archive hears of them. What comes out is what the same records
+would be after they were added one by one and sealed. It knows records and files, and no other
+traces.
+"""
+
+from __future__ import annotations
+
+import secrets
+import zlib
+from collections.abc import Iterable, Sequence
+
+from traceark import goals
+from traceark.codec.lines import check_texts, dumps, now_text, seal_record, to_record
+from traceark.codec.parquet import PartInfo, PartRecord, Run, encode_part
+from traceark.errors import InvalidValueError
+from traceark.headers import Header, TreeFile
+from traceark.layout import GOAL_TREE, HEADER, MANIFEST, LogName, PartName
+from traceark.manifest import encode_manifest, sha256
+from traceark.models import INT64_MAX, GoalTree, Json, JsonObject, Message
+from traceark.requests import event_fields
+from traceark.stats import MessageFold, facts_of, totals_of, with_stats
+
+
+def sealed_files(
+    header: Header, messages: Sequence[Message], events: Iterable[tuple[str, Json]], tree: GoalTree | None
+) -> dict[str, bytes]:
+    """Return the files of a sealed trace by key relative to it, in the order in which they are to be published.
+
+    Parameters
+    ----------
+    header : Header
+        A first one, which is brought up to date.
+    messages : sequence of Message
+        Of this trace; ids, sequences and times that are missing are given, as by `add_message`.
+    events : iterable of (event type, payload)
+    tree : GoalTree, optional
+
+    Raises
+    ------
+    InvalidValueError
+        A value cannot be kept exactly, or an id comes twice; the error names its path.
+    """
+    trace_id, writer = header.trace.trace_id, secrets.token_hex(4)
+    fold = MessageFold()
+    logs: dict[LogName, list[JsonObject]] = {
+        "messages": _message_records(trace_id, messages, fold, max(header.trace.last_sequence, header.floor)),
+        "events": _event_records(trace_id, events),
+    }
+    files: dict[str, bytes] = {}
+    for log, records in logs.items():
+        if records:
+            for message in messages if log == "messages" else ():
+                check_texts(message)
+            data = _part(log, records, trace_id, header.incarnation, writer)
+            name = str(PartName(1, len(records), header.incarnation, f"{zlib.crc32(data):08x}"))
+            files[f"{log}/{name}"] = data
+            header.checkpoint.files[log] = (name, len(data))
+            header.checkpoint.ends[log] = len(records)
+    if tree is not None:
+        files[GOAL_TREE] = _tree_file(tree, fold, header).encode()
+    told = header.trace.__dict__
+    told.update(totals_of(fold.total, header.adjustments))
+    told["last_sequence"] = max(fold.last_sequence, header.floor)
+    told["last_event_id"] = len(logs["events"])
+    files[HEADER] = header.encode()
+    files[MANIFEST] = encode_manifest({name: sha256(data) for name, data in files.items()})
+    return files
+
+
+def _message_records(trace_id: str, messages: Sequence[Message], fold: MessageFold, last: int) -> list[JsonObject]:
+    found: list[JsonObject] = []
+    for offset, message in enumerate(messages, start=1):
+        if message.trace_id != trace_id:
+            raise InvalidValueError(f"the message is of trace {message.trace_id!r}, not {trace_id!r}", "trace_id")
+        record = to_record(message)
+        record.setdefault("created_at", now_text())
+        sequence, message_id = message.sequence, message.message_id
+        if sequence is None:
+            sequence = last + 1
+            if message_id is None:
+                while f"{trace_id}-{sequence:04d}" in fold.facts:
+                    sequence += 1
+            if sequence > INT64_MAX:
+                raise InvalidValueError(f"no sequence is left after {INT64_MAX}; give one", "sequence")
+        message_id = message_id if message_id is not None else f"{trace_id}-{sequence:04d}"
+        if message_id in fold.facts:
+            raise InvalidValueError(f"the message id {message_id!r} comes twice", "message_id")
+        record["sequence"], record["message_id"] = sequence, message_id
+        facts = facts_of(record, offset)
+        fold.check_room(facts)
+        fold.add(message_id, facts)
+        last = max(last, sequence)
+        found.append(record)
+    return found
+
+
+def _event_records(trace_id: str, events: Iterable[tuple[str, Json]]) -> list[JsonObject]:
+    return [
+        {"event_id": number, "created_at": now_text(), **event_fields(trace_id, event_type, payload)}
+        for number, (event_type, payload) in enumerate(events, start=1)
+    ]
+
+
+def _part(log: LogName, records: Sequence[JsonObject], trace_id: str, incarnation: str, writer: str) -> bytes:
+    # What is written later must follow this very record, as the line that it never was.
+    last_line = seal_record(dumps(records[-1]).encode(), len(records), f"{incarnation}-{writer}")
+    info = PartInfo(
+        log,
+        trace_id,
+        incarnation,
+        1,
+        len(records),
+        folded=True,
+        covers=(Run(1, writer, len(records)),),
+        last_crc=last_line[-11:-3].decode(),
+    )
+    return encode_part(info, [PartRecord(offset, None, record) for offset, record in enumerate(records, start=1)])
+
+
+def _tree_file(tree: GoalTree, fold: MessageFold, header: Header) -> TreeFile:
+    given = goals.replaced(None, tree, MessageFold(), 0, header.incarnation)
+    stats = with_stats(given.tree, fold, given.was_set)
+    return TreeFile(stats, header.incarnation, messages=header.checkpoint.ends["messages"], was_set=given.was_set)
