@@ -2,8 +2,9 @@
 
 The format is that of https://inspect.aisi.org.uk/eval-logs.html. A sample's messages become messages
 with their attachments put in, its events raw events ``inspect.<event>`` as they are. Everything else
-of the sample is an event ``inspect.sample``, and what the log says of all samples one
-``inspect.log``; what is short of both, and the scores, are in the trace's metadata, under ``inspect``.
+of the sample is an event ``inspect.sample``; what is short of it, and the scores, are in the trace's
+metadata, under ``inspect``. What the log says of all samples is an event ``inspect.log`` of the first
+one's trace, whose id the others have as ``log_in``.
 A zip's summaries and journal repeat what the samples say, and are not taken.
 """
 
@@ -61,10 +62,12 @@ class InspectLog:
         if not zipfile.is_zipfile(path):
             log = document_of(path, counts)
             if log is not None:
-                samples = log.get("samples")
+                samples, kept_in = log.get("samples"), None
                 for number, sample in enumerate(samples if isinstance(samples, list) else (), start=1):
                     if isinstance(sample, dict):
-                        yield _trace(sample, without(log, "samples"), path, counts)
+                        source = _trace(sample, without(log, "samples"), kept_in, path, counts)
+                        kept_in = kept_in or source.trace.trace_id
+                        yield source
                     else:
                         counts.problems.append(Problem(str(path), 0, f"sample {number} is no object; it was not taken"))
                 if not isinstance(samples, list) or not samples:
@@ -76,10 +79,13 @@ class InspectLog:
             if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):
                 log["reductions"] = reductions
             names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
+            kept_in = None
             for name in names:
                 found = _member(file, name, path, counts)
                 if found is not None:
-                    yield _trace(found, log, path, counts)
+                    source = _trace(found, log, kept_in, path, counts)
+                    kept_in = kept_in or source.trace.trace_id
+                    yield source
             if not names:
                 counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
 
@@ -123,7 +129,8 @@ def _bytes(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     return data
 
 
-def _trace(sample: JsonObject, log: JsonObject, path: Path, counts: ImportCounts) -> SourceTrace:
+def _trace(sample: JsonObject, log: JsonObject, kept_in: str | None, path: Path, counts: ImportCounts) -> SourceTrace:
+    """Return a sample's trace; what the log says of all samples is kept in the first one's, `kept_in`."""
     typed = Typed(counts.repaired)
     told = log.get("eval")
     about: JsonObject = told if isinstance(told, dict) else {}
@@ -138,7 +145,10 @@ def _trace(sample: JsonObject, log: JsonObject, path: Path, counts: ImportCounts
         events, rest["transcript"] = transcript.get("events"), without(transcript, "events")
     building = DocumentTrace(NAME, trace, counts)
     short = building.keep("sample", rest)
-    building.keep("log", log)
+    if kept_in is None:
+        building.keep("log", log)
+    else:
+        short["log_in"] = kept_in
     trace.metadata = {NAME: {**short, "scores": _scores(sample.get("scores", sample.get("score")))}}
     building.time(about.get("created"))
     trace.task = typed.summary(_text_of(sample.get("input")))

@@ -25,7 +25,7 @@ from traceark.protocol import TraceStore
 # Records written in one call, which share one sync; few enough that a batch is no burden on memory.
 _BATCH = 256
 # Traces of one file that are written at a time, so that one's sync is another's time to compute.
-_AT_A_TIME = 4
+_AT_A_TIME = 2
 STRIPES = 64
 
 # Of sub-agents' traces that the sources read so far name: the trace and the goal that started them.
