@@ -23,12 +23,26 @@ if TYPE_CHECKING:
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=click.Path(path_type=Path))
 @click.option("--to", "archive", metavar="ARCHIVE", required=True, help="The archive, made if it is not there.")
 @click.option("--format", "format_name", metavar="NAME", help="The format; without it each file's content tells.")
+@click.option("--strict", is_flag=True, help="Stop at the first file that cannot be taken whole.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many processes share the work; without it as many as there are processors, where there is much to do.",
+)
 @click.option("--samples", is_flag=True, help="Import the sample runs that come with traceark.")
 @shared_options
 def import_verb(
-    settings: Settings, sources: tuple[Path, ...], archive: str, format_name: str | None, samples: bool
+    settings: Settings,
+    sources: tuple[Path, ...],
+    archive: str,
+    format_name: str | None,
+    strict: bool,
+    jobs: int | None,
+    samples: bool,
 ) -> int:
     """Import files, and trees of files, adding only what ARCHIVE does not hold yet."""
+    from traceark.importers.parallel import sensible_workers
     from traceark.importers.run import import_paths
 
     if not sources and not samples:
@@ -38,6 +52,7 @@ def import_verb(
         paths = list(sources)
         if samples:
             paths.append(stack.enter_context(as_file(files("traceark") / "samples")))
+        workers = jobs or (1 if archive.startswith("memory://") else sensible_workers(paths))
         target = stack.enter_context(opened(settings, archive))
         advance = stack.enter_context(progress("importing"))
         report = target.run(
@@ -45,6 +60,8 @@ def import_verb(
                 target.store,
                 paths,
                 importer=importer,
+                strict=strict,
+                workers=workers,
                 progress=lambda path, done, total: advance(path.name, done, total),
             )
         )
@@ -52,6 +69,10 @@ def import_verb(
     wrong = _wrong(report, sources)
     for problem in wrong:
         click.echo(f"traceark: {one_line(problem)}", err=True)
+    if report.stopped_at is not None:
+        click.echo(
+            f"traceark: stopped at {one_line(report.stopped_at)}; what came before it is in the archive", err=True
+        )
     return FOUND_WRONG if wrong else FINE
 
 

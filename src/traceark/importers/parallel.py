@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import multiprocessing
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import asynccontextmanager
@@ -19,11 +20,14 @@ from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from traceark.importers.base import Importer
+from traceark.importers.find import files_in, size_of
 from traceark.importers.report import ImportReport
 from traceark.importers.take import STRIPES, Links, Taker, WholeStore, stripe_of
 
+# Starting a process takes about a second, in which one imports 3 MB or some hundred small files.
 # A chunk is large enough that opening a store for it costs little, and small enough to share the work evenly.
-_CHUNK_BYTES, _CHUNK_FILES = 16 * 2**20, 256
+_WORTH_BYTES, _WORTH_FILES = 16 * 2**20, 500
+_MOST_BYTES, _MOST_FILES, _CHUNKS_PER_WORKER = 16 * 2**20, 256, 4
 
 
 @runtime_checkable
@@ -52,6 +56,12 @@ class _Shared:
 _shared: _Shared | None = None
 
 
+def sensible_workers(paths: Sequence[Path]) -> int:
+    """Return how many processes to share an import among: one, where starting others takes longer than the work."""
+    sizes = [size_of(path) for path in files_in(paths, ImportReport())]
+    return (os.cpu_count() or 1) if sum(sizes) > _WORTH_BYTES or len(sizes) > _WORTH_FILES else 1
+
+
 async def take_in_parallel(
     store: SharedStore,
     files: Sequence[Path],
@@ -67,7 +77,7 @@ async def take_in_parallel(
     context = multiprocessing.get_context("spawn")
     locks = [context.Lock() for _ in range(STRIPES)]
     shared = _Shared(store, candidates, frozenset(files), strict, locks)
-    chunks = list(_chunks(files, sizes))
+    chunks = list(_chunks(files, sizes, workers))
     links: Links = {}
     reports: dict[int, ImportReport] = {}
     done = 0
@@ -99,11 +109,13 @@ async def take_in_parallel(
     await _link(store, report, links)
 
 
-def _chunks(files: Sequence[Path], sizes: Sequence[int]) -> Iterator[tuple[list[Path], int]]:
+def _chunks(files: Sequence[Path], sizes: Sequence[int], workers: int) -> Iterator[tuple[list[Path], int]]:
+    shares = workers * _CHUNKS_PER_WORKER
+    most_bytes, most_files = min(_MOST_BYTES, sum(sizes) // shares), min(_MOST_FILES, -(-len(files) // shares))
     chunk: list[Path] = []
     weight = 0
     for path, size in zip(files, sizes, strict=True):
-        if chunk and (len(chunk) == _CHUNK_FILES or weight + size > _CHUNK_BYTES):
+        if chunk and (len(chunk) == most_files or weight + size > most_bytes):
             yield chunk, weight
             chunk, weight = [], 0
         chunk.append(path)
