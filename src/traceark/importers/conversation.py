@@ -1,0 +1,147 @@
+"""Messages as spans tell them, and which of those that a call repeats have been taken already.
+
+A call of a model gets the whole conversation so far, so that a run's spans tell its messages again
+and again. This module knows messages and blocks of content in one form; it knows no spans and no format.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from traceark.models import Json, JsonObject
+
+Part = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Told:
+    """A message as a span tells it, in the one form that messages of all formats are brought to.
+
+    Attributes
+    ----------
+    role : str
+        ``system``, ``user``, ``assistant`` or ``tool``; a format's own word where it is none of them.
+    content : JSON
+        A text, or blocks: ``{"type": "text", "text"}``, ``{"type": "thinking", "thinking"}``,
+        ``{"type": "tool_call", "id", "name", "arguments"}``, and any other as it was told. Of the role
+        ``tool`` it is the result as it was told.
+    call_id : str, optional
+        Of the role ``tool``: the call that it answers.
+    tool : str, optional
+        Of the role ``tool``: the tool's name, where it is told.
+    """
+
+    role: str
+    content: Json
+    call_id: str | None = None
+    tool: str | None = None
+
+    def calls(self) -> list[JsonObject]:
+        """Return the blocks that are calls of tools."""
+        blocks = self.content if isinstance(self.content, list) else []
+        return [each for each in blocks if isinstance(each, dict) and each.get("type") == "tool_call"]
+
+    def text(self) -> str:
+        """Return the texts of the content, one a line.
+
+        Examples
+        --------
+        >>> Told("user", [{"type": "text", "text": "hi"}, {"type": "image"}]).text()
+        'hi'
+        """
+        blocks = self.content if isinstance(self.content, list) else [self.content]
+        texts = [each.get("text") if isinstance(each, dict) else each for each in blocks]
+        return "\n".join(text for text in texts if isinstance(text, str))
+
+
+class Conversations:
+    """What has been said so far, in a whole trace.
+
+    What a model said or a tool answered is known in the whole trace, since a handed over
+    conversation carries it along; what was asked is known in its own agent's conversation. What
+    stands in one input twice is known twice only if it was said twice.
+
+    Examples
+    --------
+    >>> said = Conversations()
+    >>> [number for number, _ in said.new("a", [Told("user", "hi")])]
+    [1]
+    >>> said.take("a", Told("assistant", "Hello."))
+    >>> repeated = [Told("user", "hi"), Told("assistant", "Hello."), Told("user", "hi")]
+    >>> [number for number, _ in said.new("a", repeated)]
+    [3]
+    """
+
+    def __init__(self) -> None:
+        self._taken: Counter[tuple[str, ...]] = Counter()
+
+    def take(self, agent: str, told: Told) -> None:
+        """Take a message, known or not."""
+        for part in _parts(told):
+            self._taken[_place(agent, part)] += 1
+
+    def new(self, agent: str, told: Sequence[Told]) -> Iterator[tuple[int, Told]]:
+        """Take one input of a model, and yield what is new of it with its places, which count from 1."""
+        seen: Counter[tuple[str, ...]] = Counter()
+        for number, each in enumerate(told, start=1):
+            fresh = []
+            for part in _parts(each):
+                place = _place(agent, part)
+                # An id is the same thing however often it comes.
+                seen[place] = 1 if part[0] == "id" else seen[place] + 1
+                if seen[place] > self._taken[place]:
+                    fresh.append(place)
+            if fresh:
+                self._taken.update(fresh)
+                yield number, each
+
+
+def canonical(value: Json) -> str:
+    """Return a value as text that is the same for equal values, be they JSON or text that holds JSON.
+
+    Examples
+    --------
+    >>> canonical('{"b": 1, "a": 2}') == canonical({"a": 2, "b": 1})
+    True
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        if not text.startswith(("{", "[")):
+            return text
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return json.dumps(value, sort_keys=True)
+
+
+def _parts(told: Told) -> list[Part]:
+    """Return what a message says in parts, in which it is compared: its blocks may be told one by one later."""
+    if told.role == "tool":
+        return [("id", "result", told.call_id)] if told.call_id else [("result", canonical(told.content))]
+    blocks = told.content if isinstance(told.content, list) else [told.content]
+    # Thinking is not always told again.
+    said = [each for each in blocks if not (isinstance(each, dict) and each.get("type") == "thinking")] or blocks
+    return [_part(told.role, each) for each in said] or [("empty", told.role)]
+
+
+def _part(role: str, block: Json) -> Part:
+    if isinstance(block, str):
+        return "text", role, block.strip()
+    if isinstance(block, dict):
+        kind, text, call_id = block.get("type"), block.get("text"), block.get("id")
+        if kind == "text" and isinstance(text, str):
+            return "text", role, text.strip()
+        if kind == "tool_call" and isinstance(call_id, str) and call_id:
+            return "id", "call", call_id
+        if kind == "tool_call":
+            return "call", str(block.get("name")), canonical(block.get("arguments"))
+    return "other", role, canonical(block)
+
+
+def _place(agent: str, part: Part) -> Part:
+    anywhere = part[0] in ("id", "call", "result") or part[1] == "assistant"
+    return ("", *part) if anywhere else (agent, *part)
