@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from traceark.importers.jsonl import whole_text
 from traceark.models import Json, JsonObject
 
 Part = tuple[str, ...]
@@ -111,10 +112,10 @@ def canonical(value: Json) -> str:
         text = value.strip()
         if not text.startswith(("{", "[")):
             return text
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
+        found = whole_text(text)
+        if found.reason or not found.exact:
             return text
+        value = found.value
     return json.dumps(value, sort_keys=True)
 
 
