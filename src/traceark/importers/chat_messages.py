@@ -211,8 +211,14 @@ def _block(block: Json) -> Json:
     text = block["text"] if "text" in block else block.get("content")
     if kind in ("text", "input_text", "output_text") and isinstance(text, str):
         return {"type": "text", "text": text}
-    if kind is None and set(block) == {"text"} and isinstance(text, str):
-        return {"type": "text", "text": text}
+    if kind is None and isinstance(text, str) and "text" in block:
+        # Gemini's, where a signature of the thinking before it may stand beside the text.
+        rest = {name: value for name, value in block.items() if name not in ("text", "thought")}
+        return (
+            {"type": "thinking", "thinking": text, **rest}
+            if block.get("thought") is True
+            else {"type": "text", "text": text, **rest}
+        )
     if kind in ("thinking", "reasoning"):
         thought = block.get("thinking") or text or block.get("summary")
         rest = {name: value for name, value in block.items() if name in ("signature", "encrypted_content")}

@@ -15,6 +15,8 @@ from traceark.importers.jsonl import whole_text
 from traceark.models import Json, JsonObject
 
 Part = tuple[str, ...]
+# Characters of what stops an answer, at most.
+_MOST_STOP = 16
 
 
 @dataclass(slots=True)
@@ -77,27 +79,38 @@ class Conversations:
     """
 
     def __init__(self) -> None:
-        self._taken: Counter[tuple[str, ...]] = Counter()
+        self._taken: Counter[Part] = Counter()
 
     def take(self, agent: str, told: Told) -> None:
         """Take a message, known or not."""
         for part in _parts(told):
-            self._taken[_place(agent, part)] += 1
+            self._taken.update(_placed(agent, name) for name in part)
 
     def new(self, agent: str, told: Sequence[Told]) -> Iterator[tuple[int, Told]]:
         """Take one input of a model, and yield what is new of it with its places, which count from 1."""
-        seen: Counter[tuple[str, ...]] = Counter()
+        seen: Counter[Part] = Counter()
         for number, each in enumerate(told, start=1):
-            fresh = []
+            fresh = False
             for part in _parts(each):
-                place = _place(agent, part)
-                # An id is the same thing however often it comes.
-                seen[place] = 1 if part[0] == "id" else seen[place] + 1
-                if seen[place] > self._taken[place]:
-                    fresh.append(place)
+                names = [_placed(agent, name) for name in part]
+                seen.update(names)
+                if not any(self._knows(name, seen[name]) for name in names):
+                    self._taken.update(names)
+                    fresh = True
             if fresh:
-                self._taken.update(fresh)
                 yield number, each
+
+    def _knows(self, name: Part, times: int) -> bool:
+        """Say whether something has been said as often as it was told now; an id is one however often it is told."""
+        if self._taken[name] >= (1 if name[1] == "id" else times):
+            return True
+        if name[1:3] != ("text", "assistant"):
+            return False
+        # What stopped an answer, such as `</code>`, is put back by some frameworks.
+        cut = [
+            (*name[:3], name[3][:-length].strip()) for length in range(1, _MOST_STOP) if len(name[3]) > 2 * _MOST_STOP
+        ]
+        return any(self._taken[each] >= times for each in cut)
 
 
 def canonical(value: Json) -> str:
@@ -119,30 +132,33 @@ def canonical(value: Json) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _parts(told: Told) -> list[Part]:
-    """Return what a message says in parts, in which it is compared: its blocks may be told one by one later."""
+def _parts(told: Told) -> list[tuple[Part, ...]]:
+    """Return what a message says in parts, in which it is compared: its blocks may be told one by one later.
+
+    A part has one name or more, and is known by any of them.
+    """
     if told.role == "tool":
-        return [("id", "result", told.call_id)] if told.call_id else [("result", canonical(told.content))]
+        return [(("id", "result", told.call_id),)] if told.call_id else [(("result", canonical(told.content)),)]
     blocks = told.content if isinstance(told.content, list) else [told.content]
     # Thinking is not always told again.
     said = [each for each in blocks if not (isinstance(each, dict) and each.get("type") == "thinking")] or blocks
-    return [_part(told.role, each) for each in said] or [("empty", told.role)]
+    return [_names(told.role, each) for each in said] or [(("empty", told.role),)]
 
 
-def _part(role: str, block: Json) -> Part:
+def _names(role: str, block: Json) -> tuple[Part, ...]:
     if isinstance(block, str):
-        return "text", role, block.strip()
+        return (("text", role, block.strip()),)
     if isinstance(block, dict):
         kind, text, call_id = block.get("type"), block.get("text"), block.get("id")
         if kind == "text" and isinstance(text, str):
-            return "text", role, text.strip()
-        if kind == "tool_call" and isinstance(call_id, str) and call_id:
-            return "id", "call", call_id
+            return (("text", role, text.strip()),)
         if kind == "tool_call":
-            return "call", str(block.get("name")), canonical(block.get("arguments"))
-    return "other", role, canonical(block)
+            call = ("call", str(block.get("name")), canonical(block.get("arguments")))
+            # Some tell a call by another id later.
+            return (("id", "call", call_id), call) if isinstance(call_id, str) and call_id else (call,)
+    return (("other", role, canonical(block)),)
 
 
-def _place(agent: str, part: Part) -> Part:
-    anywhere = part[0] in ("id", "call", "result") or part[1] == "assistant"
-    return ("", *part) if anywhere else (agent, *part)
+def _placed(agent: str, name: Part) -> Part:
+    anywhere = name[0] in ("id", "result") or name[1] == "assistant"
+    return ("", *name) if anywhere else (agent, *name)

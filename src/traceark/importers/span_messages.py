@@ -6,23 +6,23 @@ together is the tree's to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem
 from traceark.importers.conversation import Conversations, Told, canonical
 from traceark.importers.document import DocumentTrace
 from traceark.importers.span import Span
 from traceark.importers.span_tree import Call, SpanTree
-from traceark.models import Message, Usage
+from traceark.models import Json, Message, Usage
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
 # When something becomes messages: at one time what ends comes before what begins, then the order of the
 # source; a span without length begins and ends at once.
 _Order = tuple[datetime, bool, int, bool]
+_Moment = tuple[_Order, Callable[[], None]]
 # Costs are sums of floats.
 _COST_DIFFERS = 1e-9
 
@@ -75,7 +75,8 @@ class SpanMessages:
         self._path = path
         self._said = Conversations()
         self._waiting: list[_Waiting] = []
-        self._tools = {span.call_id for span in tree.tools() if span.call_id}
+        self._tools = {span.call_id: span for span in tree.tools() if span.call_id}
+        self._concluded: dict[str, Message] = {}
         self._answered: list[tuple[str | None, str, Message]] = []
         self._results: dict[str, Told] = {}
         self._order = self._orders()
@@ -84,10 +85,10 @@ class SpanMessages:
         """Add all messages."""
         calls = self._tree.calls()
         whole_runs = self._whole_runs(calls)
-        moments: list[tuple[_Order, Callable[[], None]]] = []
+        moments: list[_Moment] = []
         for call in calls:
             moments.append((self._begins(call.span), partial(self._ask, call.span, call.above)))
-            moments.append((self._ends(call.span), partial(self._say, call.span, call.above)))
+            moments += self._said_in_turn(call.span, partial(self._say, call.span, call.above))
         for span in self._tree.tools():
             moments.append((self._ends(span), partial(self._use, span)))
         for span, inputs, outputs in self._others(calls):
@@ -95,9 +96,10 @@ class SpanMessages:
             agent = span.span_id if span.kind == "agent" else self._tree.agent_above(span)
             if inputs:
                 moments.append((self._begins(span), partial(self._ask, span, agent)))
-            if outputs or whole_run is not None:
-                told = span.outputs if outputs else []
-                moments.append((self._ends(span), partial(self._conclude, span, agent, told, whole_run)))
+            if outputs:
+                moments += self._said_in_turn(span, partial(self._conclude, span, agent))
+            if whole_run is not None:
+                moments.append((self._ends(span), partial(self._spend_in_all, span, agent, whole_run)))
         for _, add in sorted(moments, key=lambda moment: moment[0]):
             add()
 
@@ -118,6 +120,27 @@ class SpanMessages:
     def _ends(self, span: Span) -> _Order:
         begin, end, place = self._order[span.span_id]
         return end, begin == end, place, True
+
+    def _said_in_turn(self, span: Span, say: Callable[[int, datetime | None], None]) -> list[_Moment]:
+        """Return when each output of a span was said: before the tools that it called began, else at the end.
+
+        The span of an agent ends long after most of its answers, and that of a call may contain its tools.
+        """
+        begin, end, place = self._order[span.span_id]
+        at, told = end, span.end or span.start
+        found: list[_Moment] = []
+        for number in range(max(len(span.outputs), 1), 0, -1):
+            calls = span.outputs[number - 1].calls() if span.outputs else []
+            tools = [
+                self._tools[call_id]
+                for call in calls
+                if isinstance(call_id := call.get("id"), str) and call_id in self._tools
+            ]
+            for tool in tools:
+                if begin <= self._order[tool.span_id][0] < at:
+                    at, told = self._order[tool.span_id][0], tool.start
+            found.insert(0, ((at, at == begin, place, True), partial(say, number, told)))
+        return found
 
     def _others(self, calls: Sequence[Call]) -> list[tuple[Span, bool, bool]]:
         """Return the spans that are no calls, and whether their own inputs and outputs are to be taken.
@@ -206,34 +229,32 @@ class SpanMessages:
                 continue
             self._add(span, f"in-{number}", told, agent, span.start or span.end)
 
-    def _say(self, span: Span, agent: str | None) -> None:
-        """Add what a call's model said; a call that tells nothing of it is a message too."""
-        last = None
-        for number, told in enumerate(span.outputs or [Told("assistant", None)], start=1):
-            if span.outputs:
-                self._said.take(agent or "", told)
-            last = self._add(span, f"out-{number}", told, agent, span.end or span.start, **_beside(span))
-        assert last is not None
-        self._settle(last, span)
-        last.usage, last.cost = span.usage, span.cost
-        last.tokens = span.usage.total() if span.usage is not None else None
+    def _say(self, span: Span, agent: str | None, number: int, at: datetime | None) -> None:
+        """Add one of the messages that a call's model said; a call that tells nothing of it is a message too."""
+        told = span.outputs[number - 1] if span.outputs else Told("assistant", None)
+        if span.outputs:
+            self._said.take(agent or "", told)
+        message = self._add(span, f"out-{number}", told, agent, at, _beside(span))
+        if number < len(span.outputs):
+            return
+        self._settle(message, span)
+        _spend(message, span.usage, span.cost)
         if span.kind == "embedding":
-            last.description = self._document.typed.text(span.name)
+            message.description = self._document.typed.text(span.name)
         self.model = self._document.typed.text(span.model) or self.model
 
-    def _conclude(self, span: Span, agent: str | None, outputs: Sequence[Told], whole_run: _WholeRun | None) -> None:
-        """Add what a span that is no call tells at its end."""
-        at = span.end or span.start
-        last = None
-        for number, told in self._said.new(agent or "", outputs):
-            last = self._add(span, f"out-{number}", told, agent, at, **_beside(span))
-        if whole_run is None:
-            return
-        if last is None:
-            last = self._add(span, "whole-run", Told("assistant", None), agent, at, **_beside(span))
-        setattr(last, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
-        last.usage, last.cost = whole_run.usage, whole_run.cost
-        last.tokens = whole_run.usage.total() if whole_run.usage is not None else None
+    def _conclude(self, span: Span, agent: str | None, number: int, at: datetime | None) -> None:
+        """Add one of the messages that a span which is no call tells at its end, unless it is known."""
+        for _, told in self._said.new(agent or "", span.outputs[number - 1 : number]):
+            self._concluded[span.span_id] = self._add(span, f"out-{number}", told, agent, at, _beside(span))
+
+    def _spend_in_all(self, span: Span, agent: str | None, whole_run: _WholeRun) -> None:
+        message = self._concluded.get(span.span_id)
+        if message is None:
+            told = Told("assistant", None)
+            message = self._add(span, "whole-run", told, agent, span.end or span.start, _beside(span))
+        setattr(message, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
+        _spend(message, whole_run.usage, whole_run.cost)
 
     def _use(self, span: Span) -> None:
         """Add a call of a tool."""
@@ -244,7 +265,7 @@ class SpanMessages:
         result = told.content if told is not None else span.result
         arguments = {"arguments": span.arguments} if span.arguments is not None else {}
         answer = Told("tool", result, call_id, span.tool)
-        message = self._add(span, "tool", answer, agent, span.end or span.start, **arguments)
+        message = self._add(span, "tool", answer, agent, span.end or span.start, arguments)
         self._settle(message, span)
         self._answered.append((agent, canonical(result), message))
 
@@ -273,7 +294,13 @@ class SpanMessages:
         return told.call_id in self._tools
 
     def _add(
-        self, span: Span, place: str, told: Told, agent: str | None, at: datetime | None, **fields: Any
+        self,
+        span: Span,
+        place: str,
+        told: Told,
+        agent: str | None,
+        at: datetime | None,
+        fields: Mapping[str, Json] | None = None,
     ) -> Message:
         typed = self._document.typed
         message = self._document.message(
@@ -284,7 +311,7 @@ class SpanMessages:
             goal_id=agent,
             created_at=at,
             span_id=span.span_id,
-            **fields,
+            **(fields or {}),
         )
         calls = told.calls()
         self._document.calls(message, calls)
@@ -309,6 +336,11 @@ class SpanMessages:
             message.duration_ms = max(0, round((span.end - span.start).total_seconds() * 1000))
 
 
-def _beside(span: Span) -> dict[str, str]:
-    told = {"model": span.model, "agent": span.agent}
+def _spend(message: Message, usage: Usage | None, cost: float | None) -> None:
+    message.usage, message.cost = usage, cost
+    message.tokens = usage.total() if usage is not None else None
+
+
+def _beside(span: Span) -> dict[str, Json]:
+    told: dict[str, Json] = {"model": span.model, "agent": span.agent}
     return {name: value for name, value in told.items() if value}

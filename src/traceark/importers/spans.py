@@ -113,6 +113,7 @@ class SpanTrace:
         trace.task = trace.task or messages.task or next(map(typed.summary, (each.name for each in roots)), None)
         trace.model = trace.model or messages.model
         if agent is not None:
+            trace.model = trace.model or typed.text(agent.model)
             trace.agent_type = trace.agent_type or typed.text(agent.agent or agent.name)
         said = messages.answers.get(agent.span_id if agent is not None else None) or messages.answers.get(None)
         trace.result_summary = trace.result_summary or said
