@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from traceark.importers.conversation import Told
 from traceark.importers.jsonl import whole_text
+from traceark.importers.python_repr import object_of
 from traceark.models import Json, JsonObject
 
 _ROLES = {
@@ -23,6 +24,8 @@ _ROLES = {
     "developer": "system",
 }
 _RESULTS = frozenset({"tool_result", "tool_call_response", "function_call_output", "custom_tool_call_output"})
+_CALLS = frozenset({"tool_call", "tool_use", "function_call", "function", "custom_tool_call"})
+_BLOCKS = _RESULTS | _CALLS | {"text", "input_text", "output_text", "image", "image_url", "input_image", "thinking"}
 # Keys under which an object may hold a list of messages, and nothing else that is one.
 _LISTS = ("messages", "contents", "input", "history")
 
@@ -91,7 +94,12 @@ def _is_message(value: Json) -> bool:
         value.keys() & {"content", "kwargs", "data"}
     ):
         return True
-    return kind in ("function_call", "function_call_output", "reasoning") or _is_wrapped(value)
+    return _is_item(kind) or _is_wrapped(value)
+
+
+def _is_item(kind: Json) -> bool:
+    """Say whether this is the type of an item of OpenAI's responses that is no message."""
+    return isinstance(kind, str) and (kind == "reasoning" or kind.endswith(("_call", "_call_output")))
 
 
 def _is_wrapped(value: Mapping[str, Json]) -> bool:
@@ -129,8 +137,8 @@ def _message(message: JsonObject, role: str) -> Iterator[Told]:
     told_role = message.get("role") or (kind if kind not in ("message", "constructor") else None)
     text = told_role if isinstance(told_role, str) else role
     role = _ROLES.get(text.lower(), text.lower() if text.lower() in ("user", "assistant", "system", "tool") else text)
-    if kind in ("function_call", "function_call_output", "reasoning") and "role" not in message:
-        role = "tool" if kind == "function_call_output" else "assistant"
+    if _is_item(kind) and "role" not in message:
+        role = "tool" if str(kind).endswith("_output") else "assistant"
         yield from _told(role, [message], message)
         return
     content = next((message[name] for name in ("parts", "content", "contents", "text") if message.get(name)), None)
@@ -164,12 +172,19 @@ def _told(role: str, content: Json, message: Mapping[str, Json]) -> Iterator[Tol
 
 
 def _blocks_in_text(content: Json) -> Json:
-    """Return the blocks that a text holds as JSON, as Bedrock's are told; any other content as it is."""
+    """Return the blocks that a text holds as JSON; any other content as it is."""
+    if not isinstance(content, str):
+        return content
     found = decoded(content)
-    known = {"text", "toolUse", "toolResult"}
-    if isinstance(content, str) and isinstance(found, list) and found:
-        return found if all(isinstance(each, dict) and each.keys() & known for each in found) else content
+    if isinstance(found, list) and found and all(map(_is_block, found)):
+        return found
     return content
+
+
+def _is_block(value: Json) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return value.get("type") in _BLOCKS or (len(value) == 1 and bool(value.keys() & {"text", "toolUse", "toolResult"}))
 
 
 def _plain(content: Json) -> Json:
@@ -210,7 +225,9 @@ def _block(block: Json) -> Json:
     kind = block.get("type")
     text = block["text"] if "text" in block else block.get("content")
     if kind in ("text", "input_text", "output_text") and isinstance(text, str):
-        return {"type": "text", "text": text}
+        shown = object_of(text)
+        # Some tell a call as the text that Python shows of it.
+        return (_call(shown) if shown is not None else None) or {"type": "text", "text": text}
     if kind is None and isinstance(text, str) and "text" in block:
         # Gemini's, where a signature of the thinking before it may stand beside the text.
         rest = {name: value for name, value in block.items() if name not in ("text", "thought")}
@@ -231,7 +248,7 @@ def _call(block: JsonObject) -> JsonObject | None:
     for name in ("toolUse", "function_call", "functionCall", "tool_call"):
         if isinstance(inner := block.get(name), dict):
             block = {**inner, "type": "tool_call"}
-    if block.get("type") not in ("tool_call", "tool_use", "function_call", "function", "custom_tool_call"):
+    if block.get("type") not in _CALLS:
         return None
     function = block.get("function")
     told = function if isinstance(function, dict) else block

@@ -37,6 +37,7 @@ _OF_CHATS = (
     "gen_ai.completion.0.role",
     "gcp.vertex.agent.llm_request",
     "gcp.vertex.agent.llm_response",
+    "ai.response",
 )
 _INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt")
 _OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion")

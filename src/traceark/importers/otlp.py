@@ -12,17 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import INEXACT
+from traceark.importers.document import documents_of, first_document, head_of
 from traceark.importers.gen_ai import span_of
-from traceark.importers.jsonl import head_rows, rows_of, whole_value
 from traceark.importers.otel_span import attributes_of
 from traceark.importers.otlp_json import Found, Lost, Pieces, spans_in
 from traceark.importers.spans import SpanTrace
 from traceark.importers.typed import Typed
-from traceark.models import Json, JsonObject, Trace
+from traceark.models import JsonObject, Trace
 
 NAME = "otlp"
-_HEAD_BYTES = 65_536
 # Spans have these near the beginning of a file; what merely quotes them does not have its quotes bare.
 _TRACE_ID = re.compile(rb'"trace_?id"\s*:', re.IGNORECASE)
 _SPAN_ID = re.compile(rb'"span_?id"\s*:', re.IGNORECASE)
@@ -52,24 +50,17 @@ class Otlp:
 
     def detect(self, path: Path) -> bool:
         """Say whether the file begins with spans, or is a document of them."""
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
-        if not head.startswith((b"{", b"[")):
-            return False
+        head = head_of(path, lists=True)
         if _RESOURCES.match(head):
             return True
         if _TRACE_ID.search(head) is None or _SPAN_ID.search(head) is None:
             return False
-        first = next(head_rows(path), None)
-        value: Json = first.value if first is not None else None
-        if value is None:
-            value = whole_value(path.read_bytes()).value
-        return spans_in(value, Typed(ImportCounts().repaired)) is not None
+        return spans_in(first_document(path), Typed(ImportCounts().repaired)) is not None
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the traces of the file, in the order of their first spans."""
         traces: dict[str, _OtelTrace] = {}
-        for line, document in _documents(path, counts):
+        for line, document in documents_of(path, counts):
             pieces = spans_in(document, Typed(counts.repaired))
             if pieces is None:
                 counts.problems.append(Problem(str(path), line, "no document of spans; it was not taken"))
@@ -77,29 +68,6 @@ class Otlp:
                 _take(pieces, traces, path, line, counts)
         for trace in traces.values():
             yield trace.finish()
-
-
-def _documents(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]:
-    """Yield the documents of a file with their lines: the file is one, or has one a line."""
-    data = path.read_bytes()
-    whole = whole_value(data)
-    if not whole.reason:
-        if not whole.exact:
-            counts.problems.append(Problem(str(path), 0, INEXACT))
-        yield 0, whole.value
-        return
-    rows = rows_of(data)
-    first = next(rows, None)
-    if first is None or first.value is None:
-        counts.problems.append(Problem(str(path), 0, f"{whole.reason}; nothing was taken"))
-        return
-    for row in (first, *rows):
-        if row.value is None:
-            counts.problems.append(Problem(str(path), row.line, f"{row.reason}; it was not taken"))
-            continue
-        if not row.exact:
-            counts.problems.append(Problem(str(path), row.line, INEXACT))
-        yield row.line, row.value
 
 
 def _take(pieces: Pieces, traces: dict[str, _OtelTrace], path: Path, line: int, counts: ImportCounts) -> None:

@@ -74,10 +74,13 @@ class SpanMessages:
         self._counts = counts
         self._path = path
         self._said = Conversations()
-        self._waiting: list[_Waiting] = []
+        self._waiting: dict[str, _Waiting] = {}
         self._tools = {span.call_id: span for span in tree.tools() if span.call_id}
         self._concluded: dict[str, Message] = {}
-        self._answered: list[tuple[str | None, str, Message]] = []
+        # Messages of tools: by the call that they answer, and by their results.
+        self._answers: dict[str, Message] = {}
+        self._same_results: dict[tuple[str | None, str], list[Message]] = {}
+        # Results as models were given them, by the call.
         self._results: dict[str, Told] = {}
         self._order = self._orders()
 
@@ -149,7 +152,8 @@ class SpanMessages:
         """
         called = {call.span.span_id for call in calls}
         others = [span for span in self._tree.spans if span.span_id not in called and span.kind != "tool"]
-        roots = {span.span_id for span in self._tree.roots()}
+        # What merely lacks its parent so far is no root.
+        roots = {span.span_id for span in self._tree.roots() if span.parent_id is None}
         takers: dict[str, set[str]] = {}
         for what in ("inputs", "outputs"):
             told = [call.span for call in calls if getattr(call.span, what)]
@@ -175,10 +179,9 @@ class SpanMessages:
         for call in calls:
             self._spend(call.span, call.above, call.span.usage, call.span.cost, usages, costs)
         called = {call.span.span_id for call in calls}
-        depths = {span.span_id: sum(1 for _ in self._tree.above(span)) for span in self._tree.spans}
-        for span in sorted(self._tree.spans, key=lambda each: -depths[each.span_id]):
-            if span.span_id in called:
-                continue
+        telling = [span for span in self._tree.spans if span.usage is not None or span.cost is not None]
+        others = [span for span in telling if span.span_id not in called]
+        for span in sorted(others, key=lambda each: -sum(1 for _ in self._tree.above(each))):
             usage = span.usage if span.usage is not None and span.usage.total() else None
             cost = span.cost or None
             if usage is not None and (below := usages.get(span.span_id)):
@@ -260,18 +263,20 @@ class SpanMessages:
         """Add a call of a tool."""
         agent = self._tree.agent_above(span)
         call_id = span.call_id or self._made(agent, span)
-        self._waiting = [each for each in self._waiting if each.call_id != call_id]
+        self._waiting.pop(call_id or "", None)
         told = self._results.get(call_id or "") if span.result is None else None
         result = told.content if told is not None else span.result
         arguments = {"arguments": span.arguments} if span.arguments is not None else {}
         answer = Told("tool", result, call_id, span.tool)
         message = self._add(span, "tool", answer, agent, span.end or span.start, arguments)
         self._settle(message, span)
-        self._answered.append((agent, canonical(result), message))
+        if call_id is not None:
+            self._answers[call_id] = message
+        self._same_results.setdefault((agent, canonical(result)), []).append(message)
 
     def _made(self, agent: str | None, span: Span) -> str | None:
         """Return the id of the call that a tool's span without one answers, of those not answered yet."""
-        named = [each for each in self._waiting if (each.agent, each.tool) == (agent, span.tool)]
+        named = [each for each in self._waiting.values() if (each.agent, each.tool) == (agent, span.tool)]
         exact = [each for each in named if each.arguments == canonical(span.arguments)]
         if exact:
             return exact[0].call_id
@@ -281,15 +286,15 @@ class SpanMessages:
         """Say whether a result that a model was given is that of a tool's span, and complete its message."""
         if told.call_id is not None:
             self._results.setdefault(told.call_id, told)
-        for place, (asked, result, message) in enumerate(self._answered):
-            if message.tool_call_id is not None and message.tool_call_id == told.call_id:
-                if message.content is None:
-                    message.content = told.content
+            if (answer := self._answers.get(told.call_id)) is not None:
+                if answer.content is None:
+                    answer.content = told.content
                 return True
-            unnamed = message.tool_call_id is None or told.call_id is None
-            if unnamed and asked == agent and result == canonical(told.content):
+        alike = self._same_results.get((agent, canonical(told.content)), [])
+        for message in alike:
+            if message.tool_call_id is None or told.call_id is None:
                 message.tool_call_id = message.tool_call_id or told.call_id
-                del self._answered[place]
+                alike.remove(message)
                 return True
         return told.call_id in self._tools
 
@@ -318,7 +323,7 @@ class SpanMessages:
         for call in calls:
             call_id, tool = typed.identifier(call.get("id")), typed.text(call.get("name"))
             if call_id is not None and tool is not None:
-                self._waiting.append(_Waiting(agent, call_id, tool, canonical(call.get("arguments"))))
+                self._waiting[call_id] = _Waiting(agent, call_id, tool, canonical(call.get("arguments")))
         if told.role == "tool":
             self._document.answers(message, told.call_id, told.tool)
         elif told.role == "user":
@@ -332,8 +337,8 @@ class SpanMessages:
         if span.failed:
             message.status, message.error = "failed", self._document.typed.summary(span.error, 1000)
         if span.start is not None and span.end is not None:
-            # Clocks of different hosts may disagree.
-            message.duration_ms = max(0, round((span.end - span.start).total_seconds() * 1000))
+            milliseconds = round((span.end - span.start).total_seconds() * 1000)
+            message.duration_ms = self._document.typed.duration_ms(milliseconds)
 
 
 def _spend(message: Message, usage: Usage | None, cost: float | None) -> None:

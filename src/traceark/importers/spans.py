@@ -112,10 +112,14 @@ class SpanTrace:
         told = [each for each in (agent, *roots[:1]) if each is not None]
         trace.task = trace.task or messages.task or next(map(typed.summary, (each.name for each in roots)), None)
         trace.model = trace.model or messages.model
+        kinds = {span.kind for span in tree.spans}
+        if trace.mode == "agent" and not kinds & {"agent", "tool"}:
+            trace.mode = "call" if kinds & {"chat", "embedding"} else "spans"
         if agent is not None:
             trace.model = trace.model or typed.text(agent.model)
             trace.agent_type = trace.agent_type or typed.text(agent.agent or agent.name)
-        said = messages.answers.get(agent.span_id if agent is not None else None) or messages.answers.get(None)
+        said = messages.answers.get(agent.span_id if agent is not None and len(outermost) == 1 else None)
+        said = said or messages.answers.get(None)
         trace.result_summary = trace.result_summary or said
         starts = [span.start for span in tree.spans if span.start is not None]
         ends = [span.end for span in tree.spans if span.end is not None]
