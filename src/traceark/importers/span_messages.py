@@ -95,14 +95,14 @@ class SpanMessages:
         for span in self._tree.tools():
             moments.append((self._ends(span), partial(self._use, span)))
         for span, inputs, outputs in self._others(calls):
-            whole_run = whole_runs.get(span.span_id)
-            agent = span.span_id if span.kind == "agent" else self._tree.agent_above(span)
+            agent = self._agent_of(span)
             if inputs:
                 moments.append((self._begins(span), partial(self._ask, span, agent)))
             if outputs:
                 moments += self._said_in_turn(span, partial(self._conclude, span, agent))
-            if whole_run is not None:
-                moments.append((self._ends(span), partial(self._spend_in_all, span, agent, whole_run)))
+        for span in self._tree.spans:
+            if (whole_run := whole_runs.get(span.span_id)) is not None:
+                moments.append((self._ends(span), partial(self._spend_in_all, span, whole_run)))
         for _, add in sorted(moments, key=lambda moment: moment[0]):
             add()
 
@@ -164,6 +164,10 @@ class SpanMessages:
                 takers[what] = {span.span_id for span in others if span.span_id in roots and getattr(span, what)}
         return [(span, span.span_id in takers["inputs"], span.span_id in takers["outputs"]) for span in others]
 
+    def _agent_of(self, span: Span) -> str | None:
+        """Return the agent whose conversation a span's own words are part of."""
+        return span.span_id if span.kind == "agent" else self._tree.agent_above(span)
+
     def _conversation_of(self, span: Span) -> Iterator[Span]:
         """Yield the spans above one up to the agent whose conversation it is part of."""
         for each in self._tree.above(span):
@@ -181,7 +185,7 @@ class SpanMessages:
         called = {call.span.span_id for call in calls}
         telling = [span for span in self._tree.spans if span.usage is not None or span.cost is not None]
         others = [span for span in telling if span.span_id not in called]
-        for span in sorted(others, key=lambda each: -sum(1 for _ in self._tree.above(each))):
+        for span in sorted(others, key=self._tree.depth, reverse=True):
             usage = span.usage if span.usage is not None and span.usage.total() else None
             cost = span.cost or None
             if usage is not None and (below := usages.get(span.span_id)):
@@ -251,11 +255,11 @@ class SpanMessages:
         for _, told in self._said.new(agent or "", span.outputs[number - 1 : number]):
             self._concluded[span.span_id] = self._add(span, f"out-{number}", told, agent, at, _beside(span))
 
-    def _spend_in_all(self, span: Span, agent: str | None, whole_run: _WholeRun) -> None:
+    def _spend_in_all(self, span: Span, whole_run: _WholeRun) -> None:
         message = self._concluded.get(span.span_id)
         if message is None:
-            told = Told("assistant", None)
-            message = self._add(span, "whole-run", told, agent, span.end or span.start, _beside(span))
+            at, told = span.end or span.start, Told("assistant", None)
+            message = self._add(span, "whole-run", told, self._agent_of(span), at, _beside(span))
         setattr(message, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
         _spend(message, whole_run.usage, whole_run.cost)
 
@@ -270,6 +274,7 @@ class SpanMessages:
         answer = Told("tool", result, call_id, span.tool)
         message = self._add(span, "tool", answer, agent, span.end or span.start, arguments)
         self._settle(message, span)
+        self._concluded[span.span_id] = message
         if call_id is not None:
             self._answers[call_id] = message
         self._same_results.setdefault((agent, canonical(result)), []).append(message)

@@ -61,6 +61,10 @@ class SpanTree:
         """Return the spans that have no parent here."""
         return [span for span in self.spans if span.span_id not in self._parents]
 
+    def depth(self, span: Span) -> int:
+        """Return how many spans are above one."""
+        return sum(1 for _ in self.above(span))
+
     def agent_above(self, span: Span) -> str | None:
         """Return the id of the nearest agent's span above one."""
         return self._agents[span.span_id]
@@ -87,8 +91,7 @@ class SpanTree:
         around = {
             span.span_id: each
             for span in self.spans
-            if (each := self._same_call_around(span, "tool"))
-            and (each.tool, each.call_id) in ((span.tool, span.call_id), (span.tool, None), (None, span.call_id))
+            if (each := self._same_call_around(span, "tool")) and _same_tool_call(span, each)
         }
         inside = {each.span_id for each in around.values()}
         found = []
@@ -142,6 +145,12 @@ class SpanTree:
                 self._agents[each] = None
             else:
                 self._agents[each] = parent if self._by_id[parent].kind == "agent" else self._agents[parent]
+
+
+def _same_tool_call(span: Span, around: Span) -> bool:
+    if span.call_id is not None and around.call_id is not None:
+        return span.call_id == around.call_id
+    return span.tool is not None and span.tool == around.tool
 
 
 def _filled(span: Span, around: Span) -> Span:

@@ -98,7 +98,8 @@ class SpanTrace:
         source = self._document.finish(Path(self._path))
         agents = [span for span in tree.spans if span.kind == "agent"]
         if agents:
-            goals = [_goal(span, tree, messages, self.typed) for span in sorted(agents, key=_begin)]
+            agents.sort(key=lambda span: (_begin(span), tree.depth(span)))
+            goals = [_goal(span, tree, messages, self.typed) for span in agents]
             source.goals = GoalTree(mission=self.trace.task or "", goals=goals)
         source.positional = False
         return source
