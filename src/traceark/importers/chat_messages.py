@@ -229,12 +229,9 @@ def _block(block: Json) -> Json:
         # Some tell a call as the text that Python shows of it.
         return (_call(shown) if shown is not None else None) or {"type": "text", "text": text}
     if kind is None and isinstance(text, str) and "text" in block:
-        # Gemini's, where a signature of the thinking before it may stand beside the text.
-        rest = {name: value for name, value in block.items() if name not in ("text", "thought")}
+        # Gemini's.
         return (
-            {"type": "thinking", "thinking": text, **rest}
-            if block.get("thought") is True
-            else {"type": "text", "text": text, **rest}
+            {"type": "thinking", "thinking": text} if block.get("thought") is True else {"type": "text", "text": text}
         )
     if kind in ("thinking", "reasoning"):
         thought = block.get("thinking") or text or block.get("summary")

@@ -240,6 +240,8 @@ def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, objec
         for name in _HEADER
         if name == "status" or getattr(source.trace, name) != getattr(stored, name)
     }
+    if source.trace.uid is not None and source.trace.uid != stored.uid:
+        updates["uid"] = source.trace.uid
     others = {name: value for name, value in stored.metadata.items() if name not in {*source.trace.metadata, STATE}}
     metadata = {**source.trace.metadata, **others, STATE: reached.to_json()}
     if metadata != stored.metadata:

@@ -209,7 +209,7 @@ class SpanMessages:
         costs: dict[str, list[float]],
     ) -> None:
         for above in self._tree.above(span):
-            if usage is not None:
+            if usage is not None and usage.total():
                 usages.setdefault(above.span_id, []).append((agent, usage))
             if cost is not None:
                 costs.setdefault(above.span_id, []).append(cost)
