@@ -129,6 +129,7 @@ def test_what_stands_around_spans_is_an_event_where_it_changes() -> None:
         ("form.span", {"id": "1"}),
         ("form.resource", {"host": "b"}),
         ("form.span", {"id": "2"}),
+        ("form.resource", {}),
         ("form.span", {"id": "3"}),
     ]
 
@@ -187,6 +188,16 @@ def test_usage_that_only_a_whole_run_tells_stands_at_its_last_message() -> None:
     source, counts = built([run, inner])
     assert tokens(source) == [4]
     assert len(counts.differences) == 1
+
+
+def test_costs_and_usage_of_zero_tell_nothing() -> None:
+    inner = span("chat1", "chat", "agent", (1, 2), outputs=[ANSWER], usage=Usage(input_tokens=0), cost=0.0)
+    source, counts = built([inner, span("agent", "agent", None, (0, 5), usage=Usage(input_tokens=9), cost=0.5)])
+    assert [(each.message_id, each.tokens, each.cost) for each in source.messages] == [
+        ("t-chat1-out-1", 0, 0.0),
+        ("t-agent-whole-run", 9, 0.5),
+    ]
+    assert counts.differences == []
 
 
 def test_what_an_agent_answered_stands_before_the_tools_that_it_called() -> None:

@@ -211,7 +211,7 @@ class SpanMessages:
         for above in self._tree.above(span):
             if usage is not None and usage.total():
                 usages.setdefault(above.span_id, []).append((agent, usage))
-            if cost is not None:
+            if cost:
                 costs.setdefault(above.span_id, []).append(cost)
 
     def _compare_usage(self, span: Span, usage: Usage, below: list[tuple[str | None, Usage]]) -> None:

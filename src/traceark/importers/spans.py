@@ -81,7 +81,7 @@ class SpanTrace:
 
     def around(self, kind: str, told: Json) -> None:
         """Keep what stands around the spans that follow, such as a resource: an event, unless it is as before."""
-        if told and self._around.get(kind) != told:
+        if self._around.get(kind, {}) != told:
             self._around[kind] = told
             self._document.row(kind, told)
             self._document.event(kind, told)
