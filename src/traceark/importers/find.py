@@ -14,12 +14,26 @@ from traceark.importers.chat import Chat
 from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.codex import Codex
 from traceark.importers.inspect_log import InspectLog
+from traceark.importers.openai_agents import OpenAIAgents
+from traceark.importers.otlp import Otlp
 from traceark.importers.report import ImportReport
 from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
 from traceark.importers.who_and_when import WhoAndWhen
 
 GROUP = "traceark.importers"
+_OWN: tuple[type[Importer], ...] = (
+    Atif,
+    Chat,
+    ClaudeCode,
+    Codex,
+    InspectLog,
+    OpenAIAgents,
+    Otlp,
+    SweAgent,
+    Tau2,
+    WhoAndWhen,
+)
 
 
 def importers() -> list[Importer]:
@@ -38,8 +52,8 @@ def importers() -> list[Importer]:
             raise ImportFailedError(f"the importer {point.name!r} ({point.value}) does not load: {error}") from error
         found[importer.name] = importer
     # Run from a source tree, the package has no metadata.
-    for own in (ClaudeCode(), Codex(), Atif(), Chat(), InspectLog(), SweAgent(), Tau2(), WhoAndWhen()):
-        found.setdefault(own.name, own)
+    for own in _OWN:
+        found.setdefault(own.name, own())
     return list(found.values())
 
 
