@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import appends, keeping, listing, questions, reads, s3_requests, sizes
+from benchmarks import appends, imports, keeping, listing, questions, reads, s3_requests, sizes
 from benchmarks.archives import Shape
 from benchmarks.measure import HEAD, Figure
 
@@ -32,7 +32,7 @@ class Scale:
     counts: tuple[int, ...] = (1_000, 10_000)
     rounds: int = 5
     messages: int = 10_000
-    import_bytes: int = 3_000_000
+    import_bytes: int = 30_000_000
     # Real sessions, if a collection of them lies beside the checkout.
     sessions: Path | None = Path("..", "shared", "corpora", "claude-code")
     # The number of traces in a catalog, and the most milliseconds that a list may take.
@@ -64,8 +64,12 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
         "append": lambda folder: appends.measure(folder, rounds=scale.append_rounds, per_round=scale.append_messages),
         "s3": s3_requests.measure,
         "size": lambda folder: sizes.measure(folder, counts=scale.counts, sessions=scale.sessions),
-        "read": lambda folder: reads.measure(
-            folder, rounds=scale.rounds, count=scale.messages, import_bytes=scale.import_bytes
+        "read": lambda folder: reads.measure(folder, rounds=scale.rounds, count=scale.messages),
+        "import": lambda folder: imports.measure(
+            folder,
+            rounds=max(scale.rounds // 2, 1),
+            size=scale.import_bytes,
+            corpora=None if scale.sessions is None else scale.sessions.parent,
         ),
         "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),
         "list": lambda folder: listing.measure(folder, rounds=scale.rounds * 3, counts=dict(scale.listed)),

@@ -103,7 +103,7 @@ def run(into: Any, *paths: Path) -> ImportReport:
     return asyncio.run(import_paths(into, paths))
 
 
-async def _contents(of: ModelStore | ArchiveStore) -> dict[str, Any]:
+async def contents_of(of: ModelStore | ArchiveStore) -> dict[str, Any]:
     found = {}
     for trace in await of.list_traces(limit=1000):
         tree = await of.get_goal_tree(trace.trace_id)
@@ -117,7 +117,7 @@ async def _contents(of: ModelStore | ArchiveStore) -> dict[str, Any]:
 
 
 def contents(of: ModelStore) -> dict[str, Any]:
-    return asyncio.run(_contents(of))
+    return asyncio.run(contents_of(of))
 
 
 def imported(*paths: Path) -> dict[str, Any]:
@@ -463,7 +463,7 @@ def test_an_archive_on_disk_holds_what_the_model_holds(tmp_path: Path) -> None:
             for path in paths:
                 assert (await import_paths(into, [path])).ok
         async with ArchiveStore(url) as reopened:
-            return await _contents(reopened)
+            return await contents_of(reopened)
 
     whole = SAMPLES / "fix-failing-test.jsonl"
     lines = whole.read_bytes().splitlines(keepends=True)

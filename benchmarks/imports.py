@@ -1,0 +1,97 @@
+"""Importing, beside parsing the same files alone: milliseconds a megabyte of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import uuid
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import traceark
+from benchmarks.measure import Figure, at_most, take_turns
+from traceark import ArchiveStore
+from traceark.importers.run import import_paths
+
+MOST = 4.0
+FORMATS = ("claude-code", "codex", "inspect")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_PROVIDER_ID = re.compile(r"\b(msg|toolu|req)_\w+")
+
+
+async def measure(folder: Path, *, rounds: int, size: int, corpora: Path | None = None) -> list[Figure]:
+    """Return the figures of imports: of made sessions of `size` bytes, and of real runs where there are any."""
+    sources = folder / "sources"
+    sources.mkdir()
+    samples = sorted((Path(traceark.__file__).parent / "samples" / "claude-code").glob("*.jsonl"))
+    made = [_scaled(sample, sources / sample.name, size // len(samples)) for sample in samples]
+    figures = [await _importing(folder / "made", f"{len(made)} made sessions", made, rounds)]
+    for name in FORMATS:
+        if corpora is not None and (corpora / name).is_dir():
+            files = sorted(path for path in (corpora / name).rglob("*") if path.is_file())
+            figures.append(await _importing(folder / name, f"{len(files)} real files of {name}", files, rounds))
+    return figures
+
+
+async def _importing(folder: Path, what: str, files: list[Path], rounds: int) -> Figure:
+    workers = os.cpu_count() or 1
+    total = sum(len(text) for path in files for text in _texts(path)) / 1e6
+
+    async def ours(turn: int) -> None:
+        async with ArchiveStore(folder / str(turn), durability="os") as store:
+            report = await import_paths(store, files, workers=workers)
+            assert report.totals()["new_traces"]
+
+    async def floor(_: int) -> None:
+        for path in files:
+            for text in _texts(path):
+                with suppress(ValueError):
+                    json.loads(text)
+
+    seconds = await take_turns({"ours": ours, "floor": floor}, rounds)
+    cost = {who: [each / total * 1e3 for each in values] for who, values in seconds.items()}
+    return at_most(
+        f"import of {what}, {total:.1f} MB of JSON, `os`, sealed, {workers} processes",
+        cost["ours"],
+        "`json.loads` of the same",
+        cost["floor"],
+        "ms/MB",
+        MOST,
+    )
+
+
+def _texts(path: Path) -> Iterator[bytes]:
+    """Yield the JSON texts of a file: its lines, the whole of it, or the samples in a zip."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            for name in file.namelist():
+                # Python's own library reads no members in zstd.
+                with suppress(NotImplementedError, zipfile.BadZipFile):
+                    if name.startswith("samples/"):
+                        yield file.read(name)
+    elif path.suffix == ".jsonl":
+        yield from path.read_bytes().splitlines()
+    else:
+        yield path.read_bytes()
+
+
+def _scaled(sample: Path, target: Path, size: int) -> Path:
+    """Write a session's rows again and again under new ids, until the file has the size."""
+    text = sample.read_text(encoding="utf-8").rstrip("\n") + "\n"
+    session = str(json.loads(text.partition("\n")[0]).get("sessionId", ""))
+    with target.open("w", encoding="utf-8") as out:
+        repetition = 0
+        while repetition == 0 or out.tell() < size:
+            out.write(_renamed(text, session, repetition) if repetition else text)
+            repetition += 1
+    return target
+
+
+def _renamed(text: str, session: str, repetition: int) -> str:
+    def again(match: re.Match[str]) -> str:
+        return match[0] if match[0] == session else str(uuid.uuid5(uuid.UUID(match[0]), str(repetition)))
+
+    return _PROVIDER_ID.sub(lambda match: f"{match[0]}x{repetition}", _UUID.sub(again, text))

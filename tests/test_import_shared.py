@@ -1,0 +1,116 @@
+"""Imports that several processes share, that are killed, and that are strict."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_import_claude_code import SAMPLES
+from test_import_run import CHILD_FILE, PARENT, PARENT_FILE, contents_of, cut, store, without_event_times
+from traceark.errors import InvalidValueError
+from traceark.importers.report import ImportReport
+from traceark.importers.run import import_paths
+from traceark.store import ArchiveStore
+
+
+def sessions_of(folder: Path, count: int) -> Path:
+    """Write sessions with sub-agents, each with ids of its own: the sub-agents' files first, then their parents'."""
+    for number in range(count):
+        for path, name in ((CHILD_FILE, "a-child"), (PARENT_FILE, "b-parent")):
+            text = path.read_text().replace(PARENT, f"{PARENT}-{number}").replace("a31c7d", f"a31c7d{number}")
+            (folder / f"{name}-{number}.jsonl").write_text(text)
+    return folder
+
+
+def on_disk(url: Path) -> dict[str, Any]:
+    """Return what an archive holds, but for the times of events."""
+
+    async def read() -> dict[str, Any]:
+        async with ArchiveStore(url) as reopened:
+            assert await reopened.verify(deep=True) == []
+            return await contents_of(reopened)
+
+    return {key: without_event_times(each) for key, each in asyncio.run(read()).items()}
+
+
+async def into(url: Path, source: Path, **options: Any) -> ImportReport:
+    async with ArchiveStore(url, durability="os") as archive:
+        return await import_paths(archive, [source], **options)
+
+
+def test_processes_that_share_an_import_make_the_same_archive(tmp_path: Path) -> None:
+    source = tmp_path / "sources"
+    source.mkdir()
+    sessions_of(source, 3)
+    # The same session once more, at an earlier state: whoever comes second, the archive has the later one.
+    cut(source / "b-parent-0.jsonl", source, (source / "b-parent-0.jsonl").stat().st_size // 2)
+    told: list[tuple[int, int]] = []
+    shared = asyncio.run(
+        into(tmp_path / "two", source, workers=2, progress=lambda path, done, total: told.append((done, total)))
+    )
+    alone = asyncio.run(into(tmp_path / "one", source))
+    assert on_disk(tmp_path / "two") == on_disk(tmp_path / "one")
+    assert [file.path for file in shared.files] == [file.path for file in alone.files]
+    assert shared.rows == alone.rows
+    total = sum(path.stat().st_size for path in source.iterdir())
+    assert told[0] == (0, total)
+    assert told[-1] == (total, total)
+    again = asyncio.run(into(tmp_path / "two", source, workers=2)).totals()
+    assert (again["new_messages"], again["new_events"]) == (0, 0)
+
+
+def test_a_store_that_others_cannot_open_is_shared_by_no_processes() -> None:
+    with pytest.raises(InvalidValueError, match="workers"):
+        asyncio.run(import_paths(store(), [SAMPLES], workers=2))
+    with pytest.raises(TypeError, match="memory of this process"):
+        asyncio.run(import_paths(ArchiveStore("memory://not-shared"), [SAMPLES], workers=2))
+
+
+def test_an_import_by_several_processes_killed_and_repeated_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    source = tmp_path / "sources"
+    source.mkdir()
+    sessions_of(source, 6)
+    program = (
+        "import asyncio, sys\nfrom traceark import ArchiveStore\nfrom traceark.importers.run import import_paths\n"
+        "async def main():\n"
+        "    async with ArchiveStore(sys.argv[1], durability='os') as store:\n"
+        "        await import_paths(store, [sys.argv[2]], workers=2)\n"
+        "if __name__ == '__main__':\n    asyncio.run(main())\n"
+    )
+    script = tmp_path / "program.py"
+    script.write_text(program)
+    command = [sys.executable, str(script), str(tmp_path / "killed"), str(source)]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while len(list((tmp_path / "killed").glob("traces/*/trace.json"))) < 3 and process.poll() is None:
+            assert time.monotonic() < deadline
+        os.killpg(process.pid, signal.SIGKILL)
+    assert asyncio.run(into(tmp_path / "killed", source, workers=2)).ok
+    asyncio.run(into(tmp_path / "whole", source))
+    assert on_disk(tmp_path / "killed") == on_disk(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_strict_import_stops_before_what_cannot_be_taken_whole(tmp_path: Path, workers: int) -> None:
+    source = tmp_path / "sources"
+    source.mkdir()
+    whole = PARENT_FILE.read_bytes()
+    (source / "b.jsonl").write_bytes(whole.replace(b"\n", b"\n<<<<<<< HEAD\n", 1))
+    for number in range(3):
+        (source / f"c{number}.jsonl").write_bytes(CHILD_FILE.read_bytes())
+    report = asyncio.run(into(tmp_path / "archive", source, strict=True, workers=workers))
+    assert report.stopped_at == str(source / "b.jsonl")
+    assert report.to_json()["stopped_at"] == report.stopped_at
+    assert [problem.line for problem in report.problems] == [2]
+    assert PARENT not in on_disk(tmp_path / "archive")
+    (source / "b.jsonl").write_bytes(whole)
+    assert asyncio.run(into(tmp_path / "archive", source, strict=True, workers=workers)).stopped_at is None
+    assert PARENT in on_disk(tmp_path / "archive")
