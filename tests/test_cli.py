@@ -71,6 +71,18 @@ class TestImport:
         (tmp_path / "broken.jsonl").write_text("\n".join([*lines[:2], "{broken", *lines[2:], ""]))
         assert "broken.jsonl:3: " in wrong(1, "import", tmp_path / "broken.jsonl", "--to", tmp_path / "runs")
 
+    def test_a_strict_import_stops_there(self, tmp_path: Path) -> None:
+        shutil.copytree(SAMPLES, tmp_path / "sources")
+        (tmp_path / "sources" / "a.jsonl").write_bytes((SAMPLES / "api-error.jsonl").read_bytes() + b"{broken\n{}\n")
+        result = run("import", tmp_path / "sources", "--strict", "--to", tmp_path / "runs")
+        assert result.exit_code == 1
+        assert "a.jsonl; what came before it is in the archive" in result.stderr.splitlines()[-1]
+        assert "0 new" in result.stdout
+
+    def test_several_jobs_do_the_same(self, imported: Path, tmp_path: Path) -> None:
+        assert "65 new, 0 known" in out("import", SAMPLES, "--jobs", "2", "--to", tmp_path / "runs")
+        assert out("ls", tmp_path / "runs") == out("ls", imported)
+
     def test_the_format_can_be_named(self, tmp_path: Path) -> None:
         out("import", SAMPLES, "--format", "claude-code", "--to", tmp_path / "runs")
         assert "claude-code" in wrong(2, "import", SAMPLES, "--format", "other", "--to", tmp_path / "runs")

@@ -334,6 +334,33 @@ class SharingTests(ArchiveTests):
         ]
 
     @scenario
+    async def test_a_run_that_has_ended_is_added_at_once(self, store: ArchiveStore) -> None:
+        ended, tree = Trace(trace_id="t", status="failed", task="all of it"), GoalTree(goals=[Goal(id="1")])
+        said = [message(goal_id="1", tokens=3), message(content={"a": [2**70]}, cost=0.5), message(message_id="m")]
+        with pytest.raises(InvalidValueError, match="content"):
+            await store.add_trace(ended, [*said, message(content=float("nan"))])
+        assert await store.get_trace("t") is None
+        assert await store.add_trace(ended, said, [("a", 1), ("b", None)], tree) == "t"
+        with pytest.raises(TraceExistsError):
+            await store.add_trace(ended, said)
+        await store.close()
+        reader = self.open_store()
+        trace = await header(reader)
+        assert (trace.status, trace.total_messages, trace.total_tokens, trace.last_event_id) == ("failed", 3, 3, 2)
+        messages = await reader.get_trace_messages("t")
+        assert [(each.message_id, each.content) for each in messages] == [
+            ("t-0001", said[0].content),
+            ("t-0002", {"a": [2**70]}),
+            ("m", said[2].content),
+        ]
+        stored = await tree_of(reader)
+        assert [(goal.id, goal.self_stats.total_tokens) for goal in stored.goals] == [("1", 3)]
+        assert [each.trace_id for each in await reader.list_traces()] == ["t"]
+        assert await reader.storage.list(f"{trace_prefix('t')}/messages") != {}
+        assert MANIFEST in await reader.storage.list(trace_prefix("t"))
+        assert await reader.verify(deep=True) == []
+
+    @scenario
     async def test_an_id_in_several_traces_is_told_apart_by_the_trace(self, store: ArchiveStore) -> None:
         for trace_id in ("t", "u"):
             await store.create_trace(Trace(trace_id=trace_id))
