@@ -16,13 +16,17 @@ from hypothesis import example, given, settings
 from profiles import tried
 from test_import_documents import CHAT, MARKED, SOLVED, STEPS, results, trajectory
 from test_import_inspect import LOG, sample
+from test_import_openai_agents import SPANS, WORKFLOW
 from test_import_openhands import EVALUATED, EVENTS, STATE, lay_out
+from test_import_otlp import DUMP, JAEGER, RUN, document
 from traceark.codec.lines import to_record
 from traceark.importers.atif import Atif
 from traceark.importers.base import ImportCounts, Importer
 from traceark.importers.chat import Chat
 from traceark.importers.inspect_log import InspectLog
+from traceark.importers.openai_agents import OpenAIAgents
 from traceark.importers.openhands import OpenHands
+from traceark.importers.otlp import Otlp
 from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
 from traceark.importers.who_and_when import WhoAndWhen
@@ -32,6 +36,10 @@ DOCUMENTS: dict[str, tuple[Importer, Any]] = {
     "atif": (Atif(), trajectory(STEPS, subagent_trajectories=[trajectory(trajectory_id="inner")], notes="n")),
     "chat": (Chat(), CHAT),
     "inspect": (InspectLog(), {**LOG, "samples": [sample(transcript={"content": {}})]}),
+    "openai-agents": (OpenAIAgents(), {"traces": [{**WORKFLOW, "spans": SPANS}], "count": 1}),
+    "otlp": (Otlp(), {**document(*RUN), "notes": "n"}),
+    "otlp, a dump": (Otlp(), {"session_id": "s", "spans": DUMP}),
+    "otlp, Jaeger's": (Otlp(), {"data": [JAEGER], "total": 0}),
     "openhands": (OpenHands(), EVALUATED),
     "openhands, events": (OpenHands(), EVENTS),
     "swe-agent": (SweAgent(), SOLVED),

@@ -395,7 +395,7 @@ def test_a_relative_path_finds_the_conversation_too(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(folder / "events")
     assert run(store, Path("event-00003-e3.json")).totals()["new_messages"] == 7
     monkeypatch.chdir(folder)
-    report = run(store, Path("."))
+    report = run(store, Path())
     assert (report.totals()["files"], report.totals()["known_messages"]) == (1, 7)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceEvent, SourceTrace
-from traceark.importers.jsonl import whole_value
+from traceark.importers.jsonl import head_rows, rows_of, whole_value
 from traceark.importers.typed import Typed
 from traceark.models import Goal, GoalTree, Json, JsonObject, Message, Trace
 
@@ -25,11 +25,11 @@ INEXACT = "a number beyond any type, or a key that comes twice; all else was tak
 _SHORT = 200
 
 
-def head_of(path: Path) -> bytes:
-    """Return the beginning of a file that may be a JSON document, empty where it cannot be one."""
+def head_of(path: Path, *, lists: bool = False) -> bytes:
+    """Return the beginning of a file that may be a JSON object, or a list if it may be one; else nothing."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head if head.startswith(b"{") else b""
+    return head if head.startswith((b"{", b"[") if lists else b"{") else b""
 
 
 def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
@@ -42,6 +42,37 @@ def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
     if not whole.exact:
         counts.problems.append(Problem(str(path), 0, INEXACT))
     return whole.value
+
+
+def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]:
+    """Yield the documents of a file with their lines: the file is one, or has one a line."""
+    data = path.read_bytes()
+    whole = whole_value(data)
+    if not whole.reason:
+        if not whole.exact:
+            counts.problems.append(Problem(str(path), 0, INEXACT))
+        yield 0, whole.value
+        return
+    rows = rows_of(data)
+    first = next(rows, None)
+    if first is None or first.value is None:
+        counts.problems.append(Problem(str(path), 0, f"{whole.reason}; nothing was taken"))
+        return
+    for row in (first, *rows):
+        if row.value is None:
+            counts.problems.append(Problem(str(path), row.line, f"{row.reason}; it was not taken"))
+            continue
+        if not row.exact:
+            counts.problems.append(Problem(str(path), row.line, INEXACT))
+        yield row.line, row.value
+
+
+def first_document(path: Path) -> Json:
+    """Return the document that a file is, or the first of those that it has one a line; None for neither."""
+    first = next(head_rows(path), None)
+    if first is not None and first.value is not None:
+        return first.value
+    return whole_value(path.read_bytes()).value
 
 
 class DocumentTrace:

@@ -150,7 +150,12 @@ def whole_value(data: bytes) -> Whole:
     >>> whole_value(b'[{"a": 1}]').value, whole_value(b"{} {}").reason
     ([{'a': 1}], 'more than one JSON value')
     """
-    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape").strip()
+    return whole_text(data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
+
+
+def whole_text(text: str) -> Whole:
+    """Return the one value that a text holds, such as a text that is a value of JSON itself."""
+    text = text.strip()
     decoder = _Decoder()
     try:
         value, end = decoder.decode(text, 0)

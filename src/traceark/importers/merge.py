@@ -110,7 +110,7 @@ class Plan:
     goals : GoalTree, optional
     messages : list of Message
     spent : list of (message id, updates)
-        Usage that is at another message now.
+        Usage that is at another message now, and goals that are known now.
     events : list of (event type, payload)
     header : dict
         Updates of the header that end the import.
@@ -222,9 +222,9 @@ def _spent(messages: list[Message], by_id: Mapping[str, Message]) -> list[tuple[
     for message in messages:
         known = by_id.get(str(message.message_id))
         if known is not None:
-            updates = {
-                name: getattr(message, name) for name in _SPENT if getattr(known, name) != getattr(message, name)
-            }
+            # The goal of a message may be told after it, as the span of an agent is after those in it.
+            names = (*_SPENT, "goal_id") if known.goal_id is None else _SPENT
+            updates = {name: getattr(message, name) for name in names if getattr(known, name) != getattr(message, name)}
             if updates:
                 found.append((str(message.message_id), updates))
     return found
@@ -240,6 +240,8 @@ def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, objec
         for name in _HEADER
         if name == "status" or getattr(source.trace, name) != getattr(stored, name)
     }
+    if source.trace.uid is not None and source.trace.uid != stored.uid:
+        updates["uid"] = source.trace.uid
     others = {name: value for name, value in stored.metadata.items() if name not in {*source.trace.metadata, STATE}}
     metadata = {**source.trace.metadata, **others, STATE: reached.to_json()}
     if metadata != stored.metadata:

@@ -22,7 +22,9 @@ from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.codex import Codex
 from traceark.importers.inspect_log import InspectLog
 from traceark.importers.merge import Plan, Stored, begun, plan_import, settled
+from traceark.importers.openai_agents import OpenAIAgents
 from traceark.importers.openhands import OpenHands
+from traceark.importers.otlp import Otlp
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
 from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
@@ -69,7 +71,19 @@ def importers() -> list[Importer]:
             raise ImportFailedError(f"the importer {point.name!r} ({point.value}) does not load: {error}") from error
         found[importer.name] = importer
     # Run from a source tree, the package has no metadata.
-    for own in (ClaudeCode(), Codex(), Atif(), Chat(), InspectLog(), OpenHands(), SweAgent(), Tau2(), WhoAndWhen()):
+    for own in (
+        ClaudeCode(),
+        Codex(),
+        Atif(),
+        Chat(),
+        InspectLog(),
+        OpenAIAgents(),
+        OpenHands(),
+        Otlp(),
+        SweAgent(),
+        Tau2(),
+        WhoAndWhen(),
+    ):
         found.setdefault(own.name, own)
     return list(found.values())
 

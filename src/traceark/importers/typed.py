@@ -79,6 +79,10 @@ class Typed:
             self._repaired[_TOO_FINE] += 1
         return moment
 
+    def cut(self) -> None:
+        """Count a time that is finer than a microsecond."""
+        self._repaired[_TOO_FINE] += 1
+
     def _epoch(self, value: float) -> datetime | None:
         if isinstance(value, bool) or not 1e8 <= value < 1e13:
             return None

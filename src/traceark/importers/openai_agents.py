@@ -1,0 +1,178 @@
+"""Traces that the OpenAI Agents SDK exports: objects ``trace`` and ``trace.span``, in a document or one a line.
+
+They stand in a list, under ``data`` as they are sent, under ``traces`` with their ``spans``, or alone
+(https://openai.github.io/openai-agents-python/tracing/). A trace is one by its id. Every span is an event
+``openai-agents.span``; a trace, and what else a document says, an event before its first span.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from traceark.importers.base import ImportCounts, Problem, SourceTrace
+from traceark.importers.chat_messages import decoded, told_of
+from traceark.importers.document import documents_of, first_document, head_of, without
+from traceark.importers.python_repr import object_of
+from traceark.importers.spans import Kind, Span, SpanTrace
+from traceark.importers.typed import Typed
+from traceark.importers.usage import usage_of
+from traceark.models import Json, JsonObject, Trace, Usage
+
+NAME = "openai-agents"
+_OBJECT = re.compile(rb'"object"\s*:\s*"trace(\.span)?"')
+_LISTS = ("data", "traces", "spans", "items")
+_KINDS: dict[str, Kind] = {"agent": "agent", "generation": "chat", "response": "chat", "function": "tool"}
+_USAGE = {"input_tokens": ("input_tokens", "prompt_tokens"), "output_tokens": ("output_tokens", "completion_tokens")}
+_DETAILS = {
+    "cache_read": ("input_tokens_details", "prompt_tokens_details", "cached_tokens"),
+    "cache_write": ("input_tokens_details", "prompt_tokens_details", "cache_write_tokens"),
+    "reasoning": ("output_tokens_details", "completion_tokens_details", "reasoning_tokens"),
+}
+
+
+class OpenAIAgents:
+    """Reads a file of traces; the trace id is the SDK's, ``trace_…``.
+
+    Examples
+    --------
+    >>> import json, tempfile
+    >>> agent = {"type": "agent", "name": "guide"}
+    >>> span = {"object": "trace.span", "id": "span_1", "trace_id": "trace_1", "span_data": agent}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "traces.jsonl")
+    ...     _ = path.write_text(json.dumps({"object": "trace", "id": "trace_1"}) + "\\n" + json.dumps(span))
+    ...     [source] = OpenAIAgents().read(path, ImportCounts())
+    >>> source.trace.trace_id, source.trace.agent_type
+    ('trace_1', 'guide')
+    """
+
+    name = NAME
+
+    def detect(self, path: Path) -> bool:
+        """Say whether the file's document, or its first, has a trace or a span of the SDK in it."""
+        return _OBJECT.search(head_of(path, lists=True)) is not None and _holds(first_document(path))
+
+    def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+        """Yield the traces of the file, in the order in which they are told of first."""
+        traces: dict[str, SpanTrace] = {}
+        for line, document in documents_of(path, counts):
+            for item, about in _items(document, {}):
+                if not _take(item, about, traces, path, counts):
+                    told = f"neither a trace nor a span of one, and not taken: {str(item)[:60]}"
+                    counts.problems.append(Problem(str(path), line, told))
+        for trace in traces.values():
+            yield trace.finish()
+
+
+def _is_item(value: Json) -> bool:
+    return isinstance(value, dict) and value.get("object") in ("trace", "trace.span")
+
+
+def _holds(document: Json) -> bool:
+    if _is_item(document):
+        return True
+    if isinstance(document, dict):
+        document = next((document[name] for name in _LISTS if isinstance(document.get(name), list)), None)
+    return isinstance(document, list) and any(map(_is_item, document))
+
+
+def _items(document: Json, about: JsonObject) -> Iterator[tuple[Json, JsonObject]]:
+    """Yield the traces and spans of a document, and what the document says beside them."""
+    if _is_item(document) and isinstance(document, dict):
+        yield document, about
+        spans = document.get("spans")
+        if document.get("object") == "trace" and isinstance(spans, list):
+            for span in spans:
+                yield span, about
+    elif isinstance(document, list):
+        for each in document:
+            yield from _items(each, about) if _is_item(each) else [(each, about)]
+    elif isinstance(document, dict) and (
+        name := next((name for name in _LISTS if isinstance(document.get(name), list)), None)
+    ):
+        yield from _items(document[name], without(document, name))
+    else:
+        yield document, about
+
+
+def _take(item: Json, about: JsonObject, traces: dict[str, SpanTrace], path: Path, counts: ImportCounts) -> bool:
+    if not isinstance(item, dict):
+        return False
+    is_trace = item.get("object") == "trace"
+    trace_id = Typed(counts.repaired).identifier(item.get("id" if is_trace else "trace_id"))
+    if trace_id is None or not (is_trace or isinstance(item.get("span_data"), dict)):
+        return False
+    if trace_id not in traces:
+        traces[trace_id] = SpanTrace(NAME, Trace(trace_id=trace_id), counts, str(path))
+    building = traces[trace_id]
+    building.around("document", about)
+    if not is_trace:
+        building.add(_span(item, building.typed))
+        return True
+    told = item if not isinstance(item.get("spans"), list) else without(item, "spans")
+    building.around("trace", told)
+    facts = {name: told[name] for name in ("workflow_name", "group_id") if building.typed.text(told.get(name))}
+    building.trace.metadata = {"openai_agents": {name: building.typed.summary(value) for name, value in facts.items()}}
+    return True
+
+
+def _span(record: JsonObject, typed: Typed) -> Span:
+    told = record.get("span_data")
+    data: JsonObject = told if isinstance(told, dict) else {}
+    kind = data.get("type")
+    error = record.get("error")
+    name = typed.text(data.get("name")) or typed.text(kind) or ""
+    span = Span(
+        typed.identifier(record.get("id")) or "",
+        _KINDS.get(kind, "other") if isinstance(kind, str) else "other",
+        record,
+        parent_id=typed.identifier(record.get("parent_id")),
+        name=name,
+        start=typed.time(record.get("started_at")),
+        end=typed.time(record.get("ended_at")),
+        failed=bool(error),
+        error=_error(error, typed),
+        usage=_usage(data.get("usage"), typed),
+    )
+    if span.kind == "agent":
+        span.agent = name
+    elif span.kind == "tool":
+        span.tool, span.arguments, span.result = name, decoded(data.get("input")), data.get("output")
+    elif span.kind == "chat":
+        _take_call(span, record, data, typed)
+    return span
+
+
+def _take_call(span: Span, record: JsonObject, data: JsonObject, typed: Typed) -> None:
+    """Take what a call says; the SDK leaves out what a response says, which some exporters add beside it."""
+    asked = next((each for each in (data.get("input"), record.get("span_data_input")) if each is not None), None)
+    beside = (data.get("response"), record.get("span_data_response"), record.get("response"))
+    response = next((found for each in beside if (found := _object(each)) is not None), {})
+    output = response.get("output") if data.get("output") is None else data["output"]
+    span.model = typed.text(response.get("model")) or typed.text(data.get("model"))
+    span.inputs = [*told_of(response.get("instructions"), "system"), *told_of(asked, "user")]
+    span.outputs = told_of(output, "assistant")
+    span.usage = span.usage or _usage(response.get("usage"), typed)
+
+
+def _object(value: Json) -> JsonObject | None:
+    found = decoded(value)
+    return found if isinstance(found, dict) else object_of(value)
+
+
+def _error(error: Json, typed: Typed) -> str | None:
+    if isinstance(error, dict):
+        return typed.text(error.get("message"))
+    return typed.text(error)
+
+
+def _usage(told: Json, typed: Typed) -> Usage | None:
+    if not isinstance(told, dict):
+        return None
+    counts = {ours: next((told[name] for name in names if name in told), None) for ours, names in _USAGE.items()}
+    for ours, (*places, name) in _DETAILS.items():
+        details: list[Mapping[str, Json]] = [each for place in places if isinstance(each := told.get(place), dict)]
+        counts[ours] = next((each[name] for each in details if name in each), None)
+    return usage_of(typed, **counts, total=told.get("total_tokens"))
