@@ -17,6 +17,7 @@ from profiles import tried
 from test_import_documents import CHAT, MARKED, SOLVED, STEPS, results, trajectory
 from test_import_inspect import LOG, sample
 from test_import_openai_agents import SPANS, WORKFLOW
+from test_import_openhands import EVALUATED, EVENTS, STATE, lay_out
 from test_import_otlp import DUMP, JAEGER, RUN, document
 from traceark.codec.lines import to_record
 from traceark.importers.atif import Atif
@@ -24,6 +25,7 @@ from traceark.importers.base import ImportCounts, Importer
 from traceark.importers.chat import Chat
 from traceark.importers.inspect_log import InspectLog
 from traceark.importers.openai_agents import OpenAIAgents
+from traceark.importers.openhands import OpenHands
 from traceark.importers.otlp import Otlp
 from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
@@ -38,6 +40,8 @@ DOCUMENTS: dict[str, tuple[Importer, Any]] = {
     "otlp": (Otlp(), {**document(*RUN), "notes": "n"}),
     "otlp, a dump": (Otlp(), {"session_id": "s", "spans": DUMP}),
     "otlp, Jaeger's": (Otlp(), {"data": [JAEGER], "total": 0}),
+    "openhands": (OpenHands(), EVALUATED),
+    "openhands, events": (OpenHands(), EVENTS),
     "swe-agent": (SweAgent(), SOLVED),
     "tau2": (Tau2(), results(ticks=[{"tick_id": 0}])),
     "who-and-when": (WhoAndWhen(), MARKED),
@@ -73,12 +77,17 @@ def kept(importer: Importer, document: Any) -> str:
     with TemporaryDirectory() as folder:
         path = Path(folder, "document.json")
         path.write_text(json.dumps(document))
-        counts = ImportCounts()
-        sources = list(importer.read(path, counts))
-    told: list[Any] = [MARK for problem in counts.problems if "taken" in problem.reason]
+        return told(importer, path)
+
+
+def told(importer: Importer, path: Path) -> str:
+    """Return all that an import of a file gives."""
+    counts = ImportCounts()
+    sources = list(importer.read(path, counts))
+    given: list[Any] = [MARK for problem in counts.problems if "taken" in problem.reason]
     for source in sources:
-        told += [to_record(source.trace), *map(to_record, source.messages), *(each.payload for each in source.events)]
-    return json.dumps(told)
+        given += [to_record(source.trace), *map(to_record, source.messages), *(each.payload for each in source.events)]
+    return json.dumps(given)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -93,6 +102,26 @@ def test_a_strange_value_is_kept_wherever_it_stands(name: str) -> None:
         assert MARK in kept(importer, changed(document, path, strange, added=added)), path
 
     check()
+
+
+PARTS: dict[str, Any] = {"state": STATE, "events": EVENTS}
+
+
+@settings(max_examples=tried(60, 3000))
+@given(
+    st.sampled_from([(part, place) for part in PARTS for place in places(PARTS[part])]),
+    st.sampled_from(STRANGE),
+    st.booleans(),
+)
+@example(("state", ("stats",)), STRANGE[0], False)
+def test_a_strange_value_is_kept_wherever_it_stands_in_a_directory(
+    place: tuple[str, tuple[Any, ...]], strange: Any, added: bool
+) -> None:
+    part, inside = place
+    parts = {**PARTS, part: changed(PARTS[part], inside, strange, added=added)}
+    with TemporaryDirectory() as folder:
+        conversation = lay_out(Path(folder), parts["events"], parts["state"])
+        assert MARK in told(OpenHands(), conversation / "events" / "event-00006-e6.json")
 
 
 def test_the_test_sees_what_is_lost() -> None:

@@ -28,8 +28,8 @@ class SourceTrace:
     """One trace as a source tells it.
 
     Importing the same source, or one that has grown, yields the same messages (by id) and events
-    (by position) again, then more; only usage and cost may move to a later message, and a message without
-    a goal may get one.
+    (by position) again, then more; only usage, cost and duration may move to a later message, and a
+    message without a goal may get one.
 
     Attributes
     ----------

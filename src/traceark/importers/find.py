@@ -15,6 +15,7 @@ from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.codex import Codex
 from traceark.importers.inspect_log import InspectLog
 from traceark.importers.openai_agents import OpenAIAgents
+from traceark.importers.openhands import OpenHands
 from traceark.importers.otlp import Otlp
 from traceark.importers.report import ImportReport
 from traceark.importers.swe_agent import SweAgent
@@ -29,6 +30,7 @@ _OWN: tuple[type[Importer], ...] = (
     Codex,
     InspectLog,
     OpenAIAgents,
+    OpenHands,
     Otlp,
     SweAgent,
     Tau2,

@@ -29,7 +29,7 @@ _HEADER = (
     "created_at",
     "completed_at",
 )
-_SPENT = ("usage", "tokens", "cost")
+_SPENT = ("usage", "tokens", "cost", "duration_ms")
 
 
 @dataclass(frozen=True, slots=True)

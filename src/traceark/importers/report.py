@@ -69,12 +69,15 @@ class ImportReport:
     files : list of FileReport
     skipped : list of str
         Files in no format that an importer knows, and symbolic links.
+    covered : set of str
+        Files that were read together with another one, as parts of one run.
     stopped_at : str, optional
         The file that ended a strict import, since it could not be taken whole.
     """
 
     files: list[FileReport] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    covered: set[str] = field(default_factory=set)
     stopped_at: str | None = None
 
     def unreadable(self, path: str, error: OSError) -> None:
@@ -84,7 +87,8 @@ class ImportReport:
     def add(self, other: ImportReport) -> None:
         """Take in what a part of the same import did."""
         self.files += other.files
-        self.skipped += other.skipped
+        self.covered |= other.covered
+        self.skipped = [path for path in (*self.skipped, *other.skipped) if path not in self.covered]
         self.stopped_at = self.stopped_at or other.stopped_at
 
     @property

@@ -115,8 +115,11 @@ class Taker:
             if importer is None:
                 self.report.skipped.append(str(path))
                 return
-            if isinstance(importer, ManyFiles) and path != self._first(importer.files(path)):
-                return
+            if isinstance(importer, ManyFiles):
+                together = importer.files(path)
+                if path != next((each for each in together if each in self._among), None):
+                    return
+                self.report.covered.update(map(str, together))
             sources = await asyncio.to_thread(lambda: list(importer.read(path, counts)))
         except OSError as error:
             self.report.unreadable(str(path), error)
@@ -148,9 +151,6 @@ class Taker:
 
     def _detect(self, path: Path) -> Importer | None:
         return next((importer for importer in self._candidates if importer.detect(path)), None)
-
-    def _first(self, files: Sequence[Path]) -> Path | None:
-        return next((path for path in files if path in self._among), None)
 
     def _stop(self, path: str, problems: Sequence[Problem]) -> bool:
         if self._strict and problems:

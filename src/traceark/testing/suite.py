@@ -22,7 +22,7 @@ Examples
 
 from __future__ import annotations
 
-from traceark.testing.archive import KeepingTests, SharingTests
+from traceark.testing.archive import KeepingTests
 from traceark.testing.copies import CopyTests
 from traceark.testing.events import EventTests
 from traceark.testing.exactness import ExactnessTests
@@ -31,6 +31,7 @@ from traceark.testing.goals import GoalTests
 from traceark.testing.messages import MessageTests
 from traceark.testing.places import ArchiveTests
 from traceark.testing.queries import QueryTests
+from traceark.testing.sharing import SharingTests
 from traceark.testing.traces import TraceTests
 
 
