@@ -18,7 +18,7 @@ from traceark.exporters.report import ExportReport
 from traceark.exporters.run import export_traces, exporter_of, matching, target_of
 from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Filters, Wanted
 from traceark.hits import SearchPage
-from traceark.models import Event, Goal, GoalTree, Json, Message, Trace
+from traceark.models import Event, GivenEvent, Goal, GoalTree, Json, Message, Trace
 from traceark.pages import TracePage
 from traceark.query import QueryResult
 from traceark.questions import Grouping
@@ -238,8 +238,8 @@ class Archive:
         """Append an event and return its id."""
         return self.run(self.store.append_event(trace_id, event_type, payload))
 
-    def append_events(self, trace_id: str, events: Iterable[tuple[str, Json]]) -> list[int]:
-        """Append events with one sync; return their ids."""
+    def append_events(self, trace_id: str, events: Iterable[GivenEvent]) -> list[int]:
+        """Append events, each a type, a payload and perhaps a time, with one sync; return their ids."""
         return self.run(self.store.append_events(trace_id, events))
 
     def get_events(self, trace_id: str, since_event_id: int = 0) -> list[Event]:

@@ -10,12 +10,22 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, ClassVar
 
-from traceark.codec.lines import check_json, check_texts, dumps, message_json, now_text, seal_record, to_record
+from traceark.codec.lines import (
+    check_json,
+    check_texts,
+    dumps,
+    message_json,
+    now_text,
+    seal_record,
+    time_text,
+    to_record,
+)
 from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
-from traceark.models import INT64_MAX, Json, JsonObject, Message
+from traceark.models import INT64_MAX, Event, Json, JsonObject, Message
 from traceark.stats import Facts, MessageFold, facts_of, updated_facts
 
 
@@ -158,10 +168,10 @@ class UpdateMessage(Request):
 class AppendEvent(Request):
     """An event to append."""
 
-    __slots__ = ("head",)
+    __slots__ = ("created_at", "head")
     log = "events"
 
-    def __init__(self, trace_id: str, event_type: str, payload: Json) -> None:
+    def __init__(self, trace_id: str, event_type: str, payload: Json, created_at: datetime | None = None) -> None:
         super().__init__()
         if not isinstance(event_type, str):
             raise InvalidValueError(f"expected text, not {type(event_type).__name__}", "event_type")
@@ -175,10 +185,14 @@ class AppendEvent(Request):
         if payload is not None:
             fields["payload"] = payload
         self.head = dumps(fields)
+        self.created_at: str | None = None
+        if created_at is not None:
+            dated = Event.parse({"event_id": 0, "event_type": "", "created_at": created_at})
+            self.created_at = time_text(dated.created_at)
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         event_id = staged.ends["events"] + 1
-        body = f'{{"event_id":{event_id},"created_at":"{now_text()}",{self.head[1:]}'
+        body = f'{{"event_id":{event_id},"created_at":"{self.created_at or now_text()}",{self.head[1:]}'
         self.result = staged.add("events", body.encode())
 
 

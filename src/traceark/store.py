@@ -22,7 +22,7 @@ from traceark.headers import Header
 from traceark.keeping import Keeping
 from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
-from traceark.models import TERMINAL, Event, Goal, GoalTree, Json, Message, Trace, updated, utc_now
+from traceark.models import TERMINAL, Event, GivenEvent, Goal, GoalTree, Json, Message, Trace, updated, utc_now
 from traceark.pool import TracePool
 from traceark.reading import fold_updates, retrying
 from traceark.requests import AddMessage, AppendEvent, KnownMessage, Request, UpdateMessage, digest
@@ -449,9 +449,9 @@ class ArchiveStore(Asking, Keeping):
         trace = await self._pool.opened(trace_id)
         return int(await trace.submit(request))
 
-    async def append_events(self, trace_id: str, events: Iterable[tuple[str, Json]]) -> list[int]:
-        """Append ``(event_type, payload)`` pairs, sharing one sync; return their ids."""
-        requests: Sequence[Request] = [AppendEvent(trace_id, event_type, payload) for event_type, payload in events]
+    async def append_events(self, trace_id: str, events: Iterable[GivenEvent]) -> list[int]:
+        """Append ``(event_type, payload)`` or ``(event_type, payload, created_at)``, sharing one sync; return ids."""
+        requests: Sequence[Request] = [AppendEvent(trace_id, *event) for event in events]
         trace = await self._pool.opened(trace_id)
         return [int(each) for each in await trace.submit_all(list(requests))] if requests else []
 

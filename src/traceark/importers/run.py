@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from traceark.errors import DamagedTraceError, ImportFailedError, InvalidValueError
+from traceark.importers import copies
+from traceark.importers.archive import TracearkArchive
 from traceark.importers.atif import Atif
-from traceark.importers.base import ImportCounts, Importer, ManyFiles, Problem, SourceTrace
+from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
 from traceark.importers.chat import Chat
 from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.codex import Codex
@@ -26,12 +28,14 @@ from traceark.importers.report import FileReport, ImportReport, Outcome, TraceRe
 from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
 from traceark.importers.who_and_when import WhoAndWhen
-from traceark.models import Json, Message, Trace
+from traceark.models import GivenEvent, Message, Trace
 from traceark.protocol import TraceStore
 
 GROUP = "traceark.importers"
 # Records written in one call, which share one sync; few enough that a batch is no burden on memory.
 _BATCH = 256
+
+_OWN = (TracearkArchive, ClaudeCode, Codex, Atif, Chat, InspectLog, SweAgent, Tau2, WhoAndWhen)
 
 Progress = Callable[[Path, int, int], None]
 # Of sub-agents' traces that the sources read so far name: the trace and the goal that started them.
@@ -47,8 +51,8 @@ class BatchStore(TraceStore, Protocol):
         """Append messages and return their ids."""
         ...
 
-    async def append_events(self, trace_id: str, events: Sequence[tuple[str, Json]]) -> list[int]:
-        """Append events, each a type and a payload, and return their ids."""
+    async def append_events(self, trace_id: str, events: Sequence[GivenEvent]) -> list[int]:
+        """Append events, each a type, a payload and perhaps a time, and return their ids."""
         ...
 
 
@@ -68,8 +72,8 @@ def importers() -> list[Importer]:
             raise ImportFailedError(f"the importer {point.name!r} ({point.value}) does not load: {error}") from error
         found[importer.name] = importer
     # Run from a source tree, the package has no metadata.
-    for own in (ClaudeCode(), Codex(), Atif(), Chat(), InspectLog(), SweAgent(), Tau2(), WhoAndWhen()):
-        found.setdefault(own.name, own)
+    for own in _OWN:
+        found.setdefault(own.name, own())
     return list(found.values())
 
 
@@ -170,7 +174,8 @@ async def _import_file(
     try:
         importer = await asyncio.to_thread(_detect, path, candidates)
         if importer is None:
-            report.skipped.append(str(path))
+            if not any(isinstance(each, Beside) and each.is_beside(path) for each in candidates):
+                report.skipped.append(str(path))
             return
         if isinstance(importer, ManyFiles):
             path, *others = importer.files(path)
@@ -195,7 +200,7 @@ async def _import_file(
 
 
 def _diverged(source: SourceTrace) -> str:
-    taken = "nothing was taken" if source.positional else "only new messages were taken"
+    taken = "nothing was taken" if source.positional or source.copied is not None else "only new messages were taken"
     return f"the archive's trace {source.trace.trace_id} is neither an earlier nor a later state of this file; {taken}"
 
 
@@ -207,14 +212,14 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
     trace_id = source.trace.trace_id
     for goal in source.goals.goals if source.goals is not None else ():
         links.update(dict.fromkeys(goal.sub_trace_ids, (trace_id, goal.id)))
-    if source.trace.parent_trace_id is None and trace_id in links:
+    if source.copied is None and source.trace.parent_trace_id is None and trace_id in links:
         source.trace.parent_trace_id, source.trace.parent_goal_id = links[trace_id]
     header = await store.get_trace(trace_id)
     if header is None:
-        await store.create_trace(begun(source, importer))
+        await store.create_trace(copies.begun(source) if source.copied is not None else begun(source, importer))
         header = await store.get_trace(trace_id)
         assert header is not None
-    outcome = settled(source, header)
+    outcome = copies.settled(source, header) if source.copied is not None else settled(source, header)
     if outcome is not None:
         return _report(source, outcome)
     stored = Stored(
@@ -223,6 +228,11 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
         await store.get_events(trace_id),
         await store.get_goal_tree(trace_id),
     )
+    if source.copied is not None:
+        # Its parents and goals are those that it had in its archive.
+        plan = copies.plan_copy(source, stored)
+        await _write(store, trace_id, plan)
+        return _report(source, plan.outcome, plan)
     plan = plan_import(source, stored, importer)
     if plan.outcome != "diverged" and source.goals is not None:
         await _link_children(store, source)
@@ -259,12 +269,14 @@ async def _write(store: TraceStore, trace_id: str, plan: Plan) -> None:
     where = {"trace_id": trace_id} if isinstance(store, BatchStore) else {}
     for message_id, updates in plan.spent:
         await store.update_message(message_id, **where, **updates)
+    for goal_id, updates in plan.stats:
+        await store.update_goal(trace_id, goal_id, **updates)
     for events in _batches(plan.events):
         if isinstance(store, BatchStore):
             await store.append_events(trace_id, events)
         else:
-            for event_type, payload in events:
-                await store.append_event(trace_id, event_type, payload)
+            for event in events:
+                await store.append_event(trace_id, event[0], event[1])
     if plan.header:
         await store.update_trace(trace_id, **plan.header)
 
