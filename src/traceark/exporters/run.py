@@ -17,6 +17,7 @@ from typing import Protocol, Unpack, runtime_checkable
 from traceark.asking import Asking
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailedError, TraceNotFoundError
 from traceark.exporters.base import Exporter, Format, Packer, Run
+from traceark.exporters.chat import Chat
 from traceark.exporters.files import trace_files
 from traceark.exporters.pack import Pack
 from traceark.exporters.report import ExportedTrace, ExportReport
@@ -29,6 +30,8 @@ from traceark.storage.base import Storage
 GROUP = "traceark.exporters"
 _TRIES = 4
 _PAGE = 1000
+
+_OWN: tuple[Callable[[], Format], ...] = (Pack, Chat)
 
 Progress = Callable[[str, int, int], None]
 Sink = Callable[[bytes], object]
@@ -57,7 +60,8 @@ def exporters() -> list[Format]:
             raise ExportFailedError(f"the exporter {point.name!r} ({point.value}) does not load: {error}") from error
         found[exporter.name] = exporter
     # Run from a source tree, the package has no metadata.
-    for own in (Pack(),):
+    for make in _OWN:
+        own = make()
         found.setdefault(own.name, own)
     return list(found.values())
 
@@ -234,7 +238,7 @@ async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple
         data = b"".join(pieces)
     except (DamagedTraceError, TraceNotFoundError) as error:
         return ExportedTrace(trace_id, "failed", reason=str(error)), None
-    return ExportedTrace(trace_id, "written", size=len(data), left_out=left_out), data
+    return ExportedTrace(trace_id, "written", size=len(data), left_out=+left_out), data
 
 
 def _make(directory: Path) -> None:
