@@ -16,6 +16,7 @@ from typing import Protocol, Unpack, runtime_checkable
 
 from traceark.asking import Asking
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailedError, TraceNotFoundError
+from traceark.exporters.atif import Atif
 from traceark.exporters.base import Exporter, Format, Packer, Run
 from traceark.exporters.chat import Chat
 from traceark.exporters.files import trace_files
@@ -31,7 +32,7 @@ GROUP = "traceark.exporters"
 _TRIES = 4
 _PAGE = 1000
 
-_OWN: tuple[Callable[[], Format], ...] = (Pack, Chat)
+_OWN: tuple[Callable[[], Format], ...] = (Atif, Chat, Pack)
 
 Progress = Callable[[str, int, int], None]
 Sink = Callable[[bytes], object]
