@@ -72,14 +72,14 @@ def _paired(turns: Sequence[Turn], left_out: Counter[str]) -> list[JsonObject]:
         _count(turn, left_out)
         texts = turn.texts()
         if turn.role == "assistant":
-            calls, replies = _calls(turn, at, answers)
+            pairs = _calls(turn, at, answers)
+            replies = [reply for _, reply in pairs if reply is not None]
             # The last word of a run may be calls that ended it.
             if at != last or replies:
-                left_out["calls without an answer"] += len(calls) - len(replies)
-                answered = {reply["tool_call_id"] for reply in replies}
-                calls = [call for call in calls if call["id"] in answered]
-            if texts or calls:
-                _add_answer(found, texts, calls)
+                left_out["calls without an answer"] += len(pairs) - len(replies)
+                pairs = [pair for pair in pairs if pair[1] is not None]
+            if texts or pairs:
+                _add_answer(found, texts, [call for call, _ in pairs])
                 found += replies
         elif texts:
             # What stands beside an answer of a tool is told by the user's side.
@@ -88,17 +88,21 @@ def _paired(turns: Sequence[Turn], left_out: Counter[str]) -> list[JsonObject]:
     return found
 
 
-def _calls(turn: Turn, at: int, answers: Answers) -> tuple[list[JsonObject], list[JsonObject]]:
-    """Return the calls of a turn, and the answers to them."""
-    calls: list[JsonObject] = []
-    replies: list[JsonObject] = []
+def _calls(turn: Turn, at: int, answers: Answers) -> list[tuple[JsonObject, JsonObject | None]]:
+    """Return the calls of a turn, each with the answer to it, under ids that differ."""
+    found: list[tuple[JsonObject, JsonObject | None]] = []
+    taken: set[str] = set()
     for number, call in enumerate(part for part in turn.parts if part.kind == "call"):
         call_id = call.call_id or f"call_{at}_{number}"
-        calls.append(_call(call, call_id))
-        reply = answers.take(call, at)
-        if reply is not None:
-            replies.append({"role": "tool", "tool_call_id": call_id, "content": reply[1].text})
-    return calls, replies
+        while call_id in taken:
+            call_id += f"-{number}"
+        taken.add(call_id)
+        answer = answers.take(call, at)
+        reply: JsonObject | None = None
+        if answer is not None:
+            reply = {"role": "tool", "tool_call_id": call_id, "content": answer[1].text}
+        found.append((_call(call, call_id), reply))
+    return found
 
 
 def _add_answer(found: list[JsonObject], texts: Sequence[str], calls: list[JsonObject]) -> None:
