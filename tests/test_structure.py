@@ -35,6 +35,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "hits",
         "notebook",
         "tracetree",
+        "showing",
     ),
     ("storage", "database"),
     (
@@ -168,10 +169,10 @@ def test_imports_point_down_only(name: str) -> None:
             allowed = room(other) in ("errors", "models", "protocol", "importers", *more.get(name, ()))
             assert allowed, f"{name} imports {other}"
         if room(name) == "exporters" and name not in ("exporters.run", "exporters.files"):
-            assert room(other) in ("errors", "models", "layout", "exporters"), f"{name} imports {other}"
+            assert room(other) in ("errors", "models", "layout", "showing", "exporters"), f"{name} imports {other}"
         if room(name) == "cli":
             # Of what lies deep, only the words: models, names, findings, cursors.
-            words = ("errors", "models", "layout", "verification", "filters")
+            words = ("errors", "models", "layout", "verification", "filters", "showing")
             allowed = LEVEL[room(other)] >= STORE or other in words
             assert allowed, f"{name} imports {other}"
 

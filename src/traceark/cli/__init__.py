@@ -20,7 +20,6 @@ import click
 
 from traceark import __version__
 from traceark.cli.settings import FINE, FOUND_WRONG, USED_WRONG
-from traceark.cli.terminal import one_line, visible
 from traceark.errors import (
     ArchiveNotFoundError,
     DamagedTraceWarning,
@@ -32,6 +31,7 @@ from traceark.errors import (
     TracearkError,
     UnsafeStorageError,
 )
+from traceark.showing import one_line, visible
 
 # Who asked for something that cannot be had gets 2, who asked about something that is not well gets 1.
 _USAGE = (ArchiveNotFoundError, ExportFailedError, ImportFailedError, InvalidValueError, QueryError, UnsafeStorageError)

@@ -12,8 +12,8 @@ import click
 
 from traceark.cli.archives import find, opened_existing, short_ids, trace_ids
 from traceark.cli.settings import FINE, Settings, shared_options
-from traceark.cli.terminal import model_text
 from traceark.errors import InvalidValueError, TraceNotFoundError
+from traceark.showing import model_text
 
 if TYPE_CHECKING:
     from traceark import Archive

@@ -11,7 +11,7 @@ from traceark.cli.archives import find_all, opened_existing
 from traceark.cli.asking import filter_options, understood
 from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
-from traceark.cli.terminal import one_line, visible
+from traceark.showing import one_line, visible
 
 if TYPE_CHECKING:
     from traceark.exporters.base import Format

@@ -15,10 +15,10 @@ from traceark.cli.answers import print_hits, print_stats, print_tree
 from traceark.cli.as_json import plain
 from traceark.cli.columns import GAP, Column, lay_out
 from traceark.cli.console import STATUS_STYLES, TerminalConsole
-from traceark.cli.content import json_text
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 from traceark.cli.show import print_trace
-from traceark.cli.terminal import NOTHING, cost_text, count_of, model_text, one_line, short_number, time_text, visible
+from traceark.exporters.content import json_text
+from traceark.showing import NOTHING, cost_text, count_of, model_text, one_line, short_number, time_text, visible
 
 if TYPE_CHECKING:
     from traceark import Event, Trace
