@@ -35,7 +35,9 @@ def on_disk(url: Path) -> dict[str, Any]:
 
     async def read() -> dict[str, Any]:
         async with ArchiveStore(url) as reopened:
-            assert await reopened.verify(deep=True) == []
+            found = await reopened.verify(deep=True)
+            # A process that is killed may leave the temporary name of a file, which nothing refers to.
+            assert [each for each in found if "a write was interrupted here" not in each.meaning] == []
             return await contents_of(reopened)
 
     return {key: without_event_times(each) for key, each in asyncio.run(read()).items()}

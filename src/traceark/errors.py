@@ -125,6 +125,10 @@ class ImportFailedError(TracearkError, ValueError):
     """A source is in no known format or could not be read."""
 
 
+class ExportFailedError(TracearkError, ValueError):
+    """There is no such format, or the place named cannot take what is to be exported."""
+
+
 class NaiveTimeWarning(UserWarning):
     """A time without a zone was taken as UTC."""
 

@@ -249,6 +249,10 @@ class Event(ArchiveModel):
     created_at: Time
 
 
+# An event to append: its type and payload, and its time where it is not that of appending.
+GivenEvent: TypeAlias = "tuple[str, Json] | tuple[str, Json, datetime]"
+
+
 class GoalStats(ArchiveModel):
     """What messages add up to: counts, tokens, cost, milliseconds, and the last few tool names.
 

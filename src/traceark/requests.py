@@ -10,12 +10,22 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, ClassVar
 
-from traceark.codec.lines import check_json, check_texts, dumps, message_json, now_text, seal_record, to_record
+from traceark.codec.lines import (
+    check_json,
+    check_texts,
+    dumps,
+    message_json,
+    now_text,
+    seal_record,
+    time_text,
+    to_record,
+)
 from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
-from traceark.models import INT64_MAX, Json, JsonObject, Message
+from traceark.models import INT64_MAX, Event, Json, JsonObject, Message
 from traceark.stats import Facts, MessageFold, facts_of, updated_facts
 
 
@@ -158,20 +168,23 @@ class UpdateMessage(Request):
 class AppendEvent(Request):
     """An event to append."""
 
-    __slots__ = ("head",)
+    __slots__ = ("dated", "head")
     log = "events"
 
-    def __init__(self, trace_id: str, event_type: str, payload: Json) -> None:
+    def __init__(self, trace_id: str, event_type: str, payload: Json, created_at: datetime | None = None) -> None:
         super().__init__()
-        self.head = dumps(event_fields(trace_id, event_type, payload))
+        fields = event_fields(trace_id, event_type, payload, created_at)
+        self.dated = "created_at" in fields
+        self.head = dumps(fields)
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         event_id = staged.ends["events"] + 1
-        body = f'{{"event_id":{event_id},"created_at":"{now_text()}",{self.head[1:]}'
+        assigned = "" if self.dated else f'"created_at":"{now_text()}",'
+        body = f'{{"event_id":{event_id},{assigned}{self.head[1:]}'
         self.result = staged.add("events", body.encode())
 
 
-def event_fields(trace_id: str, event_type: str, payload: Json) -> JsonObject:
+def event_fields(trace_id: str, event_type: str, payload: Json, created_at: datetime | None = None) -> JsonObject:
     """Return the fields of an event that its caller gives, checked.
 
     Raises
@@ -187,6 +200,9 @@ def event_fields(trace_id: str, event_type: str, payload: Json) -> JsonObject:
     check_json(payload, ("payload",))
     # Whatever enum or subclass of str it was, it is kept as text.
     fields: JsonObject = {"trace_id": trace_id, "event_type": str.__str__(event_type)}
+    if created_at is not None:
+        dated = Event.parse({"event_id": 0, "event_type": "", "created_at": created_at})
+        fields["created_at"] = time_text(dated.created_at)
     if payload is not None:
         fields["payload"] = payload
     return fields

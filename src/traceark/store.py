@@ -23,7 +23,7 @@ from traceark.headers import Header
 from traceark.keeping import Keeping
 from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
-from traceark.models import TERMINAL, Event, Goal, GoalTree, Json, Message, Trace, updated
+from traceark.models import TERMINAL, Event, GivenEvent, Goal, GoalTree, Json, Message, Trace, updated
 from traceark.pool import TracePool
 from traceark.reading import fold_updates, retrying
 from traceark.requests import AddMessage, AppendEvent, KnownMessage, Request, UpdateMessage, digest
@@ -165,7 +165,7 @@ class ArchiveStore(Asking, Keeping):
         self,
         trace: Trace,
         messages: Iterable[Message] = (),
-        events: Iterable[tuple[str, Json]] = (),
+        events: Iterable[GivenEvent] = (),
         goal_tree: GoalTree | None = None,
     ) -> str:
         """Add a run that has ended, all of it: there at once and sealed, or not at all.
@@ -178,8 +178,8 @@ class ArchiveStore(Asking, Keeping):
             In a terminal status.
         messages : iterable of Message
             Those of the trace, as for `add_messages`; no id comes twice.
-        events : iterable of (str, JSON)
-            Types and payloads, as for `append_events`.
+        events : iterable of tuple
+            Types and payloads, perhaps with times, as for `append_events`.
         goal_tree : GoalTree, optional
 
         Raises
@@ -218,7 +218,7 @@ class ArchiveStore(Asking, Keeping):
         return given.trace_id
 
     async def _add_in_turn(
-        self, trace: Trace, messages: list[Message], events: list[tuple[str, Json]], tree: GoalTree | None
+        self, trace: Trace, messages: list[Message], events: list[GivenEvent], tree: GoalTree | None
     ) -> str:
         await self.create_trace(trace.model_copy(update={"status": "running"}))
         if tree is not None:
@@ -523,9 +523,9 @@ class ArchiveStore(Asking, Keeping):
         trace = await self._pool.opened(trace_id)
         return int(await trace.submit(request))
 
-    async def append_events(self, trace_id: str, events: Iterable[tuple[str, Json]]) -> list[int]:
-        """Append ``(event_type, payload)`` pairs, sharing one sync; return their ids."""
-        requests: Sequence[Request] = [AppendEvent(trace_id, event_type, payload) for event_type, payload in events]
+    async def append_events(self, trace_id: str, events: Iterable[GivenEvent]) -> list[int]:
+        """Append ``(event_type, payload)`` or ``(event_type, payload, created_at)``, sharing one sync; return ids."""
+        requests: Sequence[Request] = [AppendEvent(trace_id, *event) for event in events]
         trace = await self._pool.opened(trace_id)
         return [int(each) for each in await trace.submit_all(list(requests))] if requests else []
 

@@ -18,13 +18,13 @@ from traceark.errors import InvalidValueError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, LogName, PartName
 from traceark.manifest import encode_manifest, sha256
-from traceark.models import INT64_MAX, GoalTree, Json, JsonObject, Message
+from traceark.models import INT64_MAX, GivenEvent, GoalTree, JsonObject, Message
 from traceark.requests import event_fields
 from traceark.stats import MessageFold, facts_of, totals_of, with_stats
 
 
 def sealed_files(
-    header: Header, messages: Sequence[Message], events: Iterable[tuple[str, Json]], tree: GoalTree | None
+    header: Header, messages: Sequence[Message], events: Iterable[GivenEvent], tree: GoalTree | None
 ) -> dict[str, bytes]:
     """Return the files of a sealed trace by key relative to it, in the order in which they are to be published.
 
@@ -34,7 +34,7 @@ def sealed_files(
         A first one, which is brought up to date.
     messages : sequence of Message
         Of this trace; ids, sequences and times that are missing are given, as by `add_message`.
-    events : iterable of (event type, payload)
+    events : iterable of (event type, payload, perhaps a time)
     tree : GoalTree, optional
 
     Raises
@@ -96,10 +96,10 @@ def _message_records(trace_id: str, messages: Sequence[Message], fold: MessageFo
     return found
 
 
-def _event_records(trace_id: str, events: Iterable[tuple[str, Json]]) -> list[JsonObject]:
+def _event_records(trace_id: str, events: Iterable[GivenEvent]) -> list[JsonObject]:
     return [
-        {"event_id": number, "created_at": now_text(), **event_fields(trace_id, event_type, payload)}
-        for number, (event_type, payload) in enumerate(events, start=1)
+        {"event_id": number, "created_at": now_text(), **event_fields(trace_id, *event)}
+        for number, event in enumerate(events, start=1)
     ]
 
 

@@ -1,8 +1,8 @@
 """The command line: ``traceark VERB ARCHIVE …``.
 
 This module runs a verb and turns what goes wrong into one line on standard error and an exit
-code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping` and `importing`,
-which are loaded, like everything heavy, when they are needed.
+code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping`, `importing` and
+`exporting`, which are loaded, like everything heavy, when they are needed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import click
 
 from traceark import __version__
 from traceark.cli.settings import FINE, FOUND_WRONG, USED_WRONG
-from traceark.cli.terminal import one_line, visible
 from traceark.errors import (
     ArchiveNotFoundError,
     DamagedTraceWarning,
+    ExportFailedError,
     ImportFailedError,
     InvalidValueError,
     NaiveTimeWarning,
@@ -31,9 +31,10 @@ from traceark.errors import (
     TracearkError,
     UnsafeStorageError,
 )
+from traceark.showing import one_line, visible
 
 # Who asked for something that cannot be had gets 2, who asked about something that is not well gets 1.
-_USAGE = (ArchiveNotFoundError, ImportFailedError, InvalidValueError, QueryError, UnsafeStorageError)
+_USAGE = (ArchiveNotFoundError, ExportFailedError, ImportFailedError, InvalidValueError, QueryError, UnsafeStorageError)
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 _VERBS = {
     "import": "importing",
@@ -44,6 +45,7 @@ _VERBS = {
     "stats": "asking",
     "tail": "reading",
     "sql": "reading",
+    "export": "exporting",
     "compact": "keeping",
     "seal": "keeping",
     "verify": "keeping",

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from traceark.cli.columns import GAP, Column, lay_out
 from traceark.cli.console import PIPE_WIDTH, SIGNS, TerminalConsole
-from traceark.cli.terminal import NOTHING, cost_text, count_of, model_text, one_line, short_number, visible
+from traceark.showing import NOTHING, cost_text, count_of, model_text, one_line, short_number, visible
 
 if TYPE_CHECKING:
     from traceark.hits import SearchHit, SearchPage

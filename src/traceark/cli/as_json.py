@@ -18,6 +18,7 @@ from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 
 if TYPE_CHECKING:
     from traceark import Event
+    from traceark.exporters.report import ExportReport
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
@@ -73,6 +74,10 @@ class JsonOutput(Output):
         _print_list({name: plain(value) for name, value in zip(rows.columns, row, strict=True)} for row in rows.values)
 
     def imported(self, report: ImportReport) -> None:
+        """Print the report."""
+        _print(report.to_json())
+
+    def exported(self, report: ExportReport) -> None:
         """Print the report."""
         _print(report.to_json())
 

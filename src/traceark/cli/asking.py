@@ -12,8 +12,8 @@ import click
 
 from traceark.cli.archives import find, opened_existing, short_ids, trace_ids
 from traceark.cli.settings import FINE, Settings, shared_options
-from traceark.cli.terminal import model_text
 from traceark.errors import InvalidValueError, TraceNotFoundError
+from traceark.showing import model_text
 
 if TYPE_CHECKING:
     from traceark import Archive
@@ -84,7 +84,7 @@ def filter_options(verb: Callable[..., int]) -> Callable[..., int]:
     return told
 
 
-def _understood(source: Archive, filters: dict[str, Any]) -> dict[str, Any]:
+def understood(source: Archive, filters: dict[str, Any]) -> dict[str, Any]:
     """Return filters with short names of traces and models as what they stand for."""
     found = dict(filters)
     if "parent" in filters:
@@ -123,7 +123,7 @@ def ls_verb(
     with opened_existing(settings, archive) as source:
         if after is not None and _CURSOR.fullmatch(after) is None:
             after = _behind(source, after, order_by)
-        page = source.traces(**_understood(source, filters), order_by=order_by, limit=limit, after=after)
+        page = source.traces(**understood(source, filters), order_by=order_by, limit=limit, after=after)
         short = short_ids(trace_ids(source)) if not settings.as_json else {}
     # A trace that was created since its directory was listed has no short name.
     settings.output().traces(page, {trace.trace_id: trace.trace_id for trace in page} | short)
@@ -187,7 +187,7 @@ def search_verb(
             tool_name=tool or None,
             limit=limit,
             after=after,
-            **_understood(source, filters),
+            **understood(source, filters),
         )
         short = short_ids(trace_ids(source)) if not settings.as_json else {}
     settings.output().hits(page, {hit.trace_id: hit.trace_id for hit in page} | short)
@@ -211,6 +211,6 @@ def stats_verb(settings: Settings, archive: str, filters: dict[str, Any], by: An
     Each trace counts on its own, sub-agents too; --roots leaves them out.
     """
     with opened_existing(settings, archive) as source:
-        rows = source.stats(by, **_understood(source, filters)).rows()
+        rows = source.stats(by, **understood(source, filters)).rows()
     settings.output().stats(rows)
     return FINE

@@ -12,7 +12,7 @@ import click
 from traceark.cli.archives import opened
 from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
-from traceark.cli.terminal import one_line
+from traceark.showing import one_line
 
 if TYPE_CHECKING:
     from traceark.importers.base import Importer

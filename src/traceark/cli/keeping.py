@@ -12,8 +12,8 @@ from traceark.cli.archives import find_all, find_exactly, opened_existing, trace
 from traceark.cli.output import Kept, Verified
 from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
-from traceark.cli.terminal import count_of, one_line
 from traceark.errors import DamagedTraceError, TraceNotFoundError
+from traceark.showing import count_of, one_line
 
 
 @click.command("compact")

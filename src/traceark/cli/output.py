@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from traceark import Event, GoalTree, Message, Trace
+    from traceark.exporters.report import ExportReport
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
@@ -90,6 +91,10 @@ class Output(ABC):
     @abstractmethod
     def imported(self, report: ImportReport) -> None:
         """Print what an import did."""
+
+    @abstractmethod
+    def exported(self, report: ExportReport) -> None:
+        """Print what an export did."""
 
     @abstractmethod
     def verified(self, verified: Verified) -> None:

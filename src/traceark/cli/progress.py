@@ -25,7 +25,7 @@ def progress(what: str) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from traceark.cli.terminal import one_line
+    from traceark.showing import one_line
 
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -13,7 +13,7 @@ import click
 
 from traceark.cli.as_json import plain
 from traceark.cli.output import Rows
-from traceark.cli.terminal import visible
+from traceark.showing import visible
 
 if TYPE_CHECKING:
     from traceark.query import QueryResult

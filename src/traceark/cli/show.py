@@ -9,12 +9,14 @@ from rich.text import Text
 from rich.tree import Tree
 
 from traceark.cli.console import PIPE_WIDTH, SIGNS, STATUS_STYLES, TerminalConsole
-from traceark.cli.content import Piece, json_text, pieces_of
+from traceark.cli.content import Piece, pieces_of
 from traceark.cli.output import Shown
-from traceark.cli.terminal import cost_text, count_of, duration_text, one_line, short_number, time_text, visible
+from traceark.exporters.content import json_text
+from traceark.exporters.telling import child_of, facts_of, spent_of, stats_of, time_of, tool_of
+from traceark.showing import count_of, one_line, visible
 
 if TYPE_CHECKING:
-    from traceark import Goal, GoalStats, GoalTree, Message, Trace
+    from traceark import Goal, GoalTree, Message, Trace
 
 _ROLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold blue", "system": "bold magenta"}
 _STYLES = {"text": "", "thinking": "italic dim", "call": "yellow", "result": "dim", "other": "dim"}
@@ -41,41 +43,14 @@ def _print_header(console: TerminalConsole, trace: Trace, *, full: bool) -> None
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     limit = 100_000 if full else 400
-    for name, told in (
-        ("task", trace.task),
-        ("agent", " · ".join(filter(None, (trace.agent_type, trace.model, f"mode {trace.mode}", trace.uid)))),
-        ("time", _span(trace)),
-        ("totals", _totals(trace)),
-        ("parent", " · goal ".join(filter(None, (trace.parent_trace_id, trace.parent_goal_id)))),
-        ("result", trace.result_summary),
-        ("error", trace.error_message),
+    more = (
         ("context", json_text(trace.context) if trace.context else ""),
         ("metadata", json_text(trace.metadata) if trace.metadata and full else ""),
-    ):
+    )
+    for name, told in (*facts_of(trace), *more):
         if told:
             grid.add_row(name, Text(one_line(told, limit), style="red" if name == "error" else ""))
     console.print_lines(grid)
-
-
-def _span(trace: Trace) -> str:
-    begun = f"{time_text(trace.created_at, seconds=True)} UTC"
-    if trace.created_at is None or trace.completed_at is None:
-        return begun
-    took = (trace.completed_at - trace.created_at).total_seconds() * 1000
-    return (
-        f"{begun}, {duration_text(took)}" if took >= 0 else f"{begun} to {time_text(trace.completed_at, seconds=True)}"
-    )
-
-
-def _totals(trace: Trace) -> str:
-    told = [count_of(trace.total_messages, "message"), count_of(trace.total_tokens, "token")]
-    if trace.total_cost:
-        told.append(f"cost {cost_text(trace.total_cost)}")
-    if trace.total_duration_ms:
-        told.append(duration_text(trace.total_duration_ms))
-    if trace.last_event_id:
-        told.append(count_of(trace.last_event_id, "event"))
-    return " · ".join(told)
 
 
 def _goals(tree: GoalTree, shown: Shown, *, full: bool) -> Tree:
@@ -95,9 +70,9 @@ def _goal(goal: Goal, *, current: bool, full: bool) -> Text:
     sign, style = SIGNS.get(goal.status, ("•", ""))
     label = Text(f"{sign} ", style=style)
     label.append(one_line(goal.description or goal.id, 10_000 if full else 100))
-    told = [one_line(goal.status, 40), *_stats(goal.cumulative_stats)]
+    told = [one_line(goal.status, 40), *stats_of(goal.cumulative_stats)]
     if goal.cumulative_stats != goal.self_stats:
-        told.append(f"own: {', '.join(_stats(goal.self_stats)) or 'nothing'}")
+        told.append(f"own: {', '.join(stats_of(goal.self_stats)) or 'nothing'}")
     if current:
         told.append("current")
     label.append(f"\n{' · '.join(told)}", style="dim")
@@ -107,25 +82,11 @@ def _goal(goal: Goal, *, current: bool, full: bool) -> Text:
     return label
 
 
-def _stats(stats: GoalStats) -> list[str]:
-    told = [count_of(stats.message_count, "message")] if stats.message_count else []
-    if stats.total_tokens:
-        told.append(f"{short_number(stats.total_tokens)} tokens")
-    if stats.total_cost:
-        told.append(f"cost {cost_text(stats.total_cost)}")
-    if stats.total_duration_ms:
-        told.append(duration_text(stats.total_duration_ms))
-    return told
-
-
 def _child(child_id: str, child: Trace | None) -> Text:
     label = Text("↳ ", style="cyan").append(one_line(child_id))
     if child is None:
         return label.append("\nnot in this archive", style="dim")
-    told = [child.status, count_of(child.total_messages, "message"), f"{short_number(child.total_tokens)} tokens"]
-    if child.total_cost:
-        told.append(f"cost {cost_text(child.total_cost)}")
-    return label.append(f"\n{' · '.join(told)}", style="dim")
+    return label.append(f"\n{' · '.join(child_of(child))}", style="dim")
 
 
 def _print_messages(console: TerminalConsole, shown: Shown, *, full: bool) -> None:
@@ -164,24 +125,12 @@ def _print_indented(console: TerminalConsole, text: Text) -> None:
 def _heading(message: Message, trace: Trace) -> Text:
     heading = Text(f"{message.sequence} ", style="dim")
     heading.append(one_line(message.role, 40), style=_ROLES.get(message.role, "bold"))
-    begun, moment = trace.created_at, message.created_at
-    told = []
-    if message.tool_name and message.role in ("tool", "function"):
-        told.append(one_line(message.tool_name, 80))
-    if moment is not None:
-        same_day = begun is not None and begun.date() == moment.date()
-        told.append(time_text(moment, seconds=True).partition(" ")[2] if same_day else time_text(moment, seconds=True))
-    if message.counted_tokens():
-        told.append(f"{short_number(message.counted_tokens())} tokens")
-    if message.cost:
-        told.append(f"cost {cost_text(message.cost)}")
-    if message.duration_ms:
-        told.append(duration_text(message.duration_ms))
+    told = [one_line(tool_of(message), 80), time_of(message, trace), *spent_of(message)]
     if message.goal_id:
         told.append(f"goal {one_line(message.goal_id, 40)}")
     if message.status:
         told.append(one_line(message.status, 40))
-    return heading.append(f"  {' · '.join(told)}", style="dim")
+    return heading.append(f"  {' · '.join(filter(None, told))}", style="dim")
 
 
 def _body(piece: Piece, *, full: bool) -> Text:

@@ -15,13 +15,14 @@ from traceark.cli.answers import print_hits, print_stats, print_tree
 from traceark.cli.as_json import plain
 from traceark.cli.columns import GAP, Column, lay_out
 from traceark.cli.console import STATUS_STYLES, TerminalConsole
-from traceark.cli.content import json_text
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 from traceark.cli.show import print_trace
-from traceark.cli.terminal import NOTHING, cost_text, count_of, model_text, one_line, short_number, time_text, visible
+from traceark.exporters.content import json_text
+from traceark.showing import NOTHING, cost_text, count_of, model_text, one_line, short_number, time_text, visible
 
 if TYPE_CHECKING:
     from traceark import Event, Trace
+    from traceark.exporters.report import ExportReport
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
@@ -162,6 +163,20 @@ class TextOutput(Output):
             for difference in file.differences:
                 grid.add_row("differs", Text(one_line(f"{difference.path}: {difference.reason}")))
         self.console.print_lines(grid)
+
+    def exported(self, report: ExportReport) -> None:
+        """Print the files of few traces, the number of many, and what has no place in the format."""
+        done = [trace for trace in report.traces if trace.outcome != "failed"]
+        if len(done) <= 5:
+            for trace in done:
+                same = " (as it was)" if trace.outcome == "same" else ""
+                self.console.print_line(Text(f"exported {visible(trace.trace_id)} to {visible(str(trace.path))}{same}"))
+        else:
+            self.console.print(f"exported {count_of(len(done), 'trace')}")
+        if report.left_out:
+            self.console.print_line(Text(f"left out: {_counted(report.left_out)}", style="dim"))
+        if not report.traces:
+            self.console.print("no traces")
 
     def verified(self, verified: Verified) -> None:
         """Print the findings, then how many there are."""

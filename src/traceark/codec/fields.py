@@ -60,7 +60,7 @@ EVENTS: tuple[Column, ...] = (
     Column(2, "trace_id", "text", "the trace"),
     Column(3, "event_type", "text", "what happened"),
     Column(4, "payload", "json", "the event's data, as JSON text"),
-    Column(5, "created_at", "time", "when it was appended"),
+    Column(5, "created_at", "time", "when it was appended, unless it came with a time"),
     Column(6, "extra", "json", "unknown fields, as a JSON object"),
 )
 

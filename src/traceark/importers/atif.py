@@ -101,7 +101,7 @@ def _add_step(building: DocumentTrace, number: int, step: JsonObject) -> None:
     if isinstance(metrics, dict) and not copied:
         message.usage, message.cost = _usage(metrics, typed), typed.cost(metrics.get("cost_usd"))
         message.tokens = message.usage.total()
-        message.duration_ms = typed.duration_ms(metrics.get("latency_ms"))
+        message.duration_ms = typed.duration_ms(metrics.get("latency_ms", _more(metrics).get("latency_ms")))
     for at, result in enumerate(results, start=1):
         call_id = typed.identifier(result.get("source_call_id"))
         answer = building.message(
@@ -145,10 +145,24 @@ def _block(call: JsonObject) -> JsonObject | None:
 def _usage(metrics: Mapping[str, Json], typed: Typed) -> Usage:
     """Return a step's usage; cached tokens are among the prompt's."""
     prompt, cached = typed.count(metrics.get("prompt_tokens")), typed.count(metrics.get("cached_tokens"))
+    more = _more(metrics)
+    written = typed.count(more.get("cache_write_tokens"))
     fresh = None if prompt is None else prompt - min(cached or 0, prompt)
+    if written is not None and (fresh is None or written > fresh):
+        written = None
     return Usage(
-        input_tokens=fresh, output_tokens=typed.count(metrics.get("completion_tokens")), cache_read_tokens=cached
+        input_tokens=None if fresh is None else fresh - (written or 0),
+        output_tokens=typed.count(metrics.get("completion_tokens")),
+        cache_read_tokens=cached,
+        cache_write_tokens=written,
+        reasoning_tokens=typed.count(more.get("reasoning_tokens")),
     )
+
+
+def _more(metrics: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return what traceark's own export tells of a step beyond the format's metrics."""
+    more = metrics.get("extra")
+    return more if isinstance(more, dict) else {}
 
 
 def _stated(final: Json, typed: Typed) -> int | None:

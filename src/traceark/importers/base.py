@@ -9,18 +9,40 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from traceark.models import GoalTree, Json, Message, Trace
+from traceark.models import GoalStats, GoalTree, Json, Message, Trace
 
 
 @dataclass(frozen=True, slots=True)
 class SourceEvent:
-    """An event as a source tells it; the store assigns its id and the time of appending."""
+    """An event as a source tells it; the store assigns its id, and the time of appending where it has no other."""
 
     event_type: str
     payload: Json
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a source tells that is a trace of an archive: more than what its records add up to.
+
+    Attributes
+    ----------
+    revision : int
+        Grows with whatever changes in the headers of the trace.
+    totals : dict
+        Totals that somebody set, as they are read.
+    self_stats, cumulative_stats : dict
+        Stats of goals that somebody set, as they are read, by goal id.
+    """
+
+    revision: int
+    totals: dict[str, int | float] = field(default_factory=dict)
+    self_stats: dict[str, GoalStats] = field(default_factory=dict)
+    cumulative_stats: dict[str, GoalStats] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -44,6 +66,9 @@ class SourceTrace:
     positional : bool
         Whether the ids of messages say no more than their place in the source. Then a source that
         disagrees with what is stored adds nothing: what is new cannot be told.
+    copied : Copied, optional
+        Of a trace of an archive: every field is the trace's own, exactly, and a later state may have
+        changed any of them; messages are in the order of adding.
     """
 
     trace: Trace
@@ -54,6 +79,7 @@ class SourceTrace:
     file_rows: int = 0
     torn_tail: str | None = None
     positional: bool = False
+    copied: Copied | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +128,15 @@ class Importer(Protocol):
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the traces of a file, counting every row of it in `counts`."""
+        ...
+
+
+@runtime_checkable
+class Beside(Protocol):
+    """An importer whose format keeps files beside its runs that tell nothing of their own, as indexes do."""
+
+    def is_beside(self, path: Path) -> bool:
+        """Say whether a file is one of these; it is neither read nor reported."""
         ...
 
 

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from traceark.errors import ImportFailedError
+from traceark.importers.archive import TracearkArchive
 from traceark.importers.atif import Atif
 from traceark.importers.base import Importer
 from traceark.importers.chat import Chat
@@ -24,6 +25,7 @@ from traceark.importers.who_and_when import WhoAndWhen
 
 GROUP = "traceark.importers"
 _OWN: tuple[type[Importer], ...] = (
+    TracearkArchive,
     Atif,
     Chat,
     ClaudeCode,

@@ -23,6 +23,7 @@ from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, objects_of, without
 from traceark.importers.jsonl import whole_value
 from traceark.importers.typed import Typed
+from traceark.importers.zips import BAD_ZIP
 from traceark.models import Json, JsonObject, Message, Trace, Usage
 
 NAME = "inspect"
@@ -53,7 +54,7 @@ class InspectLog:
         try:
             with zipfile.ZipFile(path) as file:
                 names = set(file.namelist())
-        except (zipfile.BadZipFile, ValueError):
+        except BAD_ZIP:
             return False
         return bool(names & {"header.json", "_journal/start.json"})
 
@@ -101,7 +102,7 @@ def _member(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) 
 def _value(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) -> Json:
     try:
         data = _bytes(file, file.getinfo(name))
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError) as error:
+    except BAD_ZIP as error:
         counts.problems.append(Problem(str(path), 0, f"{name} cannot be read: {error}"))
         return None
     whole = whole_value(data)

@@ -7,13 +7,13 @@ source is told from one that went another way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from traceark.importers.base import SourceTrace
+from traceark.importers.base import SourceEvent, SourceTrace
 from traceark.importers.report import Outcome
-from traceark.models import Event, Goal, GoalTree, Json, JsonObject, Message, Trace
+from traceark.models import Event, GivenEvent, Goal, GoalTree, JsonObject, Message, Trace
 
 STATE = "import"
 # What a source says in a header; its parents are set when a trace is made and when it is linked.
@@ -110,8 +110,10 @@ class Plan:
     goals : GoalTree, optional
     messages : list of Message
     spent : list of (message id, updates)
-        Usage that is at another message now, and goals that are known now.
-    events : list of (event type, payload)
+        Usage that is at another message now, goals that are known now, or whatever else changed.
+    stats : list of (goal id, updates)
+        Stats that somebody set.
+    events : list of (event type, payload, perhaps a time)
     header : dict
         Updates of the header that end the import.
     """
@@ -121,7 +123,8 @@ class Plan:
     goals: GoalTree | None = None
     messages: list[Message] = field(default_factory=list)
     spent: list[tuple[str, dict[str, object]]] = field(default_factory=list)
-    events: list[tuple[str, Json]] = field(default_factory=list)
+    stats: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+    events: list[GivenEvent] = field(default_factory=list)
     header: dict[str, object] = field(default_factory=dict)
 
 
@@ -174,7 +177,7 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
     rows = len(source.digests)
     if state.rows > rows:
         return Plan("older")
-    later = [(event.event_type, event.payload) for event in source.events[len(stored.events) :]]
+    later = given(source.events[len(stored.events) :])
     plan = Plan("new" if not state.rows else "grown" if rows > state.rows else "known", messages=new, events=later)
     if state.until > rows:
         # A later state was being imported and the import did not end; only repeating that can end it.
@@ -188,6 +191,14 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
     plan.spent = _spent(source.messages, by_id)
     plan.header = _header(source, stored.trace, state)
     return plan
+
+
+def given(events: Sequence[SourceEvent]) -> list[GivenEvent]:
+    """Return events as a store takes them."""
+    return [
+        (each.event_type, each.payload) if each.created_at is None else (each.event_type, each.payload, each.created_at)
+        for each in events
+    ]
 
 
 def _agrees(source: SourceTrace, state: State, by_id: Mapping[str, Message], events: list[Event]) -> bool:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from traceark.errors import DamagedTraceError, InvalidValueError
-from traceark.importers.base import ImportCounts, Importer, ManyFiles, Problem, SourceTrace
-from traceark.importers.merge import Plan, Stored, begun, ended, plan_import, settled
+from traceark.importers import copies
+from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
+from traceark.importers.merge import Plan, Stored, begun, ended, given, plan_import, settled
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
-from traceark.models import TERMINAL, GoalTree, Json, Message, Trace
+from traceark.models import TERMINAL, GivenEvent, GoalTree, Message, Trace
 from traceark.protocol import TraceStore
 
 # Records written in one call, which share one sync; few enough that a batch is no burden on memory.
@@ -42,8 +43,8 @@ class BatchStore(TraceStore, Protocol):
         """Append messages and return their ids."""
         ...
 
-    async def append_events(self, trace_id: str, events: Sequence[tuple[str, Json]]) -> list[int]:
-        """Append events, each a type and a payload, and return their ids."""
+    async def append_events(self, trace_id: str, events: Sequence[GivenEvent]) -> list[int]:
+        """Append events, each a type, a payload and perhaps a time, and return their ids."""
         ...
 
 
@@ -55,7 +56,7 @@ class WholeStore(BatchStore, Protocol):
         self,
         trace: Trace,
         messages: Sequence[Message],
-        events: Sequence[tuple[str, Json]],
+        events: Sequence[GivenEvent],
         goal_tree: GoalTree | None,
     ) -> str:
         """Add a trace with all that belongs to it, and return its id."""
@@ -113,7 +114,8 @@ class Taker:
         try:
             importer = await asyncio.to_thread(self._detect, path)
             if importer is None:
-                self.report.skipped.append(str(path))
+                if not any(isinstance(each, Beside) and each.is_beside(path) for each in self._candidates):
+                    self.report.skipped.append(str(path))
                 return
             if isinstance(importer, ManyFiles):
                 together = importer.files(path)
@@ -172,22 +174,22 @@ class Taker:
 
 
 def _diverged(source: SourceTrace) -> str:
-    taken = "nothing was taken" if source.positional else "only new messages were taken"
+    taken = "nothing was taken" if source.positional or source.copied is not None else "only new messages were taken"
     return f"the archive's trace {source.trace.trace_id} is neither an earlier nor a later state of this file; {taken}"
 
 
 async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, links: Links) -> TraceReport:
     trace_id = source.trace.trace_id
-    if source.trace.parent_goal_id is None and trace_id in links:
+    if source.copied is None and source.trace.parent_goal_id is None and trace_id in links:
         source.trace.parent_trace_id, source.trace.parent_goal_id = links[trace_id]
     header = await store.get_trace(trace_id)
     if header is None:
-        if isinstance(store, WholeStore) and source.trace.status in TERMINAL:
+        if isinstance(store, WholeStore) and source.trace.status in TERMINAL and source.copied is None:
             return await _add_whole(store, source, importer)
-        await store.create_trace(begun(source, importer))
+        await store.create_trace(copies.begun(source) if source.copied is not None else begun(source, importer))
         header = await store.get_trace(trace_id)
         assert header is not None
-    outcome = settled(source, header)
+    outcome = copies.settled(source, header) if source.copied is not None else settled(source, header)
     if outcome is not None:
         return _report(source, outcome)
     stored = Stored(
@@ -196,6 +198,11 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
         await store.get_events(trace_id),
         await store.get_goal_tree(trace_id),
     )
+    if source.copied is not None:
+        # Its parents and goals are those that it had in its archive.
+        plan = copies.plan_copy(source, stored)
+        await _write(store, trace_id, plan)
+        return _report(source, plan.outcome, plan)
     plan = plan_import(source, stored, importer)
     if plan.outcome != "diverged" and source.goals is not None:
         await _link_children(store, source)
@@ -212,7 +219,7 @@ async def _add_whole(store: WholeStore, source: SourceTrace, importer: str) -> T
         await _link_children(store, source)
     if trace.parent_goal_id is None and (link := await _link_to_parent(store, trace)) is not None:
         trace.parent_trace_id, trace.parent_goal_id = link
-    events = [(event.event_type, event.payload) for event in source.events]
+    events = given(source.events)
     await store.add_trace(ended(source, importer), source.messages, events, source.goals)
     return _report(source, "new", Plan("new", messages=source.messages, events=events))
 
@@ -244,12 +251,14 @@ async def _write(store: TraceStore, trace_id: str, plan: Plan) -> None:
     where = {"trace_id": trace_id} if isinstance(store, BatchStore) else {}
     for message_id, updates in plan.spent:
         await store.update_message(message_id, **where, **updates)
+    for goal_id, updates in plan.stats:
+        await store.update_goal(trace_id, goal_id, **updates)
     for events in _batches(plan.events):
         if isinstance(store, BatchStore):
             await store.append_events(trace_id, events)
         else:
-            for event_type, payload in events:
-                await store.append_event(trace_id, event_type, payload)
+            for event in events:
+                await store.append_event(trace_id, event[0], event[1])
     if plan.header:
         await store.update_trace(trace_id, **plan.header)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
@@ -36,6 +36,23 @@ class MemoryStorage(Storage):
         """Drop the archive of a URL."""
         with cls._mutex:
             cls._archives.pop(name, None)
+
+    @classmethod
+    def of(cls, objects: Mapping[str, bytes]) -> MemoryStorage:
+        """Return a storage over some objects, which no other sees.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> asyncio.run(MemoryStorage.of({"a/b": b"c"}).children("a"))
+        []
+        """
+        storage = cls.__new__(cls)
+        storage.url = "memory://"
+        storage._objects = {}
+        for key, data in objects.items():
+            storage._put(key, data)
+        return storage
 
     def _get(self, key: str) -> tuple[bytes, str, float]:
         try:

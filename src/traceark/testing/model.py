@@ -30,6 +30,7 @@ from traceark.models import (
     INT64_MIN,
     ArchiveModel,
     Event,
+    GivenEvent,
     Goal,
     GoalStats,
     GoalTree,
@@ -320,9 +321,14 @@ class ModelStore:
         kept.events.append(event)
         return event.event_id
 
-    async def append_events(self, trace_id: str, events: Iterable[tuple[str, Json]]) -> list[int]:
+    async def append_events(self, trace_id: str, events: Iterable[GivenEvent]) -> list[int]:
         """Append events one after the other."""
-        return [await self.append_event(trace_id, event_type, payload) for event_type, payload in events]
+        ids = []
+        for event_type, payload, *told in events:
+            ids.append(await self.append_event(trace_id, event_type, payload))
+            for created_at in told:
+                self._kept(trace_id).events[-1].created_at = created_at
+        return ids
 
     async def get_events(self, trace_id: str, since_event_id: int = 0) -> list[Event]:
         """Return the events with an id above the cursor."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -136,7 +137,7 @@ class SharingTests(ArchiveTests):
         with pytest.raises(InvalidValueError, match="content"):
             await store.add_messages([message("t"), message("t", content=float("nan"))])
         assert len(await store.get_trace_messages("t")) == 4
-        assert await store.append_events("t", [("a", 1), ("b", {"x": 2})]) == [1, 2]
+        assert await store.append_events("t", [("a", 1), ("b", as_given(x=2))]) == [1, 2]
         assert await store.append_events("t", []) == []
         with pytest.raises(InvalidValueError, match="payload"):
             await store.append_events("t", [("a", 1), ("b", as_given(x=float("nan")))])
@@ -144,6 +145,9 @@ class SharingTests(ArchiveTests):
             ("a", 1),
             ("b", {"x": 2}),
         ]
+        then = datetime(2020, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+        assert await store.append_events("t", [("c", None, then), ("d", None)]) == [3, 4]
+        assert [event.created_at == then for event in await store.get_events("t")] == [False, False, True, False]
 
     @scenario
     async def test_a_run_that_has_ended_is_added_at_once(self, store: ArchiveStore) -> None:

@@ -1,4 +1,4 @@
-"""Text for a terminal: what came from an archive is shown, never obeyed.
+"""Text for people, in a terminal or on a page: what came from an archive is shown, never obeyed.
 
 Control characters, escape sequences and marks that reorder text become visible escapes; long text
 is shortened; numbers, times and costs get a form that fits a column. It knows nothing of archives.

@@ -1,0 +1,1 @@
+"""Exporters: runs for other programs and for people."""

@@ -1,0 +1,276 @@
+"""Exporting traces of an archive: read each whole, and write its file, or hand over its bytes.
+
+What is written is whole or not there: files get their names when they are complete, and one that is
+there with other content is not replaced unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol, Unpack, runtime_checkable
+
+from traceark.asking import Asking
+from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailedError, TraceNotFoundError
+from traceark.exporters.atif import Atif
+from traceark.exporters.base import Exporter, Format, Packer, Run
+from traceark.exporters.chat import Chat
+from traceark.exporters.files import trace_files
+from traceark.exporters.pack import Pack
+from traceark.exporters.report import ExportedTrace, ExportReport
+from traceark.filters import Filters
+from traceark.layout import trace_key
+from traceark.models import GoalTree, Trace
+from traceark.protocol import TraceStore
+from traceark.storage.base import Storage
+
+GROUP = "traceark.exporters"
+_TRIES = 4
+_PAGE = 1000
+
+_OWN: tuple[Callable[[], Format], ...] = (Atif, Chat, Pack)
+
+Progress = Callable[[str, int, int], None]
+Sink = Callable[[bytes], object]
+
+
+@runtime_checkable
+class StoreOfFiles(TraceStore, Protocol):
+    """A store whose traces are files, which can be packed."""
+
+    storage: Storage
+
+
+def exporters() -> list[Format]:
+    """Return one exporter of each installed format.
+
+    Examples
+    --------
+    >>> "pack" in [exporter.name for exporter in exporters()]
+    True
+    """
+    found: dict[str, Format] = {}
+    for point in entry_points(group=GROUP):
+        try:
+            exporter = point.load()()
+        except (ImportError, AttributeError) as error:
+            raise ExportFailedError(f"the exporter {point.name!r} ({point.value}) does not load: {error}") from error
+        found[exporter.name] = exporter
+    # Run from a source tree, the package has no metadata.
+    for make in _OWN:
+        own = make()
+        found.setdefault(own.name, own)
+    return list(found.values())
+
+
+def exporter_of(name: str) -> Format:
+    """Return the exporter of a format.
+
+    Raises
+    ------
+    ExportFailedError
+        There is none of this name.
+    """
+    known = {exporter.name: exporter for exporter in exporters()}
+    if name not in known:
+        raise ExportFailedError(f"no format {name!r}; there are {', '.join(known)}")
+    return known[name]
+
+
+def target_of(output: str | Path) -> Path:
+    """Return where to export to; a text that ends with a slash names a directory, which is made.
+
+    Raises
+    ------
+    ExportFailedError
+    """
+    path = Path(output)
+    if str(output).endswith("/"):
+        _make(path)
+    return path
+
+
+async def matching(store: Asking, **filters: Unpack[Filters]) -> list[str]:
+    """Return the ids of all traces that match filters, as `ArchiveStore.traces` takes them, the newest first."""
+    found: list[str] = []
+    after: str | None = None
+    while True:
+        page = await store.traces(limit=_PAGE, after=after, **filters)
+        found += [trace.trace_id for trace in page]
+        after = page.next
+        if after is None:
+            return found
+
+
+async def read_run(store: TraceStore, trace_id: str) -> Run:
+    """Return a trace, whole: of one that is being written, totals and messages agree unless it never rests.
+
+    Raises
+    ------
+    TraceNotFoundError, DamagedTraceError
+    """
+    trace = await _header(store, trace_id)
+    for _ in range(_TRIES):
+        messages, events = await store.get_trace_messages(trace_id), await store.get_events(trace_id)
+        goals = await store.get_goal_tree(trace_id)
+        before, trace = trace, await _header(store, trace_id)
+        if before == trace:
+            break
+    return Run(trace, messages, events, goals, await _children(store, goals))
+
+
+async def _header(store: TraceStore, trace_id: str) -> Trace:
+    trace = await store.get_trace(trace_id)
+    if trace is None:
+        raise TraceNotFoundError(f"no trace {trace_id!r}")
+    return trace
+
+
+async def _children(store: TraceStore, goals: GoalTree | None) -> dict[str, Trace]:
+    found: dict[str, Trace] = {}
+    for goal in goals.goals if goals is not None else ():
+        for child_id in goal.sub_trace_ids:
+            try:
+                child = await store.get_trace(child_id)
+            except DamagedTraceError as error:
+                warnings.warn(str(error), DamagedTraceWarning, stacklevel=2)
+                continue
+            if child is not None:
+                found[child_id] = child
+    return found
+
+
+async def export_traces(
+    store: TraceStore,
+    trace_ids: Sequence[str],
+    exporter: Format,
+    target: Path | Sink,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Export traces, one file for each, or all in one where the format joins them.
+
+    Parameters
+    ----------
+    store : TraceStore
+        Where from; only one with files can be packed.
+    trace_ids : sequence of str
+        Which traces, in this order.
+    exporter : Format
+        An `Exporter` or a `Packer`.
+    target : path or callable
+        A directory that is there; a file; else a directory to make where there are several traces
+        whose format does not join them. Or what takes the bytes.
+    force : bool
+        Replace files that are there with other content.
+    progress : callable, optional
+        Called with a trace id about to be exported, the number of traces done and of all.
+
+    Raises
+    ------
+    ExportFailedError
+        The target cannot take what is to be exported; nothing was written.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> from traceark.store import ArchiveStore
+    >>> async def run() -> list[bytes]:
+    ...     pieces: list[bytes] = []
+    ...     async with ArchiveStore("memory://export-example") as store:
+    ...         await store.create_trace(Trace(trace_id="run-7"))
+    ...         await export_traces(store, ["run-7"], Pack(), pieces.append)
+    ...     return pieces
+    >>> asyncio.run(run())[0][:2]
+    b'PK'
+    """
+    if isinstance(exporter, Packer) and not isinstance(store, StoreOfFiles):
+        raise ExportFailedError(f"the format {exporter.name} holds files, and this store has none")
+    several = len(trace_ids) > 1
+    report = ExportReport(exporter.name)
+    if isinstance(target, Path) and (target.is_dir() or (several and not exporter.joins)):
+        _make(target)
+        for number, trace_id in enumerate(trace_ids):
+            _tell(progress, trace_id, number, len(trace_ids))
+            exported, data = await _exported(store, trace_id, exporter)
+            report.traces.append(exported)
+            if data is not None:
+                _write(target / f"{trace_key(trace_id)}{exporter.suffix}", data, [exported], force=force)
+        return report
+    if several and not exporter.joins:
+        raise ExportFailedError(
+            f"{len(trace_ids)} traces are no one file in the format {exporter.name}; name a directory"
+        )
+    pieces: list[bytes] = []
+    for number, trace_id in enumerate(trace_ids):
+        _tell(progress, trace_id, number, len(trace_ids))
+        exported, data = await _exported(store, trace_id, exporter)
+        report.traces.append(exported)
+        if data is not None and isinstance(target, Path):
+            pieces.append(data)
+        elif data is not None and not isinstance(target, Path):
+            target(data)
+    if pieces and isinstance(target, Path):
+        written = [exported for exported in report.traces if exported.outcome == "written"]
+        _write(target, b"".join(pieces), written, force=force)
+    return report
+
+
+def _tell(progress: Progress | None, trace_id: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(trace_id, done, total)
+
+
+async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple[ExportedTrace, bytes | None]:
+    """Return a trace's bytes, or why there are none."""
+    left_out: Counter[str] = Counter()
+    try:
+        if isinstance(exporter, Packer):
+            assert isinstance(store, StoreOfFiles)
+            pieces: Iterable[bytes] = exporter.pack(trace_key(trace_id), await trace_files(store.storage, trace_id))
+        else:
+            assert isinstance(exporter, Exporter)
+            pieces = exporter.export(await read_run(store, trace_id), left_out)
+        data = b"".join(pieces)
+    except (DamagedTraceError, TraceNotFoundError) as error:
+        return ExportedTrace(trace_id, "failed", reason=str(error)), None
+    return ExportedTrace(trace_id, "written", size=len(data), left_out=+left_out), data
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportFailedError(f"{directory} cannot be made: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes, exported: Sequence[ExportedTrace], *, force: bool) -> None:
+    """Write a file whole, and tell the traces in it what became of them."""
+    for each in exported:
+        each.path = str(path)
+    try:
+        if path.exists() and path.read_bytes() == data:
+            outcome, reason = "same", ""
+        elif path.exists() and not force:
+            outcome, reason = "failed", f"{path} is there already, with other content; --force replaces it"
+        else:
+            _publish(path, data)
+            outcome, reason = "written", ""
+    except OSError as error:
+        outcome, reason = "failed", f"{path} cannot be written: {error.strerror}"
+    for each in exported:
+        each.outcome, each.reason = outcome, reason  # type: ignore[assignment]
+
+
+def _publish(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

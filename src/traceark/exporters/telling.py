@@ -1,0 +1,111 @@
+"""What is told of a run beside its messages, as short texts: facts of the header, what goals took, facts of a message.
+
+For terminals, Markdown and pages alike; it knows none of them.
+"""
+
+from __future__ import annotations
+
+from traceark.exporters.content import Part, json_text
+from traceark.models import GoalStats, Message, Trace
+from traceark.showing import cost_text, count_of, duration_text, short_number, time_text
+
+_TOOL_ROLES = ("tool", "function")
+_ARGUMENT_CHARS = 60
+
+
+def facts_of(trace: Trace) -> list[tuple[str, str]]:
+    """Return what a header says, each fact with its name; what is empty is left out.
+
+    Examples
+    --------
+    >>> facts_of(Trace(trace_id="run-7", task="sort the mail", total_messages=2))[:2]
+    [('task', 'sort the mail'), ('agent', 'mode agent')]
+    """
+    told = (
+        ("task", trace.task),
+        ("agent", " · ".join(filter(None, (trace.agent_type, trace.model, f"mode {trace.mode}", trace.uid)))),
+        ("time", span_of(trace)),
+        ("totals", " · ".join(totals_of(trace))),
+        ("parent", " · goal ".join(filter(None, (trace.parent_trace_id, trace.parent_goal_id)))),
+        ("result", trace.result_summary),
+        ("error", trace.error_message),
+    )
+    return [(name, text) for name, text in told if text]
+
+
+def span_of(trace: Trace) -> str:
+    """Return when a run began, and how long it took."""
+    begun = f"{time_text(trace.created_at, seconds=True)} UTC"
+    if trace.created_at is None or trace.completed_at is None:
+        return begun
+    took = (trace.completed_at - trace.created_at).total_seconds() * 1000
+    return (
+        f"{begun}, {duration_text(took)}" if took >= 0 else f"{begun} to {time_text(trace.completed_at, seconds=True)}"
+    )
+
+
+def totals_of(trace: Trace) -> list[str]:
+    """Return the totals of a run."""
+    told = [count_of(trace.total_messages, "message"), count_of(trace.total_tokens, "token")]
+    if trace.total_cost:
+        told.append(f"cost {cost_text(trace.total_cost)}")
+    if trace.total_duration_ms:
+        told.append(duration_text(trace.total_duration_ms))
+    if trace.last_event_id:
+        told.append(count_of(trace.last_event_id, "event"))
+    return told
+
+
+def stats_of(stats: GoalStats) -> list[str]:
+    """Return what a goal took; nothing where it took nothing."""
+    told = [count_of(stats.message_count, "message")] if stats.message_count else []
+    if stats.total_tokens:
+        told.append(f"{short_number(stats.total_tokens)} tokens")
+    if stats.total_cost:
+        told.append(f"cost {cost_text(stats.total_cost)}")
+    if stats.total_duration_ms:
+        told.append(duration_text(stats.total_duration_ms))
+    return told
+
+
+def child_of(child: Trace) -> list[str]:
+    """Return what a sub-agent took."""
+    told = [child.status, count_of(child.total_messages, "message"), f"{short_number(child.total_tokens)} tokens"]
+    return [*told, f"cost {cost_text(child.total_cost)}"] if child.total_cost else told
+
+
+def spent_of(message: Message) -> list[str]:
+    """Return what a message took."""
+    told = [f"{short_number(message.counted_tokens())} tokens"] if message.counted_tokens() else []
+    if message.cost:
+        told.append(f"cost {cost_text(message.cost)}")
+    if message.duration_ms:
+        told.append(duration_text(message.duration_ms))
+    return told
+
+
+def time_of(message: Message, trace: Trace) -> str:
+    """Return when a message was made: without the day where it is that on which the run began."""
+    moment, begun = message.created_at, trace.created_at
+    text = time_text(moment, seconds=True)
+    same_day = moment is not None and begun is not None and begun.date() == moment.date()
+    return text.partition(" ")[2] if same_day else text if moment is not None else ""
+
+
+def tool_of(message: Message) -> str:
+    """Return the tool whose result a message is."""
+    return message.tool_name or "" if message.role in _TOOL_ROLES else ""
+
+
+def arguments_of(call: Part, *, full: bool) -> str:
+    """Return the arguments of a call, one a line, or shortened on one line."""
+    if not isinstance(call.arguments, dict):
+        return call.text
+    if full:
+        return "\n".join(f"{key}: {json_text(value)}" for key, value in call.arguments.items())
+    return ", ".join(f"{key}={_short(json_text(value))}" for key, value in call.arguments.items())
+
+
+def _short(text: str) -> str:
+    joined = " ".join(text[: _ARGUMENT_CHARS * 20].split())
+    return joined if len(joined) <= _ARGUMENT_CHARS else f"{joined[: _ARGUMENT_CHARS - 1]}…"
