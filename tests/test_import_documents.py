@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from test_import_claude_code import corpus
+from traceark.codec.lines import to_record
 from traceark.importers.atif import Atif
 from traceark.importers.base import ImportCounts, Importer, SourceTrace
 from traceark.importers.chat import Chat
@@ -128,6 +129,19 @@ def test_totals_that_a_document_states_are_checked(tmp_path: Path, stated: tuple
     _, counts = read(Atif(), tmp_path / "t.json", json.dumps(trajectory(final_metrics=final)))
     told = [f"s: the messages have 110 tokens, the file states {sum(stated)}"] if differs else []
     assert [difference.reason for difference in counts.differences] == told
+
+
+def test_totals_that_no_step_tells_stand_at_the_agents_last_message(tmp_path: Path) -> None:
+    steps = [{name: value for name, value in step.items() if name != "metrics"} for step in STEPS]
+    final = {"total_prompt_tokens": 100, "total_cached_tokens": 60, "total_completion_tokens": 7, "total_cost_usd": 0.5}
+    told = json.dumps(trajectory(steps, final_metrics=final))
+    (source,), counts = read(Atif(), tmp_path / "t.json", told)
+    *before, last = source.messages
+    assert [message.tokens for message in before] == [None] * 3
+    assert (last.tokens, last.cost, to_record(last)["whole_run"]) == (107, 0.5, True)
+    assert last.usage is not None
+    assert (last.usage.input_tokens, last.usage.cache_read_tokens) == (40, 60)
+    assert counts.differences == []
 
 
 def test_sub_agents_are_child_traces_whichever_comes_first(tmp_path: Path) -> None:

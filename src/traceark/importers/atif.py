@@ -71,6 +71,7 @@ def _traces(document: JsonObject, parent: str | None, path: Path, counts: Import
     trace.metadata = {"atif": rest}
     for number, step in building.each("step", document.get("steps")):
         _add_step(building, number, step)
+    _take_totals(building, document.get("final_metrics"))
     yield building.finish(path, _stated(document.get("final_metrics"), building.typed))
     for child in children:
         yield from _traces(child, trace_id, path, counts)
@@ -163,6 +164,18 @@ def _more(metrics: Mapping[str, Json]) -> Mapping[str, Json]:
     """Return what traceark's own export tells of a step beyond the format's metrics."""
     more = metrics.get("extra")
     return more if isinstance(more, dict) else {}
+
+
+def _take_totals(building: DocumentTrace, final: Json) -> None:
+    """Where no step tells what it used, put what the document states of all of them at the agent's last message."""
+    answers = [message for message in building.messages if message.role == "assistant"]
+    if not answers or not isinstance(final, dict) or any(each.usage or each.cost for each in building.messages):
+        return
+    told = {name: final.get(f"total_{name}") for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
+    usage, cost = _usage(told, building.typed), building.typed.cost(final.get("total_cost_usd"))
+    if usage.total() or cost:
+        answers[-1].usage, answers[-1].tokens, answers[-1].cost = usage, usage.total(), cost
+        setattr(answers[-1], "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
 
 
 def _stated(final: Json, typed: Typed) -> int | None:
