@@ -33,7 +33,7 @@ _SIGNS = {"completed": "✓", "failed": "✗", "cancelled": "✗", "in_progress"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 # An output of so many lines and characters is not folded, nor the beginning of a long text.
 _LINES, _CHARS = 12, 1500
-_TEXT_LINES, _TEXT_CHARS = 60, 6000
+_TEXT_LINES, _FEW_LINES, _TEXT_CHARS = 60, 6, 6000
 
 
 class Html:
@@ -168,7 +168,8 @@ def _message(message: Message, run: Run, number: int) -> Iterator[str]:
         untold = "reasoning that was not told" if any(part.kind == "thinking" for part in parts) else "nothing"
         yield f'<p class="nothing">{_text(message.description or untold)}</p>\n'
     for part in parts:
-        yield _piece(part)
+        # Instructions are long, and not what one opens a run for.
+        yield _piece(part, _FEW_LINES if role == "system" else _TEXT_LINES)
     if message.error and not any(_says(part, message.error) for part in parts):
         yield f'<div class="text error">{_text(message.error)}</div>\n'
     yield "</article>\n"
@@ -180,7 +181,7 @@ def _says(part: Part, error: str) -> bool:
     return line in one_line(part.text, len(line) + 1000)
 
 
-def _piece(part: Part) -> str:
+def _piece(part: Part, most_lines: int) -> str:
     if part.kind == "call":
         told = f"<b>{_text(one_line(part.name or '', 80))}</b> "
         told += f'<span class="what">{_text(one_line(arguments_of(part, full=False), 200))}</span>'
@@ -192,12 +193,12 @@ def _piece(part: Part) -> str:
     if part.kind == "thinking":
         return _folded(f'<span class="what">reasoning · {_size(text)}</span>', text, "thinking")
     if part.kind == "text":
-        return _long_text(text)
+        return _long_text(text, most_lines)
     return _long_output(text)
 
 
-def _long_text(text: str) -> str:
-    head, rest = _cut(text, _TEXT_LINES, _TEXT_CHARS)
+def _long_text(text: str, most_lines: int) -> str:
+    head, rest = _cut(text, most_lines, _TEXT_CHARS)
     shown = f'<div class="text">{_text(head)}</div>\n'
     return shown + (_folded(f'<span class="what">… {_size(rest)} more</span>', rest, "text") if rest else "")
 
