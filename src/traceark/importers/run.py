@@ -21,6 +21,8 @@ from traceark.importers.chat import Chat
 from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.codex import Codex
 from traceark.importers.inspect_log import InspectLog
+from traceark.importers.langfuse import Langfuse
+from traceark.importers.langsmith import LangSmith
 from traceark.importers.merge import Plan, Stored, begun, plan_import, settled
 from traceark.importers.openai_agents import OpenAIAgents
 from traceark.importers.openhands import OpenHands
@@ -77,6 +79,8 @@ def importers() -> list[Importer]:
         Atif(),
         Chat(),
         InspectLog(),
+        Langfuse(),
+        LangSmith(),
         OpenAIAgents(),
         OpenHands(),
         Otlp(),
