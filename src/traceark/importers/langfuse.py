@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
@@ -114,8 +114,9 @@ class _LangfuseTrace:
                 described = record
             else:
                 run_id = str(record.get("id"))
-                building.add(_span(record, typed, is_graph=run_id in agents, calls_models=run_id in callers))
-                if told := _unlike_its_total(record, typed):
+                span = _span(record, typed, is_graph=run_id in agents, calls_models=run_id in callers)
+                building.add(span)
+                if told := _unlike_its_total(record, span.usage):
                     counts.differences.append(Problem(str(path), 0, f"{self.trace_id}: {told}"))
         trace = building.trace
         _describe(trace, described, typed)
@@ -213,23 +214,12 @@ def _around_calls(observations: Sequence[JsonObject]) -> set[str]:
 
 
 def _span(record: JsonObject, typed: Typed, *, is_graph: bool, calls_models: bool) -> Span:
-    told = record.get("type")
-    kind: Kind = _KINDS.get(told.upper(), "other") if isinstance(told, str) else "other"
     name = typed.text(record.get("name")) or ""
     start, end = typed.time(record.get("startTime")), typed.time(record.get("endTime"))
     failed = record.get("level") == "ERROR"
-    inside = unpacked(_metadata(record).get("attributes"))
-    attributes: JsonObject = inside if isinstance(inside, dict) else {}
-    meant = _meant(name, attributes)
+    meant = _meant(name, record)
     answer = tool_answer(record.get("output"))
-    if kind == "chat" and meant.kind == "agent":
-        # An agent's span that tells usage is taken for a call of a model.
-        kind = "agent"
-    elif kind == "other":
-        # What was exported before Langfuse had types for them. Some call every event of an agent one.
-        answers_call = answer.call_id is not None or meant.kind == "tool" or "gen_ai.tool.call.id" in attributes
-        is_agent = is_graph or (meant.kind == "agent" and (calls_models or record.get("parentObservationId") is None))
-        kind = "agent" if is_agent else "tool" if answers_call else "other"
+    kind = _kind(record, meant, answers_call=answer.call_id is not None, is_graph=is_graph, calls_models=calls_models)
     span = Span(
         typed.identifier(record.get("id")) or "",
         kind,
@@ -237,7 +227,7 @@ def _span(record: JsonObject, typed: Typed, *, is_graph: bool, calls_models: boo
         parent_id=typed.identifier(record.get("parentObservationId")),
         name=name,
         start=start,
-        end=end if told != "EVENT" else end or start,
+        end=end if record.get("type") != "EVENT" else end or start,
         failed=failed,
         error=typed.text(record.get("statusMessage")) if failed else None,
         agent=meant.agent or (name if kind == "agent" else None),
@@ -255,10 +245,30 @@ def _span(record: JsonObject, typed: Typed, *, is_graph: bool, calls_models: boo
     return span
 
 
-def _meant(name: str, attributes: JsonObject) -> Span:
+def _kind(record: JsonObject, meant: Span, *, answers_call: bool, is_graph: bool, calls_models: bool) -> Kind:
+    """Return the kind of an observation, as its type says, or what was exported before there were types for it."""
+    told = record.get("type")
+    kind: Kind = _KINDS.get(told.upper(), "other") if isinstance(told, str) else "other"
+    if kind == "chat" and meant.kind == "agent":
+        # An agent's span that tells usage is taken for a call of a model.
+        return "agent"
+    if kind != "other":
+        return kind
+    # Some instrumentations call every event of an agent one.
+    is_agent = meant.kind == "agent" and (calls_models or record.get("parentObservationId") is None)
+    if is_graph or is_agent:
+        return "agent"
+    return "tool" if answers_call or meant.kind == "tool" or meant.call_id is not None else "other"
+
+
+def _meant(name: str, record: JsonObject) -> Span:
     """Return what the attributes of an observation that came as a span of OpenTelemetry mean."""
+    attributes = unpacked(_metadata(record).get("attributes"))
+    told: JsonObject = attributes if isinstance(attributes, dict) else {}
     # Little of it is taken, so that what is odd in the rest is of no account.
-    return span_of(OtelSpan(None, None, None, name, None, attributes=attributes), Typed(Counter()))
+    meant = span_of(OtelSpan(None, None, None, name, None, attributes=told), Typed(Counter()))
+    call_id = told.get("gen_ai.tool.call.id")
+    return replace(meant, call_id=meant.call_id or (call_id if isinstance(call_id, str) and call_id else None))
 
 
 def _usage(record: JsonObject, typed: Typed) -> Usage | None:
@@ -297,11 +307,10 @@ def _usage(record: JsonObject, typed: Typed) -> Usage | None:
     )
 
 
-def _unlike_its_total(record: JsonObject, typed: Typed) -> str | None:
+def _unlike_its_total(record: JsonObject, usage: Usage | None) -> str | None:
     """Return in words how the total of an observation differs from its parts, None where it does not."""
     details = record.get("usageDetails")
     stated = number_of(details.get("total")) if isinstance(details, dict) else None
-    usage = _usage(record, typed)
     if not isinstance(stated, int) or not stated or usage is None or stated == usage.total():
         return None
     return f"the parts of observation {record.get('id')} have {usage.total():,} tokens, it states {stated:,}"
