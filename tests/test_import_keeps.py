@@ -16,6 +16,8 @@ from hypothesis import example, given, settings
 from profiles import tried
 from test_import_documents import CHAT, MARKED, SOLVED, STEPS, results, trajectory
 from test_import_inspect import LOG, sample
+from test_import_langfuse import OBSERVATIONS, STUBS, TRACE
+from test_import_langsmith import OPERATIONS, RUNS
 from test_import_openai_agents import SPANS, WORKFLOW
 from test_import_openhands import EVALUATED, EVENTS, STATE, lay_out
 from test_import_otlp import DUMP, JAEGER, RUN, document
@@ -24,6 +26,8 @@ from traceark.importers.atif import Atif
 from traceark.importers.base import ImportCounts, Importer
 from traceark.importers.chat import Chat
 from traceark.importers.inspect_log import InspectLog
+from traceark.importers.langfuse import Langfuse
+from traceark.importers.langsmith import LangSmith
 from traceark.importers.openai_agents import OpenAIAgents
 from traceark.importers.openhands import OpenHands
 from traceark.importers.otlp import Otlp
@@ -36,6 +40,9 @@ DOCUMENTS: dict[str, tuple[Importer, Any]] = {
     "atif": (Atif(), trajectory(STEPS, subagent_trajectories=[trajectory(trajectory_id="inner")], notes="n")),
     "chat": (Chat(), CHAT),
     "inspect": (InspectLog(), {**LOG, "samples": [sample(transcript={"content": {}})]}),
+    "langfuse": (Langfuse(), {"trace": {**TRACE, "observations": STUBS}, "observations": OBSERVATIONS, "more": 1}),
+    "langfuse, a page": (Langfuse(), {"data": [{**TRACE, "observations": OBSERVATIONS}], "meta": {"page": 1}}),
+    "langsmith": (LangSmith(), {"post": RUNS[:2], "patch": OPERATIONS[2:], "more": 1}),
     "openai-agents": (OpenAIAgents(), {"traces": [{**WORKFLOW, "spans": SPANS}], "count": 1}),
     "otlp": (Otlp(), {**document(*RUN), "notes": "n"}),
     "otlp, a dump": (Otlp(), {"session_id": "s", "spans": DUMP}),

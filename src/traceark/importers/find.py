@@ -15,6 +15,8 @@ from traceark.importers.chat import Chat
 from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.codex import Codex
 from traceark.importers.inspect_log import InspectLog
+from traceark.importers.langfuse import Langfuse
+from traceark.importers.langsmith import LangSmith
 from traceark.importers.openai_agents import OpenAIAgents
 from traceark.importers.openhands import OpenHands
 from traceark.importers.otlp import Otlp
@@ -31,6 +33,8 @@ _OWN: tuple[type[Importer], ...] = (
     ClaudeCode,
     Codex,
     InspectLog,
+    Langfuse,
+    LangSmith,
     OpenAIAgents,
     OpenHands,
     Otlp,
