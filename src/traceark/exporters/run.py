@@ -22,6 +22,7 @@ from traceark.exporters.chat import Chat
 from traceark.exporters.files import trace_files
 from traceark.exporters.html import Html
 from traceark.exporters.markdown import Markdown
+from traceark.exporters.otlp import Otlp
 from traceark.exporters.pack import Pack
 from traceark.exporters.report import ExportedTrace, ExportReport
 from traceark.filters import Filters
@@ -34,7 +35,7 @@ GROUP = "traceark.exporters"
 _TRIES = 4
 _PAGE = 1000
 
-_OWN: tuple[Callable[[], Format], ...] = (Atif, Chat, Html, Markdown, Pack)
+_OWN: tuple[Callable[[], Format], ...] = (Atif, Chat, Html, Markdown, Otlp, Pack)
 
 Progress = Callable[[str, int, int], None]
 Sink = Callable[[bytes], object]

@@ -1,0 +1,239 @@
+"""OpenTelemetry: requests that OTLP's own messages read, in which spans say what the conventions have names for."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from google.protobuf import json_format
+from hypothesis import given, settings
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from profiles import tried
+from test_export_atif import COUNT
+from test_export_chat import CALLS, TEXTS, run_of
+from test_import_claude_code import corpus
+from traceark.exporters.base import Run
+from traceark.exporters.otel import span_id_of, trace_id_of
+from traceark.exporters.otlp import Otlp
+from traceark.exporters.turns import role_of
+from traceark.importers.base import ImportCounts
+from traceark.importers.run import importers
+from traceark.models import Event, Goal, GoalTree, Trace, Usage, utc_now
+
+BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def requested(run: Run) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """Return the spans of an export, read by OTLP's own messages."""
+    left_out: Counter[str] = Counter()
+    line = b"".join(Otlp().export(run, left_out))
+    assert line.count(b"\n") == 1
+    request = json.loads(line)
+    spans = request["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    as_protobuf = copy.deepcopy(request)
+    for span in as_protobuf["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+        for each in (span, *span.get("links", ())):
+            # Ids are hex in OTLP's JSON, and base64 in protobuf's.
+            for name, size in (("traceId", 16), ("spanId", 8), ("parentSpanId", 8)):
+                if name in each:
+                    assert len(bytes.fromhex(each[name])) == size and int(each[name], 16)
+                    each[name] = base64.b64encode(bytes.fromhex(each[name])).decode()
+    read = json_format.ParseDict(as_protobuf, ExportTraceServiceRequest())
+    assert len(read.resource_spans[0].scope_spans[0].spans) == len(spans)
+    ids = [span["spanId"] for span in spans]
+    assert len(set(ids)) == len(ids)
+    assert {span["parentSpanId"] for span in spans[1:]} <= set(ids) and "parentSpanId" not in spans[0]
+    assert all(int(span["startTimeUnixNano"]) <= int(span["endTimeUnixNano"]) for span in spans)
+    return spans, +left_out
+
+
+def attributes(span: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for each in span["attributes"]:
+        [(kind, value)] = each["value"].items()
+        found[each["key"]] = int(value) if kind == "intValue" else value
+    return found
+
+
+def timed(*messages: dict[str, Any], **fields: Any) -> Run:
+    """Return a run whose messages are a second apart."""
+    return run_of(
+        *({"created_at": BEGIN + timedelta(seconds=at), **each} for at, each in enumerate(messages, start=1)),
+        created_at=BEGIN,
+        **fields,
+    )
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_response_is_a_span_and_so_is_each_call_that_was_answered(name: str) -> None:
+    run = timed({"role": "user", "content": "Sort it."}, *CALLS[name], {"content": "Done."}, model="claude-x")
+    spans, left_out = requested(run)
+    told = [attributes(span) for span in spans]
+    assert [span["name"] for span in spans if span["kind"] == 3 or "tool" in span["name"]] == [
+        *(["chat claude-x"] * (name == "Codex")),
+        "chat claude-x",
+        "execute_tool ls",
+        "chat claude-x",
+    ]
+    [tool] = [each for each in told if each.get("gen_ai.operation.name") == "execute_tool"]
+    assert json.loads(tool["gen_ai.tool.call.arguments"]) == {"path": "/"}
+    assert (tool["gen_ai.tool.name"], tool["gen_ai.tool.call.id"], tool["gen_ai.tool.call.result"]) == (
+        "ls",
+        "c",
+        "a b",
+    )
+    last = told[-1]
+    assert last["gen_ai.provider.name"] == "anthropic" and last["gen_ai.request.model"] == "claude-x"
+    assert json.loads(last["gen_ai.input.messages"]) == [
+        {"role": "tool", "parts": [{"type": "tool_call_response", "id": "c", "response": "a b"}]}
+    ]
+    assert json.loads(last["gen_ai.output.messages"]) == [
+        {"role": "assistant", "parts": [{"type": "text", "content": "Done."}], "finish_reason": "stop"}
+    ]
+    assert not left_out
+
+
+def test_a_run_is_the_root_with_what_it_is_and_how_it_ended() -> None:
+    run = timed(agent_type="sorter", status="failed", error_message="no mail", task="Sort it", model="gpt-9")
+    [root], left_out = requested(Run(run.trace, [], [Event(event_id=1, event_type="e", created_at=utc_now())]))
+    assert root["name"] == "invoke_agent sorter" and root["status"] == {"code": 2, "message": "no mail"}
+    told = attributes(root)
+    assert told["gen_ai.operation.name"] == "invoke_agent" and told["gen_ai.agent.name"] == "sorter"
+    assert (told["gen_ai.conversation.id"], told["traceark.task"]) == ("t", "Sort it")
+    assert told["gen_ai.provider.name"] == "openai" and told["error.type"] == "_OTHER"
+    assert left_out == {"events": 1}
+
+
+def test_usage_is_told_as_the_conventions_count_it() -> None:
+    usage = Usage(input_tokens=5, output_tokens=7, cache_read_tokens=11, cache_write_tokens=13, reasoning_tokens=2)
+    spans, left_out = requested(timed({"content": "a", "usage": usage, "cost": 0.5}, {"role": "tool", "tokens": 3}))
+    told = attributes(spans[1])
+    assert {name: value for name, value in told.items() if "usage" in name or "cost" in name} == {
+        "gen_ai.usage.input_tokens": 29,
+        "gen_ai.usage.output_tokens": 7,
+        "gen_ai.usage.cache_read.input_tokens": 11,
+        "gen_ai.usage.cache_creation.input_tokens": 13,
+        "gen_ai.usage.reasoning.output_tokens": 2,
+        "operation.cost": 0.5,
+    }
+    assert left_out == {"tokens and costs of messages that no model wrote": 1}
+
+
+def test_goals_are_spans_around_what_was_done_for_them() -> None:
+    goals = [
+        Goal(id="1", description="All", created_at=BEGIN),
+        Goal(id="2", description="Part", parent_id="1", status="failed", summary="not so"),
+        Goal(id="00000000000000ab", description="Help", sub_trace_ids=["child"]),
+    ]
+    run = timed({"content": "a", "goal_id": "2"}, {"content": "b", "goal_id": "gone"})
+    spans, _ = requested(Run(run.trace, run.messages, [], GoalTree(goals=goals)))
+    root, first, second, helper, a, b = spans
+    assert [span["name"] for span in (first, second, helper)] == ["goal All", "goal Part", "invoke_agent Help"]
+    assert (first["parentSpanId"], second["parentSpanId"]) == (root["spanId"], first["spanId"])
+    assert (a["parentSpanId"], b["parentSpanId"]) == (second["spanId"], root["spanId"])
+    assert second["status"] == {"code": 2, "message": "not so"} and helper["spanId"] == "00000000000000ab"
+    assert attributes(second)["traceark.goal.status"] == "failed"
+    [child], _ = requested(Run(Trace(trace_id="child", parent_trace_id="t", parent_goal_id="00000000000000ab")))
+    assert helper["links"] == [{"traceId": child["traceId"], "spanId": child["spanId"]}]
+    assert child["links"] == [{"traceId": root["traceId"], "spanId": helper["spanId"]}]
+
+
+def test_ids_are_the_traces_own_and_always_the_same() -> None:
+    run = timed(*CALLS["Inspect"])
+    assert requested(run) == requested(timed(*CALLS["Inspect"]))
+    assert trace_id_of("7d1f0c52-64a5-4b0e-9b57-2f6f3f0c9a11") == "7d1f0c5264a54b0e9b572f6f3f0c9a11"
+    assert trace_id_of("0123456789abcdef0123456789abcdef") == "0123456789abcdef0123456789abcdef"
+    for trace_id in (
+        "run-7",
+        "0" * 32,
+        "7D1F0C52-64A5-4B0E-9B57-2F6F3F0C9A11",
+        "é",
+        "00000000-0000-0000-0000-000000000000",
+    ):
+        assert len(trace_id_of(trace_id)) == 32 and int(trace_id_of(trace_id), 16)
+    assert span_id_of("t", "goal", "0" * 16) != "0" * 16
+
+
+def test_what_nobody_answered_and_what_was_copied_is_told_as_input() -> None:
+    user = {"role": "user", "content": "Hi."}
+    [root], _ = requested(timed(user))
+    assert json.loads(attributes(root)["gen_ai.input.messages"])[0]["role"] == "user"
+    spans, _ = requested(timed({"content": "Earlier.", "copied": True}, {"content": "Yes."}, user))
+    assert len(spans) == 3
+    assert json.loads(attributes(spans[1])["gen_ai.input.messages"])[0]["role"] == "assistant"
+    assert spans[2]["name"] == "invoke_agent" and "Hi." in attributes(spans[2])["gen_ai.input.messages"]
+
+
+def test_clocks_that_run_backwards_and_no_times_at_all_make_spans_too() -> None:
+    late, early = BEGIN + timedelta(hours=1), datetime(1960, 1, 1, tzinfo=UTC)
+    requested(run_of({"content": "a", "created_at": late}, {"role": "tool", "content": "b", "created_at": early}))
+    requested(run_of({"content": "a"}, {"role": "user", "content": "b"}, {"content": "c", "duration_ms": 2**62}))
+
+
+CALL = st.builds(
+    lambda name, arguments: {"type": "tool_use", "name": name, "input": arguments},
+    st.sampled_from(["ls", "t"]),
+    st.dictionaries(st.sampled_from(["a", "b"]), st.integers() | TEXTS, max_size=2),
+)
+TURNS = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(["user", "system"]), max_size=2),
+        st.none() | TEXTS,
+        st.lists(CALL, max_size=2),
+        st.none() | st.builds(Usage, **dict.fromkeys(Usage.model_fields, COUNT)),
+    ),
+    max_size=4,
+)
+
+
+def conversation(turns: list[Any]) -> list[dict[str, Any]]:
+    """Return messages in which every call has an answer, and no two say the same."""
+    messages: list[dict[str, Any]] = []
+    for at, (roles, text, calls, usage) in enumerate(turns):
+        messages += [{"role": role, "content": f"{role} {at} {number}"} for number, role in enumerate(roles)]
+        blocks = [{"type": "text", "text": f"{text} {at}"}] if text is not None or not calls else []
+        told = [{**call, "id": f"c{at}-{number}"} for number, call in enumerate(calls)]
+        messages.append({"content": [*blocks, *told], "usage": usage})
+        messages += [{"role": "tool", "tool_call_id": each["id"], "content": f"{each['id']} done"} for each in told]
+    return messages
+
+
+@settings(max_examples=tried(40, 1500), deadline=None)
+@given(TURNS)
+def test_an_import_of_a_request_has_the_same_messages_and_totals(turns: list[Any]) -> None:
+    otlp = pytest.importorskip("traceark.importers.otlp")
+    run = timed(*conversation(turns), agent_type="sorter")
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "spans.jsonl")
+        path.write_bytes(b"".join(Otlp().export(run, Counter())))
+        assert [each.name for each in importers() if each.detect(path)] == [otlp.NAME]
+        counts = ImportCounts()
+        [source] = otlp.Otlp().read(path, counts)
+    assert not counts.problems and not counts.differences
+    for role in ("user", "system", "assistant", "tool"):
+        assert [each.tool_call_id for each in source.messages if each.role == role and role == "tool"] == [
+            each.tool_call_id for each in run.messages if each.role == role and role == "tool"
+        ]
+        assert sum(each.role == role for each in source.messages) == sum(role_of(each) == role for each in run.messages)
+    totals = [sum(message.counted_tokens() for message in each.messages) for each in (source, run)]
+    assert totals[0] == totals[1]
+
+
+def test_every_real_run_is_read_by_otlps_own_messages() -> None:
+    runs = 0
+    for folder in ("claude-code", "codex", "atif", "tau2-bench", "swe-agent"):
+        for path in corpus(folder):
+            importer = next((each for each in importers() if each.detect(path)), None)
+            for source in importer.read(path, ImportCounts()) if importer is not None else ():
+                requested(Run(source.trace, source.messages, [], source.goals))
+                runs += 1
+    assert runs > 100
