@@ -52,7 +52,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "rollups",
     ),
     ("store", "query", "questions", "asking", "keeping"),
-    ("archive", "importers", "exporters", "sync"),
+    ("archive", "importers", "exporters", "sync", "capture"),
     ("cli", "server"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -70,6 +70,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "s3fs": ("storage.objects",),
     "click": ("cli",),
     "rich": ("cli",),
+    "opentelemetry": ("capture.otel",),
+    "agents": ("capture.openai_agents",),
+    "langchain_core": ("capture.langchain",),
     "pytest": ("testing",),
     "hypothesis": ("testing",),
 }

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -45,6 +46,7 @@ class Archive:
     def __init__(self, store: ArchiveStore) -> None:
         self.store = store
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(_Executor(thread_name_prefix="traceark"))
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"traceark {store.url}", daemon=True)
         self._thread.start()
         self._closed = False
@@ -345,6 +347,22 @@ class Archive:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+class _Executor(ThreadPoolExecutor):
+    """Threads for what blocks; once the interpreter ends and gives none, the loop's own thread does it."""
+
+    def submit(self, fn: Callable[..., Answer], /, *args: Any, **kwargs: Any) -> Future[Answer]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError:
+            # An archive may be written to by what is registered with `atexit`.
+            future: Future[Answer] = Future()
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # it is for whoever awaits it
+                future.set_exception(error)
+            return future
 
 
 def open(

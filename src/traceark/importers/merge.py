@@ -187,7 +187,7 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
         # Not sealed meanwhile, and if this import does not end, it shows.
         begins = replace(state, until=rows)
         plan.marks = {"status": "running", "metadata": {**stored.trace.metadata, STATE: begins.to_json()}}
-    plan.goals = _goals(source.goals, stored.goals)
+    plan.goals = merged_goals(source.goals, stored.goals)
     plan.spent = _spent(source.messages, by_id)
     plan.header = _header(source, stored.trace, state)
     return plan
@@ -271,7 +271,7 @@ def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, objec
     return updates
 
 
-def _goals(source: GoalTree | None, stored: GoalTree | None) -> GoalTree | None:
+def merged_goals(source: GoalTree | None, stored: GoalTree | None) -> GoalTree | None:
     """Return the tree to write: the stored one, its stats and revision kept, brought up to date."""
     if source is None or stored is None:
         return source

@@ -109,16 +109,22 @@ def _take(item: Json, about: JsonObject, traces: dict[str, SpanTrace], path: Pat
     building = traces[trace_id]
     building.around("document", about)
     if not is_trace:
-        building.add(_span(item, building.typed))
+        building.add(span_of(item, building.typed))
         return True
     told = item if not isinstance(item.get("spans"), list) else without(item, "spans")
     building.around("trace", told)
-    facts = {name: told[name] for name in ("workflow_name", "group_id") if building.typed.text(told.get(name))}
-    building.trace.metadata = {"openai_agents": {name: building.typed.summary(value) for name, value in facts.items()}}
+    building.trace.metadata = facts_of(told, building.typed)
     return True
 
 
-def _span(record: JsonObject, typed: Typed) -> Span:
+def facts_of(told: JsonObject, typed: Typed) -> JsonObject:
+    """Return the metadata of a header: what a trace of the SDK says of itself, in short."""
+    facts = {name: told[name] for name in ("workflow_name", "group_id") if typed.text(told.get(name))}
+    return {"openai_agents": {name: typed.summary(value) for name, value in facts.items()}}
+
+
+def span_of(record: JsonObject, typed: Typed) -> Span:
+    """Return what a span of the SDK means."""
     told = record.get("span_data")
     data: JsonObject = told if isinstance(told, dict) else {}
     kind = data.get("type")

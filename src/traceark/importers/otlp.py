@@ -86,33 +86,49 @@ def _take(pieces: Pieces, traces: dict[str, _OtelTrace], path: Path, line: int, 
         traces[trace_id].add(piece)
 
 
-class _OtelTrace:
-    """One trace, and the facts of its header."""
+class OtelFacts:
+    """What spans and resources say of a trace that its header has room for."""
 
-    def __init__(self, trace_id: str, path: Path, counts: ImportCounts) -> None:
-        self._building = SpanTrace(NAME, Trace(trace_id=trace_id), counts, str(path))
+    def __init__(self) -> None:
         self._facts: JsonObject = {}
 
-    def add(self, found: Found) -> None:
+    def note(self, found: Found) -> None:
+        """Take what a span, and what stands around it, says."""
         for kind, told in found.around:
-            self._building.around(kind, told)
             if kind == "resource" and isinstance(told, dict):
                 inner = told.get("resource")
                 self._note(attributes_of(inner.get("attributes")) if isinstance(inner, dict) else {})
         self._note(found.span.attributes)
-        self._building.add(span_of(found.span, self._building.typed))
 
-    def finish(self) -> SourceTrace:
-        trace, typed = self._building.trace, self._building.typed
+    def describe(self, trace: Trace, typed: Typed) -> None:
+        """Say it in the header, where the header does not say otherwise."""
         if self._facts:
-            trace.metadata = {NAME: {name: told for name, told in self._facts.items() if name in _FACTS}}
+            facts = {name: told for name, told in self._facts.items() if name in _FACTS}
+            trace.metadata = {**trace.metadata, NAME: facts}
         trace.uid = next((told for name in _USERS if (told := typed.text(self._facts.get(name)))), None)
-        source = self._building.finish()
         trace.agent_type = trace.agent_type or typed.text(self._facts.get("service.name"))
-        return source
 
     def _note(self, attributes: JsonObject) -> None:
         for name in (*_FACTS, *_USERS):
             told = attributes.get(name)
             if isinstance(told, str) and told:
                 self._facts.setdefault(name, told)
+
+
+class _OtelTrace:
+    """One trace, and the facts of its header."""
+
+    def __init__(self, trace_id: str, path: Path, counts: ImportCounts) -> None:
+        self._building = SpanTrace(NAME, Trace(trace_id=trace_id), counts, str(path))
+        self._facts = OtelFacts()
+
+    def add(self, found: Found) -> None:
+        for kind, told in found.around:
+            self._building.around(kind, told)
+        self._facts.note(found)
+        self._building.add(span_of(found.span, self._building.typed))
+
+    def finish(self) -> SourceTrace:
+        source = self._building.finish()
+        self._facts.describe(source.trace, self._building.typed)
+        return source
