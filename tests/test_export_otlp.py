@@ -26,7 +26,7 @@ from traceark.exporters.otel import span_id_of, trace_id_of
 from traceark.exporters.otlp import Otlp
 from traceark.exporters.turns import role_of
 from traceark.importers.base import ImportCounts
-from traceark.importers.run import importers
+from traceark.importers.find import importers
 from traceark.models import Event, Goal, GoalTree, Trace, Usage, utc_now
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
