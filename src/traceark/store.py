@@ -35,6 +35,13 @@ from traceark.tracetree import TraceTree
 from traceark.whole import sealed_files
 
 
+class _Opening(partial["ArchiveStore"]):
+    """How a store was opened; the options may hold secrets, which no traceback may show."""
+
+    def __repr__(self) -> str:
+        return "_Opening(…)"
+
+
 class ArchiveStore(Asking, Keeping):
     """An archive, opened for reading and writing.
 
@@ -89,7 +96,7 @@ class ArchiveStore(Asking, Keeping):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
         self.storage: Storage = storage_for(url, storage_options, durability)
         self._durability = durability
-        self._again = partial(
+        self._again = _Opening(
             ArchiveStore,
             url,
             storage_options=storage_options,
