@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers.base import ImportCounts, Importer, ManyFiles, Problem, SourceTrace
-from traceark.importers.merge import Plan, Stored, begun, ended, plan_import, settled
+from traceark.importers.merge import CAPTURE, Plan, Stored, begun, ended, plan_import, settled
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
 from traceark.models import TERMINAL, GoalTree, Json, Message, Trace
 from traceark.protocol import TraceStore
@@ -143,7 +143,9 @@ class Taker:
             else:
                 file.traces.append(outcome)
                 if outcome.outcome == "diverged":
-                    file.problems.append(Problem(str(path), 0, _diverged(source)))
+                    stored = await self._store.get_trace(source.trace.trace_id)
+                    captured = stored is not None and CAPTURE in stored.metadata
+                    file.problems.append(Problem(str(path), 0, _diverged(source, captured=captured)))
         self._stop(str(path), file.problems)
 
     def _detect(self, path: Path) -> Importer | None:
@@ -171,8 +173,10 @@ class Taker:
             return await _import_trace(self._store, source, importer, self.links)
 
 
-def _diverged(source: SourceTrace) -> str:
+def _diverged(source: SourceTrace, *, captured: bool) -> str:
     taken = "nothing was taken" if source.positional else "only new messages were taken"
+    if captured:
+        return f"the archive's trace {source.trace.trace_id} was captured as it ran; {taken}"
     return f"the archive's trace {source.trace.trace_id} is neither an earlier nor a later state of this file; {taken}"
 
 
