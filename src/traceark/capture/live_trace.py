@@ -7,6 +7,7 @@ its agent, one after the root. It knows neither libraries nor threads.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -14,14 +15,14 @@ from dataclasses import replace
 from traceark.codec.lines import dumps
 from traceark.errors import InvalidValueError, MessageConflictError, StaleGoalTreeError, TraceExistsError
 from traceark.importers.base import ImportCounts, SourceTrace
-from traceark.importers.merge import merged_goals
+from traceark.importers.conversation import Told
+from traceark.importers.merge import CAPTURE, merged_goals
 from traceark.importers.span import Span
 from traceark.importers.spans import SpanTrace
 from traceark.importers.typed import Typed
 from traceark.models import TERMINAL, GoalTree, Json, JsonObject, Message, Trace
 from traceark.store import ArchiveStore
 
-CAPTURE = "capture"
 # The status of a message that a later span told better: it is another message now, and counts there.
 SUPERSEDED = "superseded"
 # What of a message may change as more of its trace is known.
@@ -81,6 +82,7 @@ class LiveTrace:
         self._name = name
         self._describe = describe
         self._spans: dict[str, Span] = {}
+        self._told: dict[bytes, Told] = {}
         self._around: dict[str, Json] = {}
         self._events: list[tuple[str, Json]] = []
         self._own: set[str] = set()
@@ -121,9 +123,14 @@ class LiveTrace:
     def put(self, span: Span) -> None:
         """Take a span that began or ended; it stands for what was told of it before."""
         self._spans.pop(span.span_id, None)
-        # The raw record is an event, and not kept in memory.
-        self._spans[span.span_id] = replace(span, raw=None)
+        # The raw record is an event, and not kept in memory; nor is what each call repeats, more than once.
+        inputs, outputs = (list(map(self._once, told)) for told in (span.inputs, span.outputs))
+        self._spans[span.span_id] = replace(span, raw=None, inputs=inputs, outputs=outputs)
         self._stale = True
+
+    def _once(self, told: Told) -> Told:
+        key = hashlib.sha256(dumps([told.role, told.call_id, told.tool, told.content]).encode("utf-8", "surrogatepass"))
+        return self._told.setdefault(key.digest(), told)
 
     def end(self) -> None:
         """Take that the root has ended."""
@@ -140,9 +147,11 @@ class LiveTrace:
             source = self._source()
             await self._begin(store, source)
         await self._write_events(store)
-        if not self._stale or not (all_of_it or self.ended or self._is_due()):
-            return
-        await self._write_source(store, source or self._source())
+        if source is None:
+            if not self._stale or not (all_of_it or self.ended or self._is_due()):
+                return
+            source = self._source()
+        await self._write_source(store, source)
         self._stale = False
 
     def _is_due(self) -> bool:

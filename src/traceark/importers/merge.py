@@ -16,6 +16,8 @@ from traceark.importers.report import Outcome
 from traceark.models import Event, GivenEvent, Goal, GoalTree, JsonObject, Message, Trace
 
 STATE = "import"
+# Where a trace that was captured as it ran says so.
+CAPTURE = "capture"
 # What a source says in a header; its parents are set when a trace is made and when it is linked.
 _HEADER = (
     "mode",

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers import copies
 from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
-from traceark.importers.merge import Plan, Stored, begun, ended, given, plan_import, settled
+from traceark.importers.merge import CAPTURE, Plan, Stored, begun, ended, given, plan_import, settled
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
 from traceark.models import TERMINAL, GivenEvent, GoalTree, Message, Trace
 from traceark.protocol import TraceStore
@@ -148,7 +148,9 @@ class Taker:
             else:
                 file.traces.append(outcome)
                 if outcome.outcome == "diverged":
-                    file.problems.append(Problem(str(path), 0, _diverged(source)))
+                    stored = await self._store.get_trace(source.trace.trace_id)
+                    captured = stored is not None and CAPTURE in stored.metadata
+                    file.problems.append(Problem(str(path), 0, _diverged(source, captured=captured)))
         self._stop(str(path), file.problems)
 
     def _detect(self, path: Path) -> Importer | None:
@@ -173,8 +175,10 @@ class Taker:
             return await _import_trace(self._store, source, importer, self.links)
 
 
-def _diverged(source: SourceTrace) -> str:
+def _diverged(source: SourceTrace, *, captured: bool) -> str:
     taken = "nothing was taken" if source.positional or source.copied is not None else "only new messages were taken"
+    if captured:
+        return f"the archive's trace {source.trace.trace_id} was captured as it ran; {taken}"
     return f"the archive's trace {source.trace.trace_id} is neither an earlier nor a later state of this file; {taken}"
 
 
