@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 
 from profiles import tried
+from test_import_documents import trajectory
 from test_import_run import Dying, Killed
 from traceark.exporters.pack import Pack
 from traceark.exporters.run import export_traces
@@ -132,6 +133,25 @@ def test_no_other_importer_takes_its_files_and_it_takes_none_of_theirs(tmp_path:
         assert not TracearkArchive().is_beside(tmp_path / name)
 
 
+async def test_what_an_archive_holds_of_other_formats_is_not_taken_for_them(tmp_path: Path) -> None:
+    spoken: dict[str, Any] = {"role": "user", "content": "hi", "turn_idx": 0}
+    results = {
+        "info": {"agent_info": {"llm": "m"}},
+        "simulations": [{"id": "simulated", "task_id": "1", "messages": [spoken]}],
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "t.json").write_text(json.dumps(trajectory()))
+    store = ArchiveStore(tmp_path / "runs", durability="os")
+    assert (await import_paths(store, [tmp_path / "results.json", tmp_path / "t.json"])).ok
+    # Not sealed: its events are lines that hold the documents.
+    for path in (tmp_path / "runs" / "traces").rglob("*"):
+        if path.is_file():
+            assert next(each.name for each in importers() if each.detect(path)) == "traceark", path
+    report = await import_paths(ModelStore(), [tmp_path / "runs"])
+    assert report.ok and outcomes(report) == ["new", "new"]
+    await store.close()
+
+
 class TestDamage:
     async def test_a_damaged_trace_is_named_and_the_others_are_taken(self, tmp_path: Path) -> None:
         root = await recorded(tmp_path / "runs", "t", "u")
@@ -170,7 +190,7 @@ class TestDamage:
                 path.write_bytes(bad)
                 model = ModelStore()
                 report = await import_paths(model, [path])
-                if outcomes(report):
+                if outcomes(report) and report.ok:
                     # A bit that tells nothing of the content, such as a member's time.
                     assert await contents(model) == expected
                 else:

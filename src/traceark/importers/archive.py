@@ -82,7 +82,10 @@ class TracearkArchive:
             home = path.absolute().parent
             yield from _sources(LocalStorage(home.parent), home.name, path, counts)
             return
-        for directory in _packed(path):
+        directories = _packed(path)
+        for name in _strangers(path, directories):
+            counts.problems.append(Problem(str(path), 0, f"{name} belongs to no trace in the zip; it was not taken"))
+        for directory in directories:
             files = _unpacked(path, directory, counts)
             if files is not None:
                 key = PurePosixPath(directory).name
@@ -145,6 +148,16 @@ def _packed(path: Path) -> list[str]:
         return []
 
 
+def _strangers(path: Path, directories: Sequence[str]) -> Iterator[str]:
+    """Yield the files in a zip that are neither in a trace's directory nor an archive's own."""
+    with zipfile.ZipFile(path) as packed:
+        for info in packed.infolist():
+            name = PurePosixPath(info.filename)
+            own = name.name == MARKER or _CATALOG in name.parts
+            if not info.is_dir() and not own and not any(map(info.filename.startswith, map("{}/".format, directories))):
+                yield info.filename
+
+
 def _unpacked(path: Path, directory: str, counts: ImportCounts) -> dict[str, bytes] | None:
     """Return the files of a directory in a zip; None, with a problem, where one cannot be read."""
     found: dict[str, bytes] = {}
@@ -152,6 +165,10 @@ def _unpacked(path: Path, directory: str, counts: ImportCounts) -> dict[str, byt
         for info in packed.infolist():
             name = info.filename.removeprefix(f"{directory}/")
             if name == info.filename or info.is_dir():
+                continue
+            if not _is_ours(Path(info.filename), Path(directory)):
+                told = f"{info.filename} is no file that a trace has; it was not taken"
+                counts.problems.append(Problem(str(path), 0, told))
                 continue
             try:
                 if info.file_size > _MOST_BYTES:
@@ -194,6 +211,9 @@ async def _source(stored: StoredTrace, path: Path, counts: ImportCounts) -> Sour
     counts.rows.update(message=len(messages.records), event=len(events.records))
     for name, error in {**messages.damaged, **events.damaged}.items():
         counts.problems.append(Problem(str(path), 0, f"{name} was left out, other files hold its records: {error}"))
+    for name in (*messages.plan.leftovers, *events.plan.leftovers):
+        told = f"{name} is what another trace of this id left behind, or has lost its name; it was not taken"
+        counts.problems.append(Problem(str(path), 0, told))
     digests = _digests(stored, messages)
     return SourceTrace(
         trace,

@@ -158,6 +158,9 @@ def _plan(source: SourceTrace, stored: Stored, state: State, updates: list[tuple
         ]
     if moved or any(getattr(stored.trace, name) != value for name, value in source.copied.totals.items()):
         plan.header |= source.copied.totals
+    if stored.trace.last_sequence > source.trace.last_sequence:
+        # It was set, and then taken back.
+        plan.header["last_sequence"] = source.trace.last_sequence
     if not (moved or plan.stats or plan.header or state.until):
         return plan
     plan.outcome = "grown" if state.rows or not state.until else "new"
