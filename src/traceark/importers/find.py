@@ -27,7 +27,6 @@ from traceark.importers.who_and_when import WhoAndWhen
 
 GROUP = "traceark.importers"
 _OWN: tuple[type[Importer], ...] = (
-    TracearkArchive,
     Atif,
     Chat,
     ClaudeCode,
@@ -52,7 +51,8 @@ def importers() -> list[Importer]:
     >>> "claude-code" in [importer.name for importer in importers()]
     True
     """
-    found: dict[str, Importer] = {}
+    # A file of an archive holds whatever other formats say, and may look like one of theirs.
+    found: dict[str, Importer] = {TracearkArchive.name: TracearkArchive()}
     for point in entry_points(group=GROUP):
         try:
             importer = point.load()()

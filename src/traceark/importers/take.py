@@ -111,11 +111,12 @@ class Taker:
     async def take(self, path: Path) -> None:
         """Take a file; where it was not taken whole and that matters, the report says that the import stopped."""
         counts = ImportCounts()
+        if any(isinstance(each, Beside) and each.is_beside(path) for each in self._candidates):
+            return
         try:
             importer = await asyncio.to_thread(self._detect, path)
             if importer is None:
-                if not any(isinstance(each, Beside) and each.is_beside(path) for each in self._candidates):
-                    self.report.skipped.append(str(path))
+                self.report.skipped.append(str(path))
                 return
             if isinstance(importer, ManyFiles):
                 together = importer.files(path)
