@@ -27,7 +27,7 @@ from traceark.importers.find import GROUP, importers
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
 from traceark.importers.take import BatchStore
-from traceark.models import Json, Message, Trace
+from traceark.models import Goal, GoalTree, Json, Message, Trace
 from traceark.protocol import TraceStore
 from traceark.store import ArchiveStore
 from traceark.testing.compare import exact_text, exact_texts
@@ -497,3 +497,27 @@ def test_the_files_of_one_run_are_read_once(tmp_path: Path) -> None:
 
     report = asyncio.run(import_paths(store(), [tmp_path], importer=Together()))
     assert [Path(file.path).name for file in report.files] == ["b", "c"]
+
+
+def test_a_trace_that_names_itself_is_not_its_own_parent(tmp_path: Path) -> None:
+    goals = GoalTree(goals=[Goal(id="1", sub_trace_ids=["t", "u"])])
+
+    class Circular:
+        name = "circular"
+
+        def detect(self, path: Path) -> bool:
+            return True
+
+        def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+            for trace_id in "tu":
+                yield SourceTrace(Trace(trace_id=trace_id, status="completed"), goals=goals, digests=["d"])
+
+    (tmp_path / "a").touch()
+
+    async def parents() -> list[str | None]:
+        async with ArchiveStore(tmp_path / "runs", durability="os") as archive:
+            assert (await import_paths(archive, [tmp_path / "a"], importer=Circular())).ok
+            return [(await archive.get_trace(each)).parent_trace_id for each in "tu"]  # type: ignore[union-attr]
+
+    assert asyncio.run(parents())[0] != "t"
+    assert asyncio.run(parents())[1] == "t"

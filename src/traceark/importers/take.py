@@ -106,7 +106,6 @@ class Taker:
         self._strict = strict
         self._guard = guard
         self._locks = [asyncio.Lock() for _ in range(STRIPES)]
-        self._at_a_time = asyncio.Semaphore(_AT_A_TIME if isinstance(store, WholeStore) else 1)
 
     async def take(self, path: Path) -> None:
         """Take a file; where it was not taken whole and that matters, the report says that the import stopped."""
@@ -133,11 +132,11 @@ class Taker:
         self.report.files.append(file)
         if self._stop(str(path), counts.problems):
             return
-        for source in sources:
-            for goal in source.goals.goals if source.goals is not None else ():
-                self.links.update(dict.fromkeys(goal.sub_trace_ids, (source.trace.trace_id, goal.id)))
+        # Traces that belong together are taken in turn: each looks for those that are there already.
+        linked = any(source.trace.parent_trace_id is not None or _children(source) for source in sources)
+        at_a_time = asyncio.Semaphore(1 if linked or not isinstance(self._store, WholeStore) else _AT_A_TIME)
         taken = await asyncio.gather(
-            *(self._take_trace(source, importer.name) for source in sources), return_exceptions=True
+            *(self._take_trace(source, importer.name, at_a_time) for source in sources), return_exceptions=True
         )
         for source, outcome in zip(sources, taken, strict=True):
             if isinstance(outcome, InvalidValueError | DamagedTraceError):
@@ -164,16 +163,24 @@ class Taker:
 
     @asynccontextmanager
     async def _alone(self, trace_id: str) -> AsyncIterator[None]:
-        async with self._locks[stripe_of(trace_id)], self._at_a_time:
+        async with self._locks[stripe_of(trace_id)]:
             if self._guard is None:
                 yield
                 return
             async with self._guard(trace_id):
                 yield
 
-    async def _take_trace(self, source: SourceTrace, importer: str) -> TraceReport:
-        async with self._alone(source.trace.trace_id):
+    async def _take_trace(self, source: SourceTrace, importer: str, at_a_time: asyncio.Semaphore) -> TraceReport:
+        async with at_a_time, self._alone(source.trace.trace_id):
+            self.links.update(_children(source))
             return await _import_trace(self._store, source, importer, self.links)
+
+
+def _children(source: SourceTrace) -> Links:
+    """Return the links to the traces of sub-agents that the goals of a source name."""
+    trace_id = source.trace.trace_id
+    goals = source.goals.goals if source.goals is not None else ()
+    return {child: (trace_id, goal.id) for goal in goals for child in goal.sub_trace_ids if child != trace_id}
 
 
 def _diverged(source: SourceTrace, *, captured: bool) -> str:
@@ -185,7 +192,7 @@ def _diverged(source: SourceTrace, *, captured: bool) -> str:
 
 async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, links: Links) -> TraceReport:
     trace_id = source.trace.trace_id
-    if source.copied is None and source.trace.parent_goal_id is None and trace_id in links:
+    if source.copied is None and source.trace.parent_trace_id is None and trace_id in links:
         source.trace.parent_trace_id, source.trace.parent_goal_id = links[trace_id]
     header = await store.get_trace(trace_id)
     if header is None:
