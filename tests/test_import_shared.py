@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 
 from test_import_claude_code import SAMPLES
 from test_import_run import CHILD_FILE, PARENT, PARENT_FILE, contents_of, cut, store, without_event_times
-from traceark.errors import InvalidValueError
+from traceark.errors import InvalidValueError, StorageError
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
+from traceark.storage.local import LocalStorage
+from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 
 
@@ -116,3 +119,44 @@ def test_a_strict_import_stops_before_what_cannot_be_taken_whole(tmp_path: Path,
     (source / "b.jsonl").write_bytes(whole)
     assert asyncio.run(into(tmp_path / "archive", source, strict=True, workers=workers)).stopped_at is None
     assert PARENT in on_disk(tmp_path / "archive")
+
+
+@pytest.mark.parametrize("where", ["disk", "objects"])
+def test_an_import_whose_storage_fails_anywhere_and_that_is_repeated_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    storage, write = (LocalStorage, "_publish") if where == "disk" else (MemoryStorage, "_put")
+    plain = getattr(storage, write)
+    source = SAMPLES / "rename-column.jsonl"
+    asyncio.run(into(tmp_path / "whole", source))
+    expected = on_disk(tmp_path / "whole")
+
+    async def run(url: str | Path, lucky: int) -> bool:
+        left = lucky
+
+        def failing(storage: Any, key: str, *rest: Any, **named: Any) -> Any:
+            nonlocal left
+            if key.startswith("traces/"):
+                if not left:
+                    raise StorageError("the storage is gone")
+                left -= 1
+            return plain(storage, key, *rest, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, write, failing)
+            archive = ArchiveStore(url, durability="os")
+            [outcome] = await asyncio.gather(import_paths(archive, [source]), return_exceptions=True)
+            with suppress(ExceptionGroup, StorageError):  # what it could not seal
+                await archive.close()
+        async with ArchiveStore(url, durability="os") as again:
+            assert (await import_paths(again, [source])).ok
+        async with ArchiveStore(url, durability="os") as reopened:
+            found = {key: without_event_times(each) for key, each in (await contents_of(reopened)).items()}
+            assert found == expected, lucky
+        return isinstance(outcome, StorageError)
+
+    failed = [
+        asyncio.run(run(tmp_path / str(lucky) if where == "disk" else f"memory://failing-{lucky}", lucky))
+        for lucky in range(12)
+    ]
+    assert failed[0]

@@ -148,7 +148,7 @@ async def test_what_cannot_be_added_leaves_nothing(tmp_path: Path) -> None:
     async with ArchiveStore(tmp_path) as store:
         ended = Trace(trace_id="t", status="completed")
         twice = message({"message_id": "m"})
-        with pytest.raises(InvalidValueError, match=r"content: .*float|content"):
+        with pytest.raises(InvalidValueError, match="content"):
             await store.add_trace(ended, [message({"content": float("nan")})])
         with pytest.raises(InvalidValueError, match="comes twice"):
             await store.add_trace(ended, [twice, twice])

@@ -333,7 +333,7 @@ class TracePool:
         Raises
         ------
         ExceptionGroup
-            Traces that could not be sealed; they stay as they are, whole and readable.
+            Traces that could not be sealed, or of one its error alone; they stay as they are, whole and readable.
         """
         if self.closed:
             return

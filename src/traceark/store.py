@@ -168,6 +168,11 @@ class ArchiveStore(Asking, Keeping):
             (await self._pool.opened(given.trace_id)).touched = True
         return given.trace_id
 
+    @property
+    def adds_at_once(self) -> bool:
+        """Whether `add_trace` adds all or nothing: on the local disk it does."""
+        return isinstance(self.storage, AppendStorage)
+
     async def add_trace(
         self,
         trace: Trace,
@@ -175,9 +180,10 @@ class ArchiveStore(Asking, Keeping):
         events: Iterable[GivenEvent] = (),
         goal_tree: GoalTree | None = None,
     ) -> str:
-        """Add a run that has ended, all of it: there at once and sealed, or not at all.
+        """Add a run that has ended, all of it: there at once and sealed, or not at all, where `adds_at_once`.
 
-        On object stores the same records are added one after the other.
+        On object stores the same records are added one after the other, and what is interrupted
+        leaves a trace with what was added so far, still running.
 
         Parameters
         ----------

@@ -50,7 +50,12 @@ class BatchStore(TraceStore, Protocol):
 
 @runtime_checkable
 class WholeStore(BatchStore, Protocol):
-    """A store that takes a run that has ended in one piece, all of it or nothing."""
+    """A store that takes a run that has ended in one call; all of it or nothing, where it `adds_at_once`."""
+
+    @property
+    def adds_at_once(self) -> bool:
+        """Whether a call that is interrupted adds nothing."""
+        ...
 
     async def add_trace(
         self,
@@ -196,7 +201,7 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
         source.trace.parent_trace_id, source.trace.parent_goal_id = links[trace_id]
     header = await store.get_trace(trace_id)
     if header is None:
-        if isinstance(store, WholeStore) and source.trace.status in TERMINAL and source.copied is None:
+        if isinstance(store, WholeStore) and store.adds_at_once and _is_whole(source):
             return await _add_whole(store, source, importer)
         await store.create_trace(copies.begun(source) if source.copied is not None else begun(source, importer))
         header = await store.get_trace(trace_id)
@@ -222,6 +227,12 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
         await store.update_trace(trace_id, parent_trace_id=link[0], parent_goal_id=link[1])
     await _write(store, trace_id, plan)
     return _report(source, plan.outcome, plan)
+
+
+def _is_whole(source: SourceTrace) -> bool:
+    """Say whether a source is a run that has ended, and no more than a new trace can hold."""
+    ids = {message.message_id for message in source.messages}
+    return source.trace.status in TERMINAL and source.copied is None and len(ids) == len(source.messages)
 
 
 async def _add_whole(store: WholeStore, source: SourceTrace, importer: str) -> TraceReport:
