@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import pytest
 
 from test_import_claude_code import SAMPLES
 from test_import_run import CHILD_FILE, PARENT, PARENT_FILE, contents_of, cut, store, without_event_times
-from traceark.errors import InvalidValueError, StorageError
+from traceark.errors import ImportFailedError, InvalidValueError, StorageError
+from traceark.importers.base import ImportCounts, SourceTrace
+from traceark.importers.parallel import sensible_workers
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
 from traceark.storage.local import LocalStorage
@@ -119,6 +122,36 @@ def test_a_strict_import_stops_before_what_cannot_be_taken_whole(tmp_path: Path,
     (source / "b.jsonl").write_bytes(whole)
     assert asyncio.run(into(tmp_path / "archive", source, strict=True, workers=workers)).stopped_at is None
     assert PARENT in on_disk(tmp_path / "archive")
+
+
+class Deadly:
+    """An importer whose process dies."""
+
+    name = "deadly"
+
+    def detect(self, path: Path) -> bool:
+        return True
+
+    def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return iter(())
+
+
+def test_a_process_that_dies_is_told_and_the_import_can_go_on(tmp_path: Path) -> None:
+    with pytest.raises(ImportFailedError, match="import again"):
+        asyncio.run(into(tmp_path / "runs", SAMPLES, workers=2, importer=Deadly()))
+    assert asyncio.run(into(tmp_path / "runs", SAMPLES)).ok
+
+
+@pytest.mark.parametrize("most", [10**9, 1000])
+def test_processes_are_started_where_that_pays_and_they_can_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr("traceark.importers.parallel._WORTH_BYTES", most)
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert sensible_workers(ArchiveStore(tmp_path), [600, 600]) == (1 if most > 1200 else 7)
+    assert sensible_workers(ArchiveStore("memory://alone"), [600, 600]) == 1
+    assert sensible_workers(store(), [600, 600]) == 1
 
 
 @pytest.mark.parametrize("where", ["disk", "objects"])

@@ -42,7 +42,6 @@ def import_verb(
     samples: bool,
 ) -> int:
     """Import files, and trees of files, adding only what ARCHIVE does not hold yet."""
-    from traceark.importers.parallel import sensible_workers
     from traceark.importers.run import import_paths
 
     if not sources and not samples:
@@ -52,7 +51,6 @@ def import_verb(
         paths = list(sources)
         if samples:
             paths.append(stack.enter_context(as_file(files("traceark") / "samples")))
-        workers = jobs or (1 if archive.startswith("memory://") else sensible_workers(paths))
         target = stack.enter_context(opened(settings, archive))
         advance = stack.enter_context(progress("importing"))
         report = target.run(
@@ -61,7 +59,7 @@ def import_verb(
                 paths,
                 importer=importer,
                 strict=strict,
-                workers=workers,
+                workers=jobs,
                 progress=lambda path, done, total: advance(path.name, done, total),
             )
         )

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Lock
@@ -19,10 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
+from traceark.errors import ImportFailedError
 from traceark.importers.base import Importer
-from traceark.importers.find import files_in, size_of
 from traceark.importers.report import ImportReport
 from traceark.importers.take import STRIPES, Links, Taker, WholeStore, stripe_of
+from traceark.protocol import TraceStore
 
 # Starting a process takes about a second, in which one imports 3 MB or some hundred small files.
 # A chunk is large enough that opening a store for it costs little, and small enough to share the work evenly.
@@ -56,10 +58,17 @@ class _Shared:
 _shared: _Shared | None = None
 
 
-def sensible_workers(paths: Sequence[Path]) -> int:
-    """Return how many processes to share an import among: one, where starting others takes longer than the work."""
-    sizes = [size_of(path) for path in files_in(paths, ImportReport())]
-    return (os.cpu_count() or 1) if sum(sizes) > _WORTH_BYTES or len(sizes) > _WORTH_FILES else 1
+def sensible_workers(store: TraceStore, sizes: Sequence[int]) -> int:
+    """Return how many processes to share an import of files of these sizes among.
+
+    One, where starting others takes longer than the work, or others cannot open the archive.
+    """
+    if sum(sizes) <= _WORTH_BYTES and len(sizes) <= _WORTH_FILES:
+        return 1
+    try:
+        return (os.cpu_count() or 1) if isinstance(store, SharedStore) and copy.copy(store) is not store else 1
+    except TypeError:
+        return 1
 
 
 async def take_in_parallel(
@@ -96,7 +105,13 @@ async def take_in_parallel(
                     number = running[each]
                     if each.cancelled():
                         continue
-                    reports[number], found = each.result()
+                    try:
+                        reports[number], found = each.result()
+                    except BrokenProcessPool as error:
+                        raise ImportFailedError(
+                            "a process that shared the import died, perhaps for want of memory; import again, "
+                            "which goes on from here, or with one job"
+                        ) from error
                     links.update(found)
                     done += chunks[number][1]
                     if reports[number].stopped_at is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from traceark.errors import InvalidValueError
 from traceark.importers.base import Importer
 from traceark.importers.find import files_in, importers, size_of
-from traceark.importers.parallel import SharedStore, take_in_parallel
+from traceark.importers.parallel import SharedStore, sensible_workers, take_in_parallel
 from traceark.importers.report import ImportReport
 from traceark.importers.take import Taker
 from traceark.protocol import TraceStore
@@ -26,7 +26,7 @@ async def import_paths(
     importer: Importer | None = None,
     progress: Progress | None = None,
     strict: bool = False,
-    workers: int = 1,
+    workers: int | None = 1,
 ) -> ImportReport:
     """Import files and directory trees, adding only what the archive does not hold yet.
 
@@ -46,9 +46,9 @@ async def import_paths(
     strict : bool
         Stop before the first file that cannot be taken whole, and behind one that disagrees with
         the archive; `ImportReport.stopped_at` names it.
-    workers : int
-        How many processes share the files; more than one needs an `ArchiveStore` that is not in memory,
-        and a program whose main module can be imported, as for `multiprocessing`.
+    workers : int, optional
+        How many processes share the files, None for what pays; more than one needs an `ArchiveStore`
+        that is not in memory, and a program whose main module can be imported, as for `multiprocessing`.
 
     Raises
     ------
@@ -78,6 +78,8 @@ async def import_paths(
         if progress is not None:
             progress(path, done, total)
 
+    if workers is None:
+        workers = sensible_workers(store, sizes)
     if workers > 1:
         if not isinstance(store, SharedStore):
             raise InvalidValueError(f"{type(store).__name__} cannot be shared by several processes", "workers")
