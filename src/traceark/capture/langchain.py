@@ -10,23 +10,24 @@ import atexit
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import BaseMessage
-from langchain_core.outputs import Generation, LLMResult
-
 from traceark import models
+from traceark.capture.extras import needs
 from traceark.capture.langchain_run import ChainRun
 from traceark.capture.live_trace import LiveTrace
 from traceark.capture.plain import plain
-from traceark.capture.recorder import Recorder
+from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
 from traceark.importers.span import Kind
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject
-from traceark.storage.base import Durability
+
+with needs("langchain"):
+    from langchain_core.callbacks import BaseCallbackHandler
+    from langchain_core.messages import BaseMessage
+    from langchain_core.outputs import Generation, LLMResult
 
 NAME = "langchain"
 # Facts of a trace that its header has room for, in the metadata of a run.
@@ -42,8 +43,8 @@ class ArchiveCallbackHandler(BaseCallbackHandler):
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes
-        As for `ArchiveStore`.
+    url, **options
+        As for `ArchiveStore`: `storage_options`, `durability`, `allow_unsafe_writes`.
 
     Examples
     --------
@@ -59,17 +60,8 @@ class ArchiveCallbackHandler(BaseCallbackHandler):
     [{'role': 'user', 'content': '"What is 2 + 2?"'}, {'role': 'assistant', 'content': '"Four."'}]
     """
 
-    def __init__(
-        self,
-        url: str | Path,
-        *,
-        storage_options: Mapping[str, Any] | None = None,
-        durability: Durability = "fsync",
-        allow_unsafe_writes: bool = False,
-    ) -> None:
-        self.recorder = Recorder(
-            url, storage_options=storage_options, durability=durability, allow_unsafe_writes=allow_unsafe_writes
-        )
+    def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
+        self.recorder = Recorder(url, **options)
         self._runs: dict[UUID, ChainRun] = {}
         self._lock = threading.Lock()
         # LangChain has no word for the end of a program.

@@ -7,21 +7,21 @@ their data means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from agents.tracing import Span, Trace, TracingProcessor
+from typing import Any, Unpack
 
 from traceark import models
+from traceark.capture.extras import needs
 from traceark.capture.live_trace import LiveTrace
 from traceark.capture.plain import plain
-from traceark.capture.recorder import Recorder
+from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
 from traceark.importers.openai_agents import NAME, facts_of, span_of
 from traceark.importers.typed import Typed
 from traceark.models import JsonObject
-from traceark.storage.base import Durability
+
+with needs("openai-agents"):
+    from agents.tracing import Span, Trace, TracingProcessor
 
 
 class ArchiveTracingProcessor(TracingProcessor):
@@ -32,8 +32,8 @@ class ArchiveTracingProcessor(TracingProcessor):
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes
-        As for `ArchiveStore`.
+    url, **options
+        As for `ArchiveStore`: `storage_options`, `durability`, `allow_unsafe_writes`.
 
     Examples
     --------
@@ -50,17 +50,8 @@ class ArchiveTracingProcessor(TracingProcessor):
     [{'agent_type': 'adder', 'status': 'completed', 'total_messages': 1}]
     """
 
-    def __init__(
-        self,
-        url: str | Path,
-        *,
-        storage_options: Mapping[str, Any] | None = None,
-        durability: Durability = "fsync",
-        allow_unsafe_writes: bool = False,
-    ) -> None:
-        self.recorder = Recorder(
-            url, storage_options=storage_options, durability=durability, allow_unsafe_writes=allow_unsafe_writes
-        )
+    def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
+        self.recorder = Recorder(url, **options)
 
     def on_trace_start(self, trace: Trace) -> None:
         """Begin a trace."""

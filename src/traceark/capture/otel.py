@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import SpanContext
-
+from traceark.capture.extras import needs
 from traceark.capture.live_trace import LiveTrace
 from traceark.capture.plain import plain
-from traceark.capture.recorder import Recorder
+from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
 from traceark.importers.gen_ai import span_of
 from traceark.importers.otlp import NAME, OtelFacts
 from traceark.importers.otlp_json import Found, spans_in
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject
-from traceark.storage.base import Durability
+
+with needs("otel"):
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+    from opentelemetry.trace import SpanContext
 
 _INT64 = 2**63
 
@@ -37,8 +38,8 @@ class ArchiveSpanExporter(SpanExporter):
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes
-        As for `ArchiveStore`.
+    url, **options
+        As for `ArchiveStore`: `storage_options`, `durability`, `allow_unsafe_writes`.
 
     Examples
     --------
@@ -57,17 +58,8 @@ class ArchiveSpanExporter(SpanExporter):
     [{'agent_type': 'guide', 'status': 'completed', 'total_messages': 1}]
     """
 
-    def __init__(
-        self,
-        url: str | Path,
-        *,
-        storage_options: Mapping[str, Any] | None = None,
-        durability: Durability = "fsync",
-        allow_unsafe_writes: bool = False,
-    ) -> None:
-        self.recorder = Recorder(
-            url, storage_options=storage_options, durability=durability, allow_unsafe_writes=allow_unsafe_writes
-        )
+    def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
+        self.recorder = Recorder(url, **options)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write spans that have ended."""

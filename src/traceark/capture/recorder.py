@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack
 
 from traceark import archive
 from traceark.archive import Archive
@@ -31,6 +31,14 @@ _MOST_SPANS = 50_000
 # Whether this is the archive's own work, whose spans, if it is instrumented, are nobody's.
 _writing: ContextVar[bool] = ContextVar("traceark_capture_writing", default=False)
 _log = logging.getLogger("traceark.capture")
+
+
+class StoreOptions(TypedDict, total=False):
+    """How an archive is opened, as `ArchiveStore` has it."""
+
+    storage_options: Mapping[str, Any] | None
+    durability: Durability
+    allow_unsafe_writes: bool
 
 
 @dataclass(eq=False)
@@ -47,7 +55,7 @@ class Recorder:
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes
+    url, **options
         As for `ArchiveStore`.
 
     Attributes
@@ -56,18 +64,9 @@ class Recorder:
         How many times something could not be written, or not as it was.
     """
 
-    def __init__(
-        self,
-        url: str | Path,
-        *,
-        storage_options: Mapping[str, Any] | None = None,
-        durability: Durability = "fsync",
-        allow_unsafe_writes: bool = False,
-    ) -> None:
+    def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
         self.failures = 0
-        self._open: Callable[[], Archive] = lambda: archive.open(
-            url, storage_options=storage_options, durability=durability, allow_unsafe_writes=allow_unsafe_writes
-        )
+        self._open: Callable[[], Archive] = lambda: archive.open(url, **options)
         self._told: set[str] = set()
         self._closed = False
         self._begin()

@@ -15,7 +15,7 @@ from traceark.importers.conversation import Told
 from traceark.importers.otel_span import OtelEvent, OtelSpan
 from traceark.importers.span import Kind, Span
 from traceark.importers.typed import Typed
-from traceark.importers.usage import usage_of
+from traceark.importers.usage import number_of, usage_of
 from traceark.models import Json, JsonObject, Usage
 
 _OPERATIONS: dict[str, Kind] = {
@@ -110,7 +110,7 @@ def span_of(told: OtelSpan, typed: Typed) -> Span:
         agent=_agent(attributes, kind, name, typed),
         model=_text(attributes, _MODEL, typed) if kind != "tool" else None,
         usage=_usage(attributes, typed),
-        cost=typed.cost(_number(_first(attributes, _COST))),
+        cost=typed.cost(number_of(_first(attributes, _COST))),
     )
     if kind == "tool":
         _take_tool(span, told, typed)
@@ -170,30 +170,20 @@ def _text(attributes: Mapping[str, Json], names: tuple[str, ...], typed: Typed) 
     return next((text for name in names if (text := typed.text(attributes.get(name))) is not None), None)
 
 
-def _number(value: Json) -> Json:
-    """Return a number that is told as text as one, any other value as it is."""
-    if isinstance(value, str) and len(value) <= 30:
-        try:
-            return int(value) if value.isascii() and value.isdigit() else float(value)
-        except ValueError:
-            return value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 def _usage(attributes: Mapping[str, Json], typed: Typed) -> Usage | None:
     usage = usage_of(
         typed,
-        input_tokens=_number(_first(attributes, _INPUT)),
-        output_tokens=_number(_first(attributes, _OUTPUT)),
-        cache_read=_number(_first(attributes, _CACHE_READ)),
-        cache_write=_number(_first(attributes, _CACHE_WRITE)),
-        reasoning=_number(_first(attributes, _REASONING)),
-        total=_number(_first(attributes, _TOTAL)),
+        input_tokens=number_of(_first(attributes, _INPUT)),
+        output_tokens=number_of(_first(attributes, _OUTPUT)),
+        cache_read=number_of(_first(attributes, _CACHE_READ)),
+        cache_write=number_of(_first(attributes, _CACHE_WRITE)),
+        reasoning=number_of(_first(attributes, _REASONING)),
+        total=number_of(_first(attributes, _TOTAL)),
     )
     if usage is not None:
         return usage
     aggregated = {name: attributes.get(f"gen_ai.aggregated_usage.{name}") for name in ("input_tokens", "output_tokens")}
-    return usage_of(typed, **{name: _number(value) for name, value in aggregated.items()})
+    return usage_of(typed, **{name: number_of(value) for name, value in aggregated.items()})
 
 
 def _agent(attributes: Mapping[str, Json], kind: Kind, name: str, typed: Typed) -> str | None:

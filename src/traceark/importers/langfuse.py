@@ -18,11 +18,11 @@ from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import documents_of, first_document, head_of, without
 from traceark.importers.gen_ai import span_of
 from traceark.importers.langgraph import GraphRun, graphs
-from traceark.importers.model_calls import answered, asked, number_of, tool_answer, tool_arguments, unpacked, usage_in
+from traceark.importers.model_calls import answered, asked, tool_answer, tool_arguments, unpacked, usage_in
 from traceark.importers.otel_span import OtelSpan
 from traceark.importers.spans import Kind, Span, SpanTrace
 from traceark.importers.typed import Typed
-from traceark.importers.usage import usage_of
+from traceark.importers.usage import number_of, usage_of
 from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "langfuse"

@@ -16,9 +16,10 @@ from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import documents_of, first_document, head_of, without
 from traceark.importers.jsonl import head_rows
 from traceark.importers.langgraph import GraphRun, graphs
-from traceark.importers.model_calls import answered, asked, number_of, tool_answer, tool_arguments, usage_in
+from traceark.importers.model_calls import answered, asked, tool_answer, tool_arguments, usage_in
 from traceark.importers.spans import Kind, Span, SpanTrace
 from traceark.importers.typed import Typed
+from traceark.importers.usage import number_of
 from traceark.models import Json, JsonObject, Trace
 
 NAME = "langsmith"

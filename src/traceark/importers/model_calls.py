@@ -14,7 +14,7 @@ from traceark.importers.chat_messages import decoded, told_of
 from traceark.importers.conversation import Told
 from traceark.importers.python_repr import object_of
 from traceark.importers.typed import Typed
-from traceark.importers.usage import usage_of
+from traceark.importers.usage import number_of, usage_of
 from traceark.models import Json, JsonObject, Usage
 
 # Where requests have what was asked, and what stands before it.
@@ -167,22 +167,6 @@ def unpacked(value: Json) -> Json:
         inner = decoded(f"[{value}]")
         value = inner[0] if isinstance(inner, list) and len(inner) == 1 else value
     return decoded(value)
-
-
-def number_of(value: Json) -> Json:
-    """Return a number that is told as text, as decimals are; any other value as it is.
-
-    Examples
-    --------
-    >>> number_of("0.25"), number_of("12"), number_of("n/a")
-    (0.25, 12, 'n/a')
-    """
-    if isinstance(value, str) and len(value) <= 40:
-        try:
-            return int(value) if value.isascii() and value.isdigit() else float(value)
-        except ValueError:
-            return value
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _statistics(value: Json) -> Iterator[JsonObject]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traceark.importers.typed import Typed
-from traceark.models import Usage
+from traceark.models import Json, Usage
 
 
 def usage_of(
@@ -46,3 +46,19 @@ def usage_of(
         cache_write_tokens=stored,
         reasoning_tokens=thought,
     )
+
+
+def number_of(value: Json) -> Json:
+    """Return a number that is told as text, as decimals are; any other value as it is.
+
+    Examples
+    --------
+    >>> number_of("0.25"), number_of("12"), number_of("n/a")
+    (0.25, 12, 'n/a')
+    """
+    if isinstance(value, str) and len(value) <= 40:
+        try:
+            return int(value) if value.isascii() and value.isdigit() else float(value)
+        except ValueError:
+            return value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
