@@ -175,7 +175,7 @@ class Recorder:
         return True
 
     def _let_go(self) -> None:
-        """Forget traces beyond the bounds, those that ended first; what is not written yet stays."""
+        """Forget traces beyond the bounds, those that ended first; of one that cannot be written that is told."""
         while True:
             with self._lock:
                 spans = sum(entry.trace.spans for entry in self._entries.values())
