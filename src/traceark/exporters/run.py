@@ -24,7 +24,7 @@ from traceark.exporters.html import Html
 from traceark.exporters.markdown import Markdown
 from traceark.exporters.otlp import Otlp
 from traceark.exporters.pack import Pack
-from traceark.exporters.report import ExportedTrace, ExportReport
+from traceark.exporters.report import ExportedTrace, ExportReport, Outcome
 from traceark.filters import Filters
 from traceark.layout import trace_key
 from traceark.models import GoalTree, Trace
@@ -256,6 +256,7 @@ def _write(path: Path, data: bytes, exported: Sequence[ExportedTrace], *, force:
     """Write a file whole, and tell the traces in it what became of them."""
     for each in exported:
         each.path = str(path)
+    outcome: Outcome
     try:
         if path.exists() and path.read_bytes() == data:
             outcome, reason = "same", ""
@@ -267,7 +268,7 @@ def _write(path: Path, data: bytes, exported: Sequence[ExportedTrace], *, force:
     except OSError as error:
         outcome, reason = "failed", f"{path} cannot be written: {error.strerror}"
     for each in exported:
-        each.outcome, each.reason = outcome, reason  # type: ignore[assignment]
+        each.outcome, each.reason = outcome, reason
 
 
 def _publish(path: Path, data: bytes) -> None:
