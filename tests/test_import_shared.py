@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from servers import S3Server
 from test_import_claude_code import SAMPLES
 from test_import_run import CHILD_FILE, PARENT, PARENT_FILE, contents_of, cut, store, without_event_times
 from traceark.errors import ImportFailedError, InvalidValueError, StorageError
@@ -73,6 +74,22 @@ def test_processes_that_share_an_import_make_the_same_archive(tmp_path: Path) ->
     assert told[-1] == (total, total)
     again = asyncio.run(into(tmp_path / "two", source, workers=2)).totals()
     assert (again["new_messages"], again["new_events"]) == (0, 0)
+
+
+def test_processes_share_an_import_into_s3(ministack_server: S3Server, tmp_path: Path) -> None:
+    source = tmp_path / "sources"
+    source.mkdir()
+    sessions_of(source, 2)
+    asyncio.run(into(tmp_path / "disk", source))
+
+    async def run() -> dict[str, Any]:
+        url, options = ministack_server.place(), ministack_server.storage_options
+        async with ArchiveStore(url, storage_options=options) as archive:
+            assert (await import_paths(archive, [source], workers=2)).ok
+        async with ArchiveStore(url, storage_options=options) as reopened:
+            return {key: without_event_times(each) for key, each in (await contents_of(reopened)).items()}
+
+    assert asyncio.run(run()) == on_disk(tmp_path / "disk")
 
 
 def test_a_store_that_others_cannot_open_is_shared_by_no_processes() -> None:
