@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -521,3 +522,23 @@ def test_a_trace_that_names_itself_is_not_its_own_parent(tmp_path: Path) -> None
 
     assert asyncio.run(parents())[0] != "t"
     assert asyncio.run(parents())[1] == "t"
+
+
+def test_other_packages_add_formats_and_one_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Better(ClaudeCode):
+        pass
+
+    class Other(ClaudeCode):
+        name = "other"
+
+    added = {"claude-code": Better, "other": Other}
+    points = [EntryPoint(name, f"added:{name}", GROUP) for name in added]
+    monkeypatch.setattr("traceark.plugins.entry_points", lambda group: points)
+    monkeypatch.setattr(EntryPoint, "load", lambda point: added[point.name])
+    found = {importer.name: importer for importer in importers()}
+    assert (type(found["claude-code"]), type(found["other"])) == (Better, Other)
+    monkeypatch.undo()
+    broken = EntryPoint("broken", "a_module_that_is_nowhere:It", GROUP)
+    monkeypatch.setattr("traceark.plugins.entry_points", lambda group: [broken])
+    with pytest.raises(ImportFailedError, match=r"'broken' .*a_module_that_is_nowhere"):
+        importers()

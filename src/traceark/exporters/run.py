@@ -10,7 +10,6 @@ import secrets
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Protocol, Unpack, runtime_checkable
 
@@ -28,6 +27,7 @@ from traceark.exporters.report import ExportedTrace, ExportReport, Outcome
 from traceark.filters import Filters
 from traceark.layout import trace_key
 from traceark.models import GoalTree, Trace
+from traceark.plugins import installed
 from traceark.protocol import TraceStore
 from traceark.storage.base import Storage
 
@@ -56,18 +56,7 @@ def exporters() -> list[Format]:
     >>> "pack" in [exporter.name for exporter in exporters()]
     True
     """
-    found: dict[str, Format] = {}
-    for point in entry_points(group=GROUP):
-        try:
-            exporter = point.load()()
-        except (ImportError, AttributeError) as error:
-            raise ExportFailedError(f"the exporter {point.name!r} ({point.value}) does not load: {error}") from error
-        found[exporter.name] = exporter
-    # Run from a source tree, the package has no metadata.
-    for make in _OWN:
-        own = make()
-        found.setdefault(own.name, own)
-    return list(found.values())
+    return installed(GROUP, _OWN, ExportFailedError)
 
 
 def exporter_of(name: str) -> Format:

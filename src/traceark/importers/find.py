@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from traceark.errors import ImportFailedError
@@ -24,9 +23,12 @@ from traceark.importers.report import ImportReport
 from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
 from traceark.importers.who_and_when import WhoAndWhen
+from traceark.plugins import installed
 
 GROUP = "traceark.importers"
 _OWN: tuple[type[Importer], ...] = (
+    # A file of an archive holds whatever other formats say, and may look like one of theirs.
+    TracearkArchive,
     Atif,
     Chat,
     ClaudeCode,
@@ -51,18 +53,7 @@ def importers() -> list[Importer]:
     >>> "claude-code" in [importer.name for importer in importers()]
     True
     """
-    # A file of an archive holds whatever other formats say, and may look like one of theirs.
-    found: dict[str, Importer] = {TracearkArchive.name: TracearkArchive()}
-    for point in entry_points(group=GROUP):
-        try:
-            importer = point.load()()
-        except (ImportError, AttributeError) as error:
-            raise ImportFailedError(f"the importer {point.name!r} ({point.value}) does not load: {error}") from error
-        found[importer.name] = importer
-    # Run from a source tree, the package has no metadata.
-    for own in _OWN:
-        found.setdefault(own.name, own())
-    return list(found.values())
+    return installed(GROUP, _OWN, ImportFailedError)
 
 
 def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
