@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traceark.codec.fields import EVENTS, GOALS, INTERNAL, MESSAGES, TRACES, USAGE, Column
-from traceark.codec.lines import dumps
+from traceark.codec.lines import json_text
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, LogName
 from traceark.models import JsonObject
@@ -30,6 +30,15 @@ ROW_GROUP_ROWS = 65_536
 # On real sessions level 19 takes several times as long and saves about a twentieth.
 ZSTD_LEVEL = 12
 _PAGE_BYTES = 8 * 1024 * 1024
+
+_STATS = {
+    "message_count": pa.int64(),
+    "total_tokens": pa.int64(),
+    "total_cost": pa.float64(),
+    "total_duration_ms": pa.int64(),
+    "preview": pa.string(),
+}
+_NESTED: dict[str, frozenset[str]] = {"usage": frozenset(name for _, name in USAGE), "stats": frozenset(_STATS)}
 
 LOG_COLUMNS: dict[LogName, tuple[Column, ...]] = {"messages": MESSAGES, "events": EVENTS}
 
@@ -43,10 +52,8 @@ def _arrow_type(column: Column) -> pa.DataType:
     if column.kind == "usage":
         return pa.struct([_field(field_id, name, pa.int64()) for field_id, name in USAGE])
     if column.kind == "stats":
-        kinds = (pa.int64(), pa.int64(), pa.float64(), pa.int64(), pa.string())
-        names = ("message_count", "total_tokens", "total_cost", "total_duration_ms", "preview")
         return pa.struct(
-            [_field(column.id + 1 + at, name, kind) for at, (name, kind) in enumerate(zip(names, kinds, strict=True))]
+            [_field(field_id, name, kind) for field_id, (name, kind) in enumerate(_STATS.items(), column.id + 1)]
         )
     return {
         "text": pa.string(),
@@ -150,44 +157,39 @@ class PartInfo:
             ) from None
 
 
-def _column_value(column: Column, record: Mapping[str, Any]) -> Any:
-    value = record.get(column.name)
-    if value is None:
-        return None
-    if column.kind == "json":
-        return dumps(value)
-    if column.kind == "time":
-        return datetime.fromisoformat(value)
-    return value
+@cache
+def _kinds(columns: Sequence[Column]) -> dict[str, str]:
+    """Return the kind of each column by its name; `extra` gathers what has none."""
+    return {column.name: column.kind for column in columns if column.name != "extra"}
 
 
-def to_row(columns: Sequence[Column], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record (a flat JSON object) as one row: unknown fields gathered in `extra`."""
+def to_row(columns: tuple[Column, ...], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record (a flat JSON object) as one row: unknown fields gathered in `extra`, what is null left out."""
     row: dict[str, Any] = {}
-    known: set[str] = set()
     extra: JsonObject = {}
-    for column in columns:
-        if column.name == "extra":
+    kinds = _kinds(columns)
+    for name, value in record.items():
+        kind = kinds.get(name)
+        if kind is None:
+            extra[name] = value
+        elif value is None:
             continue
-        known.add(column.name)
-        if column.kind in ("usage", "stats"):
-            nested = record.get(column.name)
-            if nested is None:
-                row[column.name] = None
-                continue
-            names = [field.name for field in _arrow_type(column)]
-            row[column.name] = {name: nested.get(name) for name in names}
-            unknown = {name: value for name, value in nested.items() if name not in names}
-            if unknown:
-                extra[column.name] = unknown
+        elif kind == "json":
+            row[name] = json_text(value)
+        elif kind == "time":
+            row[name] = datetime.fromisoformat(value)
+        elif kind in _NESTED:
+            row[name] = value
+            if unknown := {key: item for key, item in value.items() if key not in _NESTED[kind]}:
+                extra[name] = unknown
         else:
-            row[column.name] = _column_value(column, record)
-    extra.update({name: value for name, value in record.items() if name not in known})
-    row["extra"] = dumps(extra) if extra else None
+            row[name] = value
+    if extra:
+        row["extra"] = json_text(extra)
     return row
 
 
-def to_table(columns: Sequence[Column], records: Iterable[Mapping[str, Any]]) -> pa.Table:
+def to_table(columns: tuple[Column, ...], records: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Return records as an Arrow table for a view."""
     return pa.Table.from_pylist([to_row(columns, record) for record in records], schema=arrow_schema(columns))
 
@@ -260,7 +262,7 @@ def encode_part(info: PartInfo, records: Iterable[PartRecord]) -> bytes:
     return sink.getvalue()
 
 
-def _row_groups(columns: Sequence[Column], records: Iterable[PartRecord]) -> Iterator[list[dict[str, Any]]]:
+def _row_groups(columns: tuple[Column, ...], records: Iterable[PartRecord]) -> Iterator[list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     size = 0
     for item in records:
@@ -268,12 +270,12 @@ def _row_groups(columns: Sequence[Column], records: Iterable[PartRecord]) -> Ite
             row = to_row(columns, item.record)
         else:
             row = to_row(columns, {"message_id": item.record["message_id"]})
-            row["extra"] = dumps({name: value for name, value in item.record.items() if name != "message_id"})
+            row["extra"] = json_text({name: value for name, value in item.record.items() if name != "message_id"})
         row["_offset"] = item.offset
         row["_op"] = item.op
         row["_digest"] = item.digest
         rows.append(row)
-        size += 200 + len(row.get("content") or row.get("payload") or "") + len(row["extra"] or "")
+        size += 200 + len(row.get("content") or row.get("payload") or "") + len(row.get("extra") or "")
         if size >= ROW_GROUP_BYTES or len(rows) >= ROW_GROUP_ROWS:
             yield rows
             rows, size = [], 0

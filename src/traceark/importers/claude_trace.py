@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_goals import ClaudeGoals, Result
 from traceark.importers.claude_header import HeaderFold
 from traceark.importers.jsonl import Row
 from traceark.importers.rows import RowTrace
-from traceark.models import Json, JsonObject, Message, Usage
+from traceark.models import Json, JsonObject, Usage
 
 NAME = "claude-code"
 _CALLS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
@@ -74,14 +75,14 @@ class TraceBuilder(RowTrace):
     def finish(self) -> SourceTrace:
         """Return the trace."""
         for spent in self._spent.values():
-            message = self.messages[spent.index]
-            message.usage = spent.usage
-            message.tokens = spent.usage.total() if spent.usage is not None else None
-            message.cost = spent.cost
+            fields = self.messages[spent.index]
+            if spent.usage is not None:
+                fields["usage"], fields["tokens"] = spent.usage, spent.usage.total()
+            fields["cost"] = spent.cost
         trace = self.header.trace()
         goals = self.goals.tree(trace.task or "")
         trace.current_goal_id = goals.current_id if goals is not None else None
-        return SourceTrace(trace, self.messages, self.events, goals, self.digests, torn_tail=self.torn_tail)
+        return SourceTrace(trace, self.made(), self.events, goals, self.digests, torn_tail=self.torn_tail)
 
     def _message_id(self, row: Row) -> str | None:
         """Return the row's id; None when the very same row has been taken already."""
@@ -101,7 +102,7 @@ class TraceBuilder(RowTrace):
 
     def _add_message(self, row: Row, value: JsonObject, inner: JsonObject, message_id: str, kind: str) -> None:
         without_content: JsonObject = {name: item for name, item in inner.items() if name != "content"}
-        fields: dict[str, object] = {
+        fields: dict[str, Any] = {
             "message_id": message_id,
             "trace_id": self._trace_id,
             "role": kind,
@@ -111,19 +112,18 @@ class TraceBuilder(RowTrace):
         }
         if not row.exact:
             fields["source_text"] = row.text
-        message = Message.parse(fields)
         before = self.goals.current()
         if kind == "assistant":
-            self._take_calls(message, inner)
+            self._take_calls(fields, inner)
             self._take_usage(value, inner)
         else:
-            self._take_results(message, value, inner)
-        if message.goal_id is None:
-            message.goal_id = before or self.goals.current()
-        self.header.see_message(message, value)
-        self.messages.append(message)
+            self._take_results(fields, value, inner)
+        if fields.get("goal_id") is None:
+            fields["goal_id"] = before or self.goals.current()
+        self.header.see_message(fields["role"], inner["content"], value)
+        self.messages.append(fields)
 
-    def _take_calls(self, message: Message, inner: Mapping[str, Json]) -> None:
+    def _take_calls(self, fields: dict[str, Any], inner: Mapping[str, Json]) -> None:
         calls = [block for block in _blocks(inner["content"]) if block.get("type") in _CALLS]
         for block in calls:
             call_id, tool = self.typed.identifier(block.get("id")), self.typed.text(block.get("name"))
@@ -133,14 +133,14 @@ class TraceBuilder(RowTrace):
             arguments = block.get("input")
             self.goals.call(call_id, tool, arguments if isinstance(arguments, dict) else {}, self._time)
             if len(calls) == 1:
-                message.tool_call_id, message.tool_name = call_id, tool
-                message.goal_id = self.goals.agent_goal(call_id)
+                fields["tool_call_id"], fields["tool_name"] = call_id, tool
+                fields["goal_id"] = self.goals.agent_goal(call_id)
 
-    def _take_results(self, message: Message, value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
+    def _take_results(self, fields: dict[str, Any], value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
         results = [block for block in _blocks(inner["content"]) if block.get("type") == "tool_result"]
         if not results:
             return
-        message.role = "tool"
+        fields["role"] = "tool"
         beside = value.get("toolUseResult")
         alone = len(results) == 1
         details: Mapping[str, Json] = beside if alone and isinstance(beside, dict) else {}
@@ -151,11 +151,12 @@ class TraceBuilder(RowTrace):
             result = Result(call_id, text_of(block.get("content")), block.get("is_error") is True, details)
             self.goals.result(result, self._time)
             if alone:
-                message.tool_call_id, message.tool_name = call_id, self._tool_names.get(call_id)
-                message.goal_id = self.goals.agent_goal(call_id)
-                message.duration_ms = self.typed.duration_ms(details.get("durationMs", details.get("totalDurationMs")))
+                duration = details.get("durationMs", details.get("totalDurationMs"))
+                fields["tool_call_id"], fields["tool_name"] = call_id, self._tool_names.get(call_id)
+                fields["goal_id"] = self.goals.agent_goal(call_id)
+                fields["duration_ms"] = self.typed.duration_ms(duration)
                 if result.is_error:
-                    message.status, message.error = "failed", self.typed.summary(result.text)
+                    fields["status"], fields["error"] = "failed", self.typed.summary(result.text)
 
     def _take_usage(self, value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
         usage, cost = self._usage(inner.get("usage")), self.typed.cost(value.get("costUSD"))
