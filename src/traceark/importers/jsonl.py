@@ -84,10 +84,7 @@ class _Decoder:
             raise
         except ValueError:
             value, end = self._careful.raw_decode(text, start)
-        if (
-            text.count("{", start, end) + text.count("[", start, end) > MAX_ROW_DEPTH
-            and _depth(value) > MAX_ROW_DEPTH
-        ):
+        if text.count("{", start, end) + text.count("[", start, end) > MAX_ROW_DEPTH and _depth(value) > MAX_ROW_DEPTH:
             raise RecursionError
         return value, end
 
