@@ -23,7 +23,7 @@ from traceark.errors import (
     StoreClosedError,
     TraceNotFoundError,
 )
-from traceark.headers import Checkpoint, Header, TreeFile, as_read
+from traceark.headers import Changes, Checkpoint, Header, TreeFile, as_read
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.log import LogRead, Tail, read_log
 from traceark.models import GoalTree, Trace
@@ -459,6 +459,9 @@ class OpenTrace:
         await self._writer.sync_logs()
         header.checkpoint = self.checkpoint()
         header.revision = self.header.revision + 1
+        header.changes = self.header.changes
+        if header.told() != self.header.told():
+            header.changes = header.changes.then(header.revision, self.writer_id)
         before, header.trace = header.trace, header.trace.model_copy()
         values = header.trace.__dict__
         values.update(totals_of(self.fold.total, header.adjustments))
@@ -477,6 +480,7 @@ class OpenTrace:
     async def _publish_tree(self, tree: TreeFile, changed: int | None) -> None:
         await self._writer.sync_logs()
         revision = (self.tree.revision if self.tree else 0) + 1
+        changes = self.tree.changes if self.tree is not None else Changes()
         stored = TreeFile(
             with_stats(tree.tree, self.fold, tree.was_set),
             self.header.incarnation,
@@ -484,6 +488,7 @@ class OpenTrace:
             self.ends["messages"],
             revision if changed is None else changed,
             tree.was_set,
+            changes.then(revision, self.writer_id) if changed is None else changes,
         )
         await self._publish(GOAL_TREE, stored.encode())
         self.tree = stored

@@ -38,6 +38,7 @@ RESERVED_FIELDS = frozenset(
         "_checkpoint",
         "_set",
         "_changed",
+        "_changes",
         "_after",
     }
 )
