@@ -11,9 +11,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, Unpack, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from traceark.asking import Asking
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailedError, TraceNotFoundError
 from traceark.exporters.atif import Atif
 from traceark.exporters.base import Exporter, Format, Packer, Run
@@ -24,7 +23,6 @@ from traceark.exporters.markdown import Markdown
 from traceark.exporters.otlp import Otlp
 from traceark.exporters.pack import Pack
 from traceark.exporters.report import ExportedTrace, ExportReport, Outcome
-from traceark.filters import Filters
 from traceark.layout import trace_key
 from traceark.models import GoalTree, Trace
 from traceark.plugins import installed
@@ -33,7 +31,6 @@ from traceark.storage.base import Storage
 
 GROUP = "traceark.exporters"
 _TRIES = 4
-_PAGE = 1000
 
 _OWN: tuple[Callable[[], Format], ...] = (Atif, Chat, Html, Markdown, Otlp, Pack)
 
@@ -84,18 +81,6 @@ def target_of(output: str | Path) -> Path:
     if str(output).endswith("/"):
         _make(path)
     return path
-
-
-async def matching(store: Asking, **filters: Unpack[Filters]) -> list[str]:
-    """Return the ids of all traces that match filters, as `ArchiveStore.traces` takes them, the newest first."""
-    found: list[str] = []
-    after: str | None = None
-    while True:
-        page = await store.traces(limit=_PAGE, after=after, **filters)
-        found += [trace.trace_id for trace in page]
-        after = page.next
-        if after is None:
-            return found
 
 
 async def read_run(store: TraceStore, trace_id: str) -> Run:
