@@ -1,7 +1,8 @@
 """One trace of a Claude Code session, put together row by row.
 
 Each user or assistant row becomes one message, every other row one event; goals and header are
-derived from them. What a row says beyond the message's fields stays in its extra field `source`.
+derived from them. What a row says beyond the message's fields stays in its extra field `source`,
+where `elsewhere` refers to what is said twice.
 It is a fold over the past: the trace of the first rows is a beginning of the whole one, but that
 usage moves to the last row of its streamed message.
 """
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from traceark.importers import elsewhere
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_goals import ClaudeGoals, Result
 from traceark.importers.claude_header import HeaderFold
@@ -49,6 +51,7 @@ class TraceBuilder(RowTrace):
         self._texts_by_id: dict[str, str] = {}
         self._spent: dict[str, _Spent] = {}
         self._tool_names: dict[str, str] = {}
+        self._calls: dict[str, Message] = {}
         self._time: datetime | None = None
 
     def add(self, row: Row) -> None:
@@ -121,6 +124,7 @@ class TraceBuilder(RowTrace):
         if message.goal_id is None:
             message.goal_id = before or self.goals.current()
         self.header.see_message(message, value)
+        elsewhere.shorten(message, self._calls.get(message.tool_call_id or ""))
         self.messages.append(message)
 
     def _take_calls(self, message: Message, inner: Mapping[str, Json]) -> None:
@@ -130,6 +134,7 @@ class TraceBuilder(RowTrace):
             if call_id is None or tool is None:
                 continue
             self._tool_names[call_id] = tool
+            self._calls[call_id] = message
             arguments = block.get("input")
             self.goals.call(call_id, tool, arguments if isinstance(arguments, dict) else {}, self._time)
             if len(calls) == 1:
