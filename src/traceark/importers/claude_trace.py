@@ -1,7 +1,8 @@
 """One trace of a Claude Code session, put together row by row.
 
 Each user or assistant row becomes one message, every other row one event; goals and header are
-derived from them. What a row says beyond the message's fields stays in its extra field `source`.
+derived from them. What a row says beyond the message's fields stays in its extra field `source`,
+where `elsewhere` refers to what is said twice.
 It is a fold over the past: the trace of the first rows is a beginning of the whole one, but that
 usage moves to the last row of its streamed message.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from traceark.importers import elsewhere
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_goals import ClaudeGoals, Result
 from traceark.importers.claude_header import HeaderFold
@@ -50,6 +52,9 @@ class TraceBuilder(RowTrace):
         self._texts_by_id: dict[str, str] = {}
         self._spent: dict[str, _Spent] = {}
         self._tool_names: dict[str, str] = {}
+        # By the id of a call the place of its message, and of each message that of the call it answers.
+        self._calls: dict[str, int] = {}
+        self._answered: list[int | None] = []
         self._time: datetime | None = None
 
     def add(self, row: Row) -> None:
@@ -82,7 +87,10 @@ class TraceBuilder(RowTrace):
         trace = self.header.trace()
         goals = self.goals.tree(trace.task or "")
         trace.current_goal_id = goals.current_id if goals is not None else None
-        return SourceTrace(trace, self.made(), self.events, goals, self.digests, torn_tail=self.torn_tail)
+        messages = self.made()
+        for message, call in zip(messages, self._answered, strict=True):
+            elsewhere.shorten(message, messages[call] if call is not None else None)
+        return SourceTrace(trace, messages, self.events, goals, self.digests, torn_tail=self.torn_tail)
 
     def _message_id(self, row: Row) -> str | None:
         """Return the row's id; None when the very same row has been taken already."""
@@ -121,6 +129,7 @@ class TraceBuilder(RowTrace):
         if fields.get("goal_id") is None:
             fields["goal_id"] = before or self.goals.current()
         self.header.see_message(fields["role"], inner["content"], value)
+        self._answered.append(self._calls.get(fields.get("tool_call_id") or ""))
         self.messages.append(fields)
 
     def _take_calls(self, fields: dict[str, Any], inner: Mapping[str, Json]) -> None:
@@ -130,6 +139,7 @@ class TraceBuilder(RowTrace):
             if call_id is None or tool is None:
                 continue
             self._tool_names[call_id] = tool
+            self._calls[call_id] = len(self.messages)
             arguments = block.get("input")
             self.goals.call(call_id, tool, arguments if isinstance(arguments, dict) else {}, self._time)
             if len(calls) == 1:
