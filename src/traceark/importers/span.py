@@ -14,6 +14,8 @@ from traceark.importers.conversation import Told
 from traceark.models import Json, Usage
 
 Kind = Literal["agent", "chat", "embedding", "tool", "other"]
+# Errors by which Python stops what runs, by the names of their classes; the last ends what yields, unread to its end.
+CANCELLED = frozenset({"CancelledError", "KeyboardInterrupt", "GeneratorExit"})
 
 
 @dataclass(slots=True)
@@ -34,6 +36,8 @@ class Span:
     start, end : datetime, optional
         UTC. A span with a start and no end is still running.
     failed : bool
+    cancelled : bool
+        It was stopped from outside, by a person or the program around it; it has not failed then.
     error : str, optional
         What went wrong, in words.
     agent, model, tool : str, optional
@@ -62,6 +66,7 @@ class Span:
     start: datetime | None = None
     end: datetime | None = None
     failed: bool = False
+    cancelled: bool = False
     error: str | None = None
     agent: str | None = None
     model: str | None = None
