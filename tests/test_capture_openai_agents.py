@@ -135,6 +135,7 @@ def test_what_was_said_is_in_the_archive_while_the_run_goes_on(
     @function_tool
     def look() -> str:
         """Look at the archive."""
+        processor.force_flush()
         seen.append(stored(tmp_path / "runs", only(tmp_path / "runs")))
         return "seen"
 
@@ -235,11 +236,13 @@ def test_a_process_that_is_killed_leaves_a_running_trace(tmp_path: Path) -> None
 
 
 def _main(place: str) -> None:
-    set_trace_processors([ArchiveTracingProcessor(place)])
+    processor = ArchiveTracingProcessor(place)
+    set_trace_processors([processor])
 
     @function_tool
     async def add(a: int, b: int) -> int:
         """Never return."""
+        processor.force_flush()
         print("called", flush=True)
         await asyncio.Event().wait()
         return 0

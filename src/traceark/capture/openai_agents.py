@@ -18,7 +18,7 @@ from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
 from traceark.importers.openai_agents import NAME, facts_of, span_of
 from traceark.importers.typed import Typed
-from traceark.models import JsonObject
+from traceark.models import Json, JsonObject
 
 with needs("openai-agents"):
     from agents.tracing import Span, Trace, TracingProcessor
@@ -55,26 +55,31 @@ class ArchiveTracingProcessor(TracingProcessor):
 
     def on_trace_start(self, trace: Trace) -> None:
         """Begin a trace."""
-        self._record(trace.trace_id, lambda live: live.tell(trace))
+        told = plain(trace.export())
+        self._record(trace.trace_id, lambda live: live.tell(told))
 
     def on_trace_end(self, trace: Trace) -> None:
         """End a trace."""
 
+        told = plain(trace.export())
+
         def end(live: _AgentsTrace) -> None:
-            live.tell(trace)
+            live.tell(told)
             live.end()
 
         self._record(trace.trace_id, end)
 
     def on_span_start(self, span: Span[Any]) -> None:
         """Take what is known of a span as it begins: an agent is a goal from then on, all is an event once it ended."""
-        self._record(span.trace_id, lambda live: live.put(span_of(_record(span), _typed())))
+        record = _record(span)
+        self._record(span.trace_id, lambda live: live.put(span_of(record, _typed())))
 
     def on_span_end(self, span: Span[Any]) -> None:
         """Write a span."""
 
+        record = _record(span)
+
         def end(live: _AgentsTrace) -> None:
-            record = _record(span)
             live.event("span", record)
             live.put(span_of(record, _typed()))
 
@@ -99,8 +104,7 @@ class _AgentsTrace(LiveTrace):
         self._facts: JsonObject = {}
         super().__init__(trace_id, NAME, self._describe_it)
 
-    def tell(self, trace: Trace) -> None:
-        told = plain(trace.export())
+    def tell(self, told: Json) -> None:
         if isinstance(told, dict):
             self.around("trace", told)
             self._facts = facts_of(told, _typed())
