@@ -250,6 +250,17 @@ def test_a_run_that_is_stopped_is_cancelled_and_has_not_failed(handler: ArchiveC
     assert list((tmp_path / "runs").rglob("manifest-sha256.txt")), "it is not sealed"
 
 
+def test_what_a_cancelled_run_had_begun_is_cancelled_with_it(handler: ArchiveCallbackHandler, tmp_path: Path) -> None:
+    run, called = uuid4(), uuid4()
+    handler.on_chain_start({"name": "graph"}, {"input": "Go."}, run_id=run)
+    handler.on_tool_start({"name": "wait"}, "{}", run_id=called, parent_run_id=run)
+    handler.on_chain_error(asyncio.CancelledError(), run_id=run)
+    handler.close()
+    _, messages, events, _ = stored(tmp_path / "runs", str(run))
+    assert [(each.tool_name, each.status) for each in messages if each.role == "tool"] == [("wait", "cancelled")]
+    assert [each.payload["id"] for each in events] == [str(called), str(run)]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
 def test_a_run_that_a_person_stops_or_nobody_reads_on_is_cancelled(
     handler: ArchiveCallbackHandler, tmp_path: Path, error: BaseException

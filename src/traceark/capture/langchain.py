@@ -15,8 +15,9 @@ from uuid import UUID
 
 from traceark import models
 from traceark.capture.extras import needs
-from traceark.capture.langchain_run import ChainRun, RunMessages, outcome_of
+from traceark.capture.langchain_run import ChainRun, RunMessages
 from traceark.capture.live_trace import LiveTrace
+from traceark.capture.outcome import outcome_of
 from traceark.capture.plain import Repeated, plain
 from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
@@ -171,6 +172,12 @@ class ArchiveCallbackHandler(BaseCallbackHandler):
     def _end(self, run_id: UUID, outputs: Any, error: BaseException | None = None) -> None:
         with self._lock:
             run = self._runs.pop(run_id, None)
+            stopped: list[ChainRun] = []
+            if run is not None and run.is_root and outcome_of(error) == "cancelled":
+                # Some versions tell no end of what was cancelled with the run around it.
+                stopped = [each for each in self._runs.values() if each.trace_id == run.trace_id]
+        for each in reversed(stopped):
+            self._end(UUID(each.run_id), None, error)
         if run is None:
             return  # it began before the handler was there
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from traceark.capture.history import History
+from traceark.capture.outcome import Outcome
 from traceark.capture.plain import Repeated, plain
 from traceark.importers.chat_messages import told_of
 from traceark.importers.conversation import Told
-from traceark.importers.span import CANCELLED, Kind, Span
+from traceark.importers.span import Kind, Span
 from traceark.importers.typed import Typed
 from traceark.importers.usage import usage_of
 from traceark.models import Json, JsonObject, Usage, utc_now
 
-Outcome = Literal["completed", "failed", "cancelled"]
 _AGENT_NAME = "lc_agent_name"
 # Blocks that are calls, as providers write them.
 _CALLS = frozenset({"tool_use", "tool_call", "function_call", "tool_call_chunk"})
@@ -180,21 +180,6 @@ class ChainRun:
         names += [self.metadata.get("ls_model_name"), asked.get("model"), asked.get("model_name")]
         span.model = next((name for each in names if (name := typed.text(each))), None)
         span.usage = _usage(said, outputs, typed)
-
-
-def outcome_of(error: BaseException | None) -> Outcome:
-    """Return what an error makes of a run.
-
-    Examples
-    --------
-    >>> outcome_of(None), outcome_of(KeyError("x")), outcome_of(KeyboardInterrupt())
-    ('completed', 'failed', 'cancelled')
-    """
-    kinds = {each.__name__ for each in type(error).__mro__}
-    # LangGraph stops a graph that waits for a person by an error of this kind.
-    if error is None or "GraphBubbleUp" in kinds:
-        return "completed"
-    return "cancelled" if kinds & CANCELLED else "failed"
 
 
 def _name(serialized: Any, about: Mapping[str, Any]) -> str | None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from traceark.capture.outcome import Outcome, outcome_of
 from traceark.codec.lines import dumps
 from traceark.errors import InvalidValueError, MessageConflictError, StaleGoalTreeError, TraceExistsError
 from traceark.importers.base import ImportCounts, SourceTrace
@@ -79,6 +80,8 @@ class LiveTrace:
         self.trace_id = trace_id
         self.ended = False
         self.refused: list[str] = []
+        self._outcome: Outcome = "completed"
+        self._error: str | None = None
         self._name = name
         self._describe = describe
         self._spans: dict[str, Span] = {}
@@ -141,9 +144,11 @@ class LiveTrace:
         self._kept.add(id(one))
         return one
 
-    def end(self) -> None:
-        """Take that the root has ended."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Take that the root has ended, and by which error, where its span may not tell it."""
         self.ended = self._stale = True
+        self._outcome = outcome_of(error)
+        self._error = str(error) or type(error).__name__ if error is not None else None
 
     def lost_sight(self) -> None:
         """Take that a write did not return well: what the archive holds is to be read again."""
@@ -185,8 +190,10 @@ class LiveTrace:
             for name in ("completed_at", "result_summary", "error_message"):
                 setattr(source.trace, name, None)
             source.trace.status = "running"
-        elif source.trace.status == "running":
-            source.trace.status = "completed"
+        elif source.trace.status in ("running", "completed"):
+            source.trace.status = self._outcome
+            if self._outcome == "failed":
+                source.trace.error_message = building.typed.summary(self._error, 1000)
         source.trace.metadata = {**source.trace.metadata, CAPTURE: {"format": self._name}}
         self._seconds, self._built_at = time.monotonic() - begin, time.monotonic()
         return source

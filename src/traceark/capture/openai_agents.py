@@ -7,12 +7,15 @@ their data means.
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from traceark import models
 from traceark.capture.extras import needs
 from traceark.capture.live_trace import LiveTrace
+from traceark.capture.outcome import outcome_of
 from traceark.capture.plain import plain
 from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
@@ -27,8 +30,7 @@ with needs("openai-agents"):
 class ArchiveTracingProcessor(TracingProcessor):
     """Writes every trace to an archive: its agents as they begin, everything as it ends.
 
-    A call returns when what it tells is durable, so that an event loop stands still for the few
-    milliseconds of a sync to disk.
+    A call hands over what it tells and returns; another thread writes it at once.
 
     Parameters
     ----------
@@ -52,38 +54,48 @@ class ArchiveTracingProcessor(TracingProcessor):
 
     def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
         self.recorder = Recorder(url, **options)
+        # Errors that the program was handling when a trace or a span began.
+        self._handled: dict[str, BaseException | None] = {}
 
     def on_trace_start(self, trace: Trace) -> None:
         """Begin a trace."""
         told = plain(trace.export())
+        self._handled[trace.trace_id] = sys.exception()
         self._record(trace.trace_id, lambda live: live.tell(told))
 
     def on_trace_end(self, trace: Trace) -> None:
         """End a trace."""
 
-        told = plain(trace.export())
+        told, error = plain(trace.export()), self._error(trace.trace_id)
 
         def end(live: _AgentsTrace) -> None:
             live.tell(told)
-            live.end()
+            live.end(error)
 
         self._record(trace.trace_id, end)
 
     def on_span_start(self, span: Span[Any]) -> None:
         """Take what is known of a span as it begins: an agent is a goal from then on, all is an event once it ended."""
         record = _record(span)
+        self._handled[span.span_id] = sys.exception()
         self._record(span.trace_id, lambda live: live.put(span_of(record, _typed())))
 
     def on_span_end(self, span: Span[Any]) -> None:
         """Write a span."""
 
-        record = _record(span)
+        record, cancelled = _record(span), outcome_of(self._error(span.span_id)) == "cancelled"
 
         def end(live: _AgentsTrace) -> None:
             live.event("span", record)
-            live.put(span_of(record, _typed()))
+            ended = span_of(record, _typed())
+            live.put(replace(ended, cancelled=cancelled and not ended.failed))
 
         self._record(span.trace_id, end)
+
+    def _error(self, begun: str) -> BaseException | None:
+        """Return the error by which a trace or a span ends, which not all tell: what was handled before is none."""
+        error = sys.exception()
+        return error if error is not self._handled.pop(begun, None) else None
 
     def force_flush(self) -> None:
         """Write everything, also what failed before."""

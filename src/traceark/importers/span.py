@@ -14,8 +14,6 @@ from traceark.importers.conversation import Told
 from traceark.models import Json, Usage
 
 Kind = Literal["agent", "chat", "embedding", "tool", "other"]
-# Errors by which Python stops what runs, by the names of their classes; the last ends what yields, unread to its end.
-CANCELLED = frozenset({"CancelledError", "KeyboardInterrupt", "GeneratorExit"})
 
 
 @dataclass(slots=True)
