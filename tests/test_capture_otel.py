@@ -220,6 +220,31 @@ def test_a_processor_tells_an_agent_as_it_begins_and_a_span_that_never_ends(tmp_
     assert "endTimeUnixNano" not in agent and "it waits for a word" in str(agent)
 
 
+def test_a_run_whose_task_is_cancelled_is_cancelled(tmp_path: Path) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(ArchiveSpanProcessor(tmp_path / "runs"))
+    begun, ids = asyncio.Event(), []
+
+    async def run() -> None:
+        with provider.get_tracer("own").start_as_current_span("invoke_agent guide") as root:
+            ids.append(f"{root.get_span_context().trace_id:032x}")
+            begun.set()
+            await asyncio.Event().wait()
+
+    async def stopped() -> None:
+        task = asyncio.create_task(run())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(stopped())
+    provider.shutdown()
+    trace, _, _, goals = stored(tmp_path / "runs", ids[0])
+    assert trace.status == "cancelled"
+    assert goals is not None and [each.status for each in goals.goals] == ["cancelled"]
+
+
 def test_a_processor_makes_what_an_exporter_makes_and_takes_no_span_that_is_not_sampled(tmp_path: Path) -> None:
     both = TracerProvider(shutdown_on_exit=False)
     both.add_span_processor(SimpleSpanProcessor(ArchiveSpanExporter(tmp_path / "exported")))

@@ -7,7 +7,6 @@ their data means.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,7 +14,7 @@ from typing import Any, Unpack
 from traceark import models
 from traceark.capture.extras import needs
 from traceark.capture.live_trace import LiveTrace
-from traceark.capture.outcome import outcome_of
+from traceark.capture.outcome import Endings, outcome_of
 from traceark.capture.plain import plain
 from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
@@ -54,19 +53,18 @@ class ArchiveTracingProcessor(TracingProcessor):
 
     def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
         self.recorder = Recorder(url, **options)
-        # Errors that the program was handling when a trace or a span began.
-        self._handled: dict[str, BaseException | None] = {}
+        self._endings = Endings()
 
     def on_trace_start(self, trace: Trace) -> None:
         """Begin a trace."""
         told = plain(trace.export())
-        self._handled[trace.trace_id] = sys.exception()
+        self._endings.begin(trace.trace_id)
         self._record(trace.trace_id, lambda live: live.tell(told))
 
     def on_trace_end(self, trace: Trace) -> None:
         """End a trace."""
 
-        told, error = plain(trace.export()), self._error(trace.trace_id)
+        told, error = plain(trace.export()), self._endings.end(trace.trace_id)
 
         def end(live: _AgentsTrace) -> None:
             live.tell(told)
@@ -77,13 +75,13 @@ class ArchiveTracingProcessor(TracingProcessor):
     def on_span_start(self, span: Span[Any]) -> None:
         """Take what is known of a span as it begins: an agent is a goal from then on, all is an event once it ended."""
         record = _record(span)
-        self._handled[span.span_id] = sys.exception()
+        self._endings.begin(span.span_id)
         self._record(span.trace_id, lambda live: live.put(span_of(record, _typed())))
 
     def on_span_end(self, span: Span[Any]) -> None:
         """Write a span."""
 
-        record, cancelled = _record(span), outcome_of(self._error(span.span_id)) == "cancelled"
+        record, cancelled = _record(span), outcome_of(self._endings.end(span.span_id)) == "cancelled"
 
         def end(live: _AgentsTrace) -> None:
             live.event("span", record)
@@ -91,11 +89,6 @@ class ArchiveTracingProcessor(TracingProcessor):
             live.put(replace(ended, cancelled=cancelled and not ended.failed))
 
         self._record(span.trace_id, end)
-
-    def _error(self, begun: str) -> BaseException | None:
-        """Return the error by which a trace or a span ends, which not all tell: what was handled before is none."""
-        error = sys.exception()
-        return error if error is not self._handled.pop(begun, None) else None
 
     def force_flush(self) -> None:
         """Write everything, also what failed before."""

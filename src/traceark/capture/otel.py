@@ -7,11 +7,13 @@ make the same of a run. It knows the SDK's spans, and no attribute.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from traceark.capture.extras import needs
 from traceark.capture.live_trace import LiveTrace
+from traceark.capture.outcome import Endings, outcome_of
 from traceark.capture.plain import plain
 from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
@@ -59,18 +61,22 @@ class ArchiveSpanProcessor(SpanProcessor):
     def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
         self.recorder = Recorder(url, **options)
         self._running: dict[int, ReadableSpan] = {}
+        self._endings = Endings()
 
     def on_start(self, span: ReadableSpan, parent_context: Context | None = None) -> None:
         """Take what is known of a span as it begins."""
         if span.context is not None and span.context.trace_flags.sampled:
             self._running[span.context.span_id] = span
+            self._endings.begin(str(span.context.span_id))
             self._record(span, _beginning(span))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Write a span."""
         if span.context is not None and span.context.trace_flags.sampled:
             self._running.pop(span.context.span_id, None)
-            self._record(span, _taking([span]))
+            # OpenTelemetry keeps errors, but not that a task was cancelled.
+            error = self._endings.end(str(span.context.span_id))
+            self._record(span, _taking([span], error if outcome_of(error) == "cancelled" else None))
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Write everything, also what failed before."""
@@ -131,7 +137,7 @@ class _OtelTrace(LiveTrace):
         super().__init__(trace_id, NAME, self.facts.describe)
 
 
-def _taking(spans: Sequence[ReadableSpan]) -> Any:
+def _taking(spans: Sequence[ReadableSpan], cancelled: BaseException | None = None) -> Any:
     def take(trace: LiveTrace) -> None:
         assert isinstance(trace, _OtelTrace)
         typed = Typed(ImportCounts().repaired)
@@ -142,10 +148,11 @@ def _taking(spans: Sequence[ReadableSpan]) -> Any:
                     trace.around(kind, told)
                 trace.event("span", found.span.raw)
                 trace.facts.note(found)
-                trace.put(span_of(found.span, typed))
+                meant = span_of(found.span, typed)
+                trace.put(replace(meant, cancelled=cancelled is not None and not meant.failed))
             # What was called from elsewhere is a root here.
             if span.end_time is not None and (span.parent is None or span.parent.is_remote):
-                trace.end()
+                trace.end(cancelled)
 
     return take
 
