@@ -106,6 +106,18 @@ async def test_a_directory_that_cannot_be_made_and_a_file_that_cannot_be_written
     assert [trace.outcome for trace in report.failed] == ["failed"] and "nowhere" in report.traces[0].reason
 
 
+async def test_a_trace_of_which_a_format_says_nothing_has_no_file(tmp_path: Path) -> None:
+    store = await store_of("a")
+    await store.create_trace(Trace(trace_id="silent"))
+    report = await export_traces(store, ["silent", "a"], Plain(), tmp_path / "all")
+    assert (report.traces[0].outcome, report.traces[0].path) == ("empty", None) and report.ok
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["a.txt"]
+    report = await export_traces(store, ["silent"], Plain(), tmp_path / "one.txt")
+    assert report.traces[0].outcome == "empty" and not (tmp_path / "one.txt").exists()
+    report = await export_traces(store, ["silent", "a"], Plain(joins=True), tmp_path / "both.txt")
+    assert [trace.outcome for trace in report.traces] == ["empty", "written"]
+
+
 async def test_what_is_not_there_fails_alone(tmp_path: Path) -> None:
     report = await export_traces(await store_of("a"), ["gone", "a"], Plain(), tmp_path / "all")
     assert [(trace.trace_id, trace.outcome) for trace in report.traces] == [("gone", "failed"), ("a", "written")]

@@ -191,7 +191,7 @@ async def export_traces(
             _tell(progress, trace_id, number, len(trace_ids))
             exported, data = await _exported(store, trace_id, exporter)
             report.traces.append(exported)
-            if data is not None:
+            if data:
                 _write(target / f"{trace_key(trace_id)}{exporter.suffix}", data, [exported], force=force)
         return report
     if several and not exporter.joins:
@@ -203,11 +203,11 @@ async def export_traces(
         _tell(progress, trace_id, number, len(trace_ids))
         exported, data = await _exported(store, trace_id, exporter)
         report.traces.append(exported)
-        if data is not None and isinstance(target, Path):
+        if isinstance(target, Path):
             pieces.append(data)
-        elif data is not None and not isinstance(target, Path):
+        elif data:
             target(data)
-    if pieces and isinstance(target, Path):
+    if any(pieces) and isinstance(target, Path):
         written = [exported for exported in report.traces if exported.outcome == "written"]
         _write(target, b"".join(pieces), written, force=force)
     return report
@@ -218,8 +218,8 @@ def _tell(progress: Progress | None, trace_id: str, done: int, total: int) -> No
         progress(trace_id, done, total)
 
 
-async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple[ExportedTrace, bytes | None]:
-    """Return a trace's bytes, or why there are none."""
+async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple[ExportedTrace, bytes]:
+    """Return what became of a trace, and its bytes, if there are any."""
     left_out: Counter[str] = Counter()
     try:
         if isinstance(exporter, Packer):
@@ -230,8 +230,9 @@ async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple
             pieces = exporter.export(await read_run(store, trace_id), left_out)
         data = b"".join(pieces)
     except (DamagedTraceError, TraceNotFoundError) as error:
-        return ExportedTrace(trace_id, "failed", reason=str(error)), None
-    return ExportedTrace(trace_id, "written", size=len(data), left_out=+left_out), data
+        return ExportedTrace(trace_id, "failed", reason=str(error)), b""
+    outcome: Outcome = "written" if data else "empty"
+    return ExportedTrace(trace_id, outcome, size=len(data), left_out=+left_out), data
 
 
 def _make(directory: Path) -> None:
