@@ -248,7 +248,11 @@ def _write(path: Path, data: bytes, exported: Sequence[ExportedTrace], *, force:
         each.path = str(path)
     outcome: Outcome
     try:
-        if path.exists() and path.read_bytes() == data:
+        if path.exists() and not path.is_file():
+            # A device or a pipe takes the bytes: there is nothing to compare, and its name is not ours to give away.
+            path.write_bytes(data)
+            outcome, reason = "written", ""
+        elif path.exists() and path.read_bytes() == data:
             outcome, reason = "same", ""
         elif path.exists() and not force:
             outcome, reason = "failed", f"{path} is there already, with other content; --force replaces it"
