@@ -16,11 +16,12 @@ from importlib.resources import files
 from traceark.exporters.base import Run
 from traceark.exporters.content import Part, parts_of
 from traceark.exporters.telling import (
+    about_goal,
     arguments_of,
     child_of,
     facts_of,
+    sign_of,
     spent_of,
-    stats_of,
     time_of,
     tool_of,
 )
@@ -29,7 +30,8 @@ from traceark.layout import trace_key
 from traceark.models import Goal, GoalTree, Message
 from traceark.showing import count_of, one_line, time_text, visible
 
-_SIGNS = {"completed": "✓", "failed": "✗", "cancelled": "✗", "in_progress": "▸", "running": "▸", "pending": "○"}
+# The statuses that have a colour.
+_COLOURED = frozenset({"completed", "failed", "cancelled", "in_progress", "running"})
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 # An output of so many lines and characters is not folded, nor the beginning of a long text.
 _LINES, _CHARS = 12, 1500
@@ -117,15 +119,10 @@ def _goals(tree: GoalTree, run: Run) -> Iterator[str]:
 
 
 def _goal(goal: Goal, tree: GoalTree, first: int | None) -> str:
-    told = [one_line(goal.status, 40), *stats_of(goal.cumulative_stats)]
-    if goal.cumulative_stats != goal.self_stats:
-        told.append(f"own: {', '.join(stats_of(goal.self_stats)) or 'nothing'}")
-    if goal.id == tree.current_id:
-        told.append("current")
-    sign = f'<span class="sign {_word(goal.status)}">{_SIGNS.get(goal.status, "•")}</span>'
+    sign = f'<span class="sign {_word(goal.status)}">{sign_of(goal)}</span>'
     name = _text(one_line(goal.description or goal.id, 500))
     linked = f'<a href="#m{first}">{name}</a>' if first is not None else name
-    took = f'<span class="took">{_text(" · ".join(told))}</span>'
+    took = f'<span class="took">{_text(" · ".join(about_goal(goal, tree)))}</span>'
     notes = "".join(_note(note) for note in (goal.reason, goal.summary) if note)
     return f'<div class="goal">{sign}<span class="name">{linked}</span>{took}</div>{notes}'
 
@@ -235,4 +232,4 @@ def _text(text: str) -> str:
 
 def _word(status: str) -> str:
     """Return a status as a class, if it is one that has a colour."""
-    return status if status in _SIGNS else ""
+    return status if status in _COLOURED else ""

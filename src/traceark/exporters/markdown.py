@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from traceark.exporters.base import Run
 from traceark.exporters.content import Part, parts_of
 from traceark.exporters.telling import (
+    about_goal,
     arguments_of,
     child_of,
     facts_of,
+    sign_of,
     spent_of,
-    stats_of,
     time_of,
     tool_of,
 )
 from traceark.models import Goal, GoalTree, Message, Trace
 from traceark.showing import one_line, visible
 
-_SIGNS = {"completed": "✓", "failed": "✗", "cancelled": "✗", "in_progress": "▸", "running": "▸", "pending": "○"}
 # Where one that is indented ends cannot be told without knowing its list; all behind it is escaped.
 _INDENTED = re.compile(r" +(`{3}|~{3})")
 # Behind the mark of a quote a tab is not as wide as it seems.
@@ -95,13 +95,8 @@ def _goals(tree: GoalTree, run: Run) -> Iterator[str]:
 
 
 def _goal(goal: Goal, tree: GoalTree) -> str:
-    told = [one_line(goal.status, 40), *stats_of(goal.cumulative_stats)]
-    if goal.cumulative_stats != goal.self_stats:
-        told.append(f"own: {', '.join(stats_of(goal.self_stats)) or 'nothing'}")
-    if goal.id == tree.current_id:
-        told.append("current")
-    sign = _SIGNS.get(goal.status, "•")
-    return f"{sign} {_inline(one_line(goal.description or goal.id, 500))} ({_inline(' · '.join(told))})"
+    told = _inline(" · ".join(about_goal(goal, tree)))
+    return f"{sign_of(goal)} {_inline(one_line(goal.description or goal.id, 500))} ({told})"
 
 
 def _heading(message: Message, trace: Trace, number: int) -> str:
