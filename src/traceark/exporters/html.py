@@ -20,7 +20,9 @@ from traceark.exporters.telling import (
     arguments_of,
     child_of,
     facts_of,
+    says,
     sign_of,
+    size_of,
     spent_of,
     time_of,
     tool_of,
@@ -167,15 +169,9 @@ def _message(message: Message, run: Run, number: int) -> Iterator[str]:
     for part in parts:
         # Instructions are long, and not what one opens a run for.
         yield _piece(part, _FEW_LINES if role == "system" else _TEXT_LINES)
-    if message.error and not any(_says(part, message.error) for part in parts):
+    if message.error and not any(says(part, message.error) for part in parts):
         yield f'<div class="text error">{_text(message.error)}</div>\n'
     yield "</article>\n"
-
-
-def _says(part: Part, error: str) -> bool:
-    """Say whether an error only repeats, perhaps shortened to a line, what a part says."""
-    line = one_line(error).removesuffix("…")
-    return line in one_line(part.text, len(line) + 1000)
 
 
 def _piece(part: Part, most_lines: int) -> str:
@@ -188,7 +184,7 @@ def _piece(part: Part, most_lines: int) -> str:
     if not text.strip():
         return ""
     if part.kind == "thinking":
-        return _folded(f'<span class="what">reasoning · {_size(text)}</span>', text, "thinking")
+        return _folded(f'<span class="what">reasoning · {size_of(text)}</span>', text, "thinking")
     if part.kind == "text":
         return _long_text(text, most_lines)
     return _long_output(text)
@@ -197,14 +193,14 @@ def _piece(part: Part, most_lines: int) -> str:
 def _long_text(text: str, most_lines: int) -> str:
     head, rest = _cut(text, most_lines, _TEXT_CHARS)
     shown = f'<div class="text">{_text(head)}</div>\n'
-    return shown + (_folded(f'<span class="what">… {_size(rest)} more</span>', rest, "text") if rest else "")
+    return shown + (_folded(f'<span class="what">… {size_of(rest)} more</span>', rest, "text") if rest else "")
 
 
 def _long_output(text: str) -> str:
     _, rest = _cut(text, _LINES, _CHARS)
     if not rest:
         return f"<pre>{_text(text)}</pre>\n"
-    return _folded(f'<span class="what">{_size(text)}: {_text(one_line(text, 120))}</span>', text)
+    return _folded(f'<span class="what">{size_of(text)}: {_text(one_line(text, 120))}</span>', text)
 
 
 def _cut(text: str, lines: int, chars: int) -> tuple[str, str]:
@@ -214,11 +210,6 @@ def _cut(text: str, lines: int, chars: int) -> tuple[str, str]:
         return text, ""
     end = len("\n".join(text[:chars].split("\n")[:lines]))
     return text[:end], text[end:].removeprefix("\n")
-
-
-def _size(text: str) -> str:
-    lines = text.count("\n") + 1
-    return count_of(lines, "line") if lines > 3 else count_of(len(text), "character")
 
 
 def _folded(summary: str, body: str, kind: str = "") -> str:

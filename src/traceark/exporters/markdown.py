@@ -17,7 +17,9 @@ from traceark.exporters.telling import (
     arguments_of,
     child_of,
     facts_of,
+    says,
     sign_of,
+    size_of,
     spent_of,
     time_of,
     tool_of,
@@ -78,9 +80,9 @@ def _blocks(run: Run) -> Iterator[str]:
     yield "## Messages"
     for number, message in enumerate(run.messages, start=1):
         yield _heading(message, trace, number)
-        pieces = [_piece(part) for part in parts_of(message)]
-        yield from (piece for piece in pieces if piece)
-        if message.error:
+        parts = parts_of(message)
+        yield from filter(None, map(_piece, parts))
+        if message.error and not any(says(part, message.error) for part in parts):
             yield f"*error:* {_inline(one_line(message.error, 2000))}"
 
 
@@ -131,7 +133,7 @@ def _piece(part: Part) -> str:
     lines = text.count("\n") + 1
     if lines <= _LINES and len(text) <= _CHARS:
         return _fenced(text)
-    return _folded(f"← {lines:,} lines: {one_line(text, 100)}", _fenced(text))
+    return _folded(f"← {size_of(text)}: {one_line(text, 100)}", _fenced(text))
 
 
 def _quoted(text: str) -> str:

@@ -109,6 +109,18 @@ def time_of(message: Message, trace: Trace) -> str:
     return text.partition(" ")[2] if same_day else text if moment is not None else ""
 
 
+def says(part: Part, error: str) -> bool:
+    """Say whether an error only repeats, perhaps shortened to a line, what a part says."""
+    line = one_line(error).removesuffix("…")
+    return line in one_line(part.text, len(line) + 1000)
+
+
+def size_of(text: str) -> str:
+    """Return how long a text is: in lines, or where they are few in characters."""
+    lines = text.count("\n") + 1
+    return count_of(lines, "line") if lines > 3 else count_of(len(text), "character")
+
+
 def tool_of(message: Message) -> str:
     """Return the tool whose result a message is."""
     return message.tool_name or "" if message.role in _TOOL_ROLES else ""
