@@ -159,6 +159,19 @@ def test_tokens_cost_and_time_come_back_as_they_were() -> None:
     assert counts.differences == []
 
 
+def test_a_step_names_its_model_where_it_is_not_the_agents() -> None:
+    run = run_of(
+        {"role": "user", "content": "Hi.", "source": {"message": {"model": "no model's"}}},
+        {"content": "a", "source": {"message": {"model": "m-1"}}},
+        {"content": "b", "source": {"message": {"model": "m-2"}}},
+        {"content": "c"},
+        model="m-1",
+    )
+    document, _ = exported(run)
+    assert [step.get("model_name") for step in document["steps"]] == [None, None, "m-2", None]
+    assert document["agent"]["model_name"] == "m-1"
+
+
 def test_sub_agents_are_referred_to_at_the_answer_of_their_call() -> None:
     goals = GoalTree(goals=[Goal(id="c", sub_trace_ids=["Child/1"]), Goal(id="other")])
     run = run_of(*CALLS["Inspect"])

@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from traceark.exporters.base import Run
 from traceark.exporters.content import Part, tools_of
-from traceark.exporters.turns import Answers, Role, Turn, is_copied, turns_of
+from traceark.exporters.turns import Answers, Role, Turn, is_copied, model_of, turns_of
 from traceark.layout import trace_key
 from traceark.models import Event, Json, JsonObject, Message, Usage
 
@@ -54,13 +54,14 @@ class Atif:
 
 def _document(run: Run, left_out: Counter[str]) -> JsonObject:
     trace = run.trace
-    steps = _Steps(run, left_out)
+    agent = _agent(run)
+    steps = _Steps(run, agent.get("model_name"), left_out)
     left_out["events"] += len(run.events)
     document: JsonObject = {
         "schema_version": VERSION,
         "session_id": trace.trace_id,
         "trajectory_id": trace.trace_id,
-        "agent": _agent(run),
+        "agent": agent,
         "steps": list[Json](steps.steps) or [{"step_id": 1, "source": "system", "message": ""}],
     }
     document["final_metrics"] = {
@@ -110,12 +111,13 @@ def _about(run: Run) -> JsonObject:
 
 
 class _Steps:
-    """The steps of a run, and what the model's ones used."""
+    """The steps of a run, and what the model's ones used; a step names its model where it is not the agent's."""
 
-    def __init__(self, run: Run, left_out: Counter[str]) -> None:
+    def __init__(self, run: Run, model: Json, left_out: Counter[str]) -> None:
         self.steps: list[JsonObject] = []
         self.usage = Usage(input_tokens=0, output_tokens=0, cache_read_tokens=0)
         self.cost: Decimal | None = None
+        self._model = model
         self._left_out = left_out
         goals = run.goals.goals if run.goals is not None else []
         self._children = {goal.id: goal.sub_trace_ids for goal in goals if goal.sub_trace_ids}
@@ -162,6 +164,9 @@ class _Steps:
         return step
 
     def _add_agent(self, step: JsonObject, turn: Turn, at: int, answers: Answers) -> None:
+        model = model_of(turn)
+        if model is not None and model != self._model:
+            step["model_name"] = model
         thoughts = [part.text for part in turn.parts if part.kind == "thinking" and part.text]
         if thoughts:
             step["reasoning_content"] = "\n\n".join(thoughts)

@@ -26,7 +26,7 @@ from traceark.exporters.otel import (
     span_id_of,
     trace_id_of,
 )
-from traceark.exporters.turns import Answers, Turn, is_copied, turns_of
+from traceark.exporters.turns import Answers, Turn, is_copied, model_of, turns_of
 from traceark.models import Goal, Json, JsonObject, Message
 
 _INTERNAL, _CLIENT = 1, 3
@@ -188,7 +188,7 @@ class _Spans:
         called = any(part.kind == "call" for part in turn.parts)
         stop = "tool_call" if called else "stop"
         output: JsonObject = {"role": "assistant", "parts": list[Json](_parts(turn, at)), "finish_reason": stop}
-        model = _model(turn, self._run)
+        model = model_of(turn) or self._run.trace.model
         told: dict[str, Value] = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": _provider(model),
@@ -274,16 +274,6 @@ def _begin(messages: Sequence[Message], before: datetime, moment: datetime) -> d
         return moment - timedelta(milliseconds=took)
     except OverflowError:
         return min(before, moment)
-
-
-def _model(turn: Turn, run: Run) -> str | None:
-    """Return the model that an import kept beside a message, else the run's."""
-    extra = turn.messages[0].model_extra or {}
-    source = extra.get("source")
-    about = source if isinstance(source, dict) else {}
-    inner = about.get("message")
-    told = (extra.get("model"), inner.get("model") if isinstance(inner, dict) else None, about.get("model_name"))
-    return next((each for each in told if isinstance(each, str) and each), run.trace.model)
 
 
 def _provider(model: str | None) -> str | None:
