@@ -179,10 +179,32 @@ def test_sub_agents_are_referred_to_at_the_answer_of_their_call() -> None:
     [result] = document["steps"][0]["observation"]["results"]
     [reference] = result["subagent_trajectory_ref"]
     assert reference == {"trajectory_id": "Child/1", "trajectory_path": "child%2F1~1.atif.json"}
-    assert [goal["id"] for goal in document["extra"]["goals"]] == ["c", "other"]
+    assert [goal["id"] for goal in document["extra"]["traceark"]["goals"]] == ["c", "other"]
     source, _ = imported(document)
     assert source.goals is not None
     assert [(goal.id, goal.sub_trace_ids) for goal in source.goals.goals] == [("c", ["Child/1"])]
+
+
+def test_a_header_comes_back_as_it_was() -> None:
+    header = {"status": "failed", "mode": "call", "task": "Sort it", "uid": "u", "parent_trace_id": "p"}
+    header |= {"parent_goal_id": "g", "result_summary": "half", "error_message": "no mail"}
+    source, _ = imported(exported(run_of({"role": "user", "content": "Hi."}, {"content": "a"}, **header))[0])
+    assert {name: getattr(source.trace, name) for name in header} == header
+    document, _ = exported(run_of({"role": "user", "content": "Hi."}))
+    document["extra"] = {"status": "failed", "traceark": {"status": "odd", "task": 7}}
+    source, _ = imported(document)
+    assert (source.trace.status, source.trace.task) == ("completed", "Hi.")
+
+
+def test_an_answer_comes_back_with_its_call_its_failure_and_how_long_it_took() -> None:
+    answer = {"role": "tool", "tool_call_id": "c", "content": "a", "status": "failed", "duration_ms": 7}
+    call = {"type": "tool_use", "id": "c", "name": "ls", "input": {}}
+    stray = {"role": "tool", "tool_call_id": "x", "content": "b"}
+    source, _ = imported(exported(run_of({"content": [call]}, answer, stray))[0])
+    assert [(each.tool_call_id, each.status, each.duration_ms) for each in source.messages[1:]] == [
+        ("c", "failed", 7),
+        ("x", None, None),
+    ]
 
 
 def test_an_answer_to_no_call_stays_in_the_step_before_it() -> None:
