@@ -8,6 +8,7 @@ a tool a span ``execute_tool``. Ids are made of the trace's own, so that exports
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -43,6 +44,15 @@ _PROVIDERS = (
     ("deepseek", "deepseek"),
     ("command", "cohere"),
 )
+# Who serves a model whose name begins with a route to it, whoever made it.
+_ROUTES = (
+    ("bedrock/", "aws.bedrock"),
+    ("azure/", "azure.ai.openai"),
+    ("vertex_ai/", "gcp.vertex_ai"),
+    ("groq/", "groq"),
+)
+# Such as us.anthropic.claude-sonnet-4-20250514-v1:0.
+_OF_BEDROCK = re.compile(r"([a-z]+\.)?(anthropic|amazon|meta|mistral|cohere|ai21|deepseek|openai)\.")
 
 
 class Otlp:
@@ -277,8 +287,12 @@ def _begin(messages: Sequence[Message], before: datetime, moment: datetime) -> d
 
 
 def _provider(model: str | None) -> str | None:
-    name = (model or "").rpartition("/")[2].lower()
-    return next((provider for prefix, provider in _PROVIDERS if name.startswith(prefix)), None)
+    told = (model or "").lower()
+    name = told.rpartition("/")[2]
+    if _OF_BEDROCK.match(name):
+        return "aws.bedrock"
+    served = next((provider for route, provider in _ROUTES if told.startswith(route)), None)
+    return served or next((provider for prefix, provider in _PROVIDERS if name.startswith(prefix)), None)
 
 
 def _usage(messages: Sequence[Message]) -> dict[str, Value]:
