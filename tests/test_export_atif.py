@@ -190,6 +190,8 @@ def test_a_header_comes_back_as_it_was() -> None:
     header |= {"parent_goal_id": "g", "result_summary": "half", "error_message": "no mail"}
     source, _ = imported(exported(run_of({"role": "user", "content": "Hi."}, {"content": "a"}, **header))[0])
     assert {name: getattr(source.trace, name) for name in header} == header
+    source, _ = imported(exported(run_of({"role": "user", "content": "Hi."}, {"content": "a"}))[0])
+    assert (source.trace.task, source.trace.result_summary, source.trace.agent_type) == (None, None, None)
     document, _ = exported(run_of({"role": "user", "content": "Hi."}))
     document["extra"] = {"status": "failed", "traceark": {"status": "odd", "task": 7}}
     source, _ = imported(document)

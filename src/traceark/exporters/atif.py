@@ -22,6 +22,7 @@ VERSION = "ATIF-v1.7"
 _SOURCES: dict[Role, str] = {"system": "system", "user": "user", "assistant": "agent", "tool": "system"}
 _UNKNOWN = "unknown"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_HEADER = ("task", "agent_type", "uid", "parent_trace_id", "parent_goal_id", "result_summary", "error_message")
 # What an agent may have beside its name and version, and its type.
 _AGENT = {"model_name": str, "tool_definitions": list, "extra": dict}
 
@@ -102,10 +103,8 @@ def _is_agent(event: Event) -> bool:
 def _about(run: Run) -> JsonObject:
     """Return what of the header and the goals has no place of its own."""
     trace = run.trace
-    told: JsonObject = {"status": trace.status, "mode": trace.mode}
-    for name in ("task", "uid", "parent_trace_id", "parent_goal_id", "result_summary", "error_message"):
-        if getattr(trace, name) is not None:
-            told[name] = getattr(trace, name)
+    # What is null is told too, or an import would take it from the steps.
+    told: JsonObject = {"status": trace.status, "mode": trace.mode, **{name: getattr(trace, name) for name in _HEADER}}
     if run.goals is not None and run.goals.goals:
         told["goals"] = [json.loads(goal.model_dump_json(exclude_none=True)) for goal in run.goals.goals]
     return told

@@ -19,8 +19,8 @@ from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace, TraceStatus, Usage
 
 _VERSION = re.compile(rb'"schema_version"\s*:\s*"ATIF-')
-# What traceark's own export tells of a header, beside its status.
-_HEADER = ("task", "mode", "uid", "parent_trace_id", "parent_goal_id", "result_summary", "error_message")
+# What traceark's own export tells of a header, be it null, beside status and mode.
+_HEADER = ("task", "agent_type", "uid", "parent_trace_id", "parent_goal_id", "result_summary", "error_message")
 _ROLES = {"user": "user", "agent": "assistant", "system": "system"}
 
 
@@ -178,7 +178,9 @@ def _take_header(trace: Trace, typed: Typed, told: Json) -> None:
     if not isinstance(told, dict):
         return
     for name in _HEADER:
-        setattr(trace, name, typed.text(told.get(name)) or getattr(trace, name))
+        if name in told and isinstance(told[name], str | None):
+            setattr(trace, name, typed.text(told[name]))
+    trace.mode = typed.text(told.get("mode")) or trace.mode
     if told.get("status") in get_args(TraceStatus):
         trace.status = cast("TraceStatus", told["status"])
 
