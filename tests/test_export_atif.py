@@ -142,6 +142,7 @@ def test_tokens_cost_and_time_come_back_as_they_were() -> None:
         {"content": "c", "usage": Usage(input_tokens=100), "tokens": 3, "cost": 0.2},
         {"role": "user", "content": "d", "tokens": 50},
         {"content": "e", "usage": usage, "copied": True},
+        {"content": "f", "duration_ms": 8},
     )
     document, left_out = exported(run)
     source, counts = imported(document)
@@ -152,6 +153,7 @@ def test_tokens_cost_and_time_come_back_as_they_were() -> None:
         (3, 0.2, None),
         (None, None, None),
         (None, None, None),
+        (0, None, 8),
     ]
     assert source.messages[0].created_at == THEN
     assert document["final_metrics"]["total_cost_usd"] == 0.3

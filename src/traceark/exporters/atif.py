@@ -183,9 +183,9 @@ class _Steps:
             step["tool_calls"] = calls
         if results:
             step["observation"] = {"results": results}
-        spent = [message for message in turn.messages if _spends(message)]
-        if spent:
-            step["metrics"] = self._metrics(spent, counts=not any(map(is_copied, turn.messages)))
+        metrics = self._metrics(turn.messages, counts=not any(map(is_copied, turn.messages)))
+        if metrics:
+            step["metrics"] = metrics
 
     def _result(self, message: Message, part: Part, call_id: str | None) -> JsonObject:
         result: JsonObject = {"content": part.text}
@@ -221,13 +221,14 @@ class _Steps:
             observation["results"].append(self._result(message, part, None))
 
     def _metrics(self, messages: Sequence[Message], *, counts: bool) -> JsonObject:
-        usage = _sum([_usage(message) for message in messages])
-        costs = [Decimal(repr(message.cost)) for message in messages if message.cost is not None]
+        spent = [message for message in messages if _spends(message)]
+        usage = _sum([_usage(message) for message in spent])
+        costs = [Decimal(repr(message.cost)) for message in spent if message.cost is not None]
         cost = sum(costs, Decimal(0)) if costs else None
         if counts:
             self.usage = _sum([self.usage, usage])
             self.cost = cost if self.cost is None else self.cost + (cost or 0)
-        metrics = _told(usage, cost, final=False)
+        metrics = _told(usage, cost, final=False) if spent else {}
         extra: JsonObject = {
             name: value for name in ("cache_write_tokens", "reasoning_tokens") if (value := getattr(usage, name))
         }
