@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     metavar="FILE_OR_DIRECTORY",
-    help="Where to; one trace goes to standard output without it. A directory, there or with a slash at the end, "
-    "gets a file for each trace.",
+    help="Where to; one trace goes to standard output without it, or with '-'. A directory, there or with a slash at "
+    "the end, gets a file for each trace.",
 )
 @click.option("--force", is_flag=True, help="Replace files that are there with other content.")
 @filter_options
@@ -50,6 +50,7 @@ def export_verb(
     if names and filters:
         raise click.UsageError("give TRACE_IDs or filters, not both", click.get_current_context())
     exporter = exporter_of(format_name)
+    output = None if output == "-" else output
     if output is None:
         _check_standard_output(settings, exporter)
     with opened_existing(settings, archive) as source:
