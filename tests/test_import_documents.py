@@ -337,18 +337,47 @@ def test_a_simulation_alone_is_a_trace_and_its_ticks_are_events(tmp_path: Path) 
     assert counts.rows == {"simulation": 1, "tick": 2}
 
 
+# What tau-bench's own `run.py` writes: a list of these, each after its run.
+CALLED: list[dict[str, Any]] = [
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "c", "name": "look", "content": "x"},
+]
+RUN_OF_TAU_BENCH: dict[str, Any] = {"task_id": 3, "reward": 1.0, "info": {}, "traj": CALLED, "trial": 0}
+
+
 def test_a_run_of_tau_bench_is_taken_too(tmp_path: Path) -> None:
-    calls = [{"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
-    spoken = [
-        {"role": "assistant", "content": None, "tool_calls": calls},
-        {"role": "tool", "tool_call_id": "c", "name": "look", "content": "x"},
-    ]
-    alone = {"task_id": 3, "reward": 1.0, "info": {}, "traj": spoken, "trial": 0}
-    (source,), _ = read(Tau2(), tmp_path / "s.json", json.dumps(alone))
+    (source,), _ = read(Tau2(), tmp_path / "s.json", json.dumps(RUN_OF_TAU_BENCH))
     assert source.trace.trace_id.startswith("tau-3-")
     assert [(each.tool_call_id, each.tool_name) for each in source.messages] == [("c", "look"), ("c", "look")]
-    assert source.messages[0].content == calls
+    assert source.messages[0].content == CALLED[0]["tool_calls"]
     assert source.trace.metadata == {"tau2": {"task_id": 3, "reward": 1.0, "trial": 0}}
+
+
+def test_results_of_tau_bench_are_a_list_with_a_trace_for_each_run(tmp_path: Path) -> None:
+    died = {"error": "no answer", "traceback": "Traceback …"}
+    failures = [{**RUN_OF_TAU_BENCH, "info": died, "traj": [], "trial": trial} for trial in (1, 2)]
+    path = tmp_path / "results.json"
+    for runs in ([RUN_OF_TAU_BENCH, *failures], failures):
+        path.write_text(json.dumps(runs, indent=2))
+        assert [each.name for each in importers() if each.detect(path)] == ["tau2"]
+    sources, counts = read(Tau2(), path, json.dumps([RUN_OF_TAU_BENCH, *failures, "lost"]))
+    assert [(each.trace.status, each.trace.error_message) for each in sources] == [
+        ("completed", None),
+        ("failed", "no answer"),
+        ("failed", "no answer"),
+    ]
+    assert len({each.trace.trace_id for each in sources}) == 3
+    assert [each.reason for each in counts.problems] == ["no simulation, and not taken: lost"]
+
+
+def test_a_run_of_tau_bench_is_told_however_long_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**RUN_OF_TAU_BENCH, "traj": [{"role": "user", "content": "x" * 100_000}]}))
+    assert [each.name for each in importers() if each.detect(path)] == ["tau2"]
 
 
 STEP: JsonObject = {"action": "ls", "observation": "a.py", "state": {"open_file": ""}}
