@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -439,6 +440,68 @@ def test_a_run_of_swe_agent_has_the_usage_that_its_file_states(tmp_path: Path) -
 def test_a_run_of_swe_agent_that_submitted_nothing_failed(tmp_path: Path, ended: str | None, status: str) -> None:
     (source,), _ = read(SweAgent(), tmp_path / "b.traj", json.dumps({**SOLVED, "info": {"exit_status": ended}}))
     assert (source.trace.status, source.messages[-1].tokens) == (status, None)
+
+
+def of_mini_swe_agent(*messages: JsonObject, cost: float) -> JsonObject:
+    """Return a run as mini-swe-agent writes it: what the format is comes last."""
+    return {
+        "info": {
+            "model_stats": {"instance_cost": cost, "api_calls": 2},
+            "config": {"model": {"model_name": "m/m-1"}},
+            "mini_version": "2.0.0",
+            "exit_status": "Submitted",
+            "submission": "diff",
+        },
+        "messages": [{"role": "system", "content": "x" * 70_000}, {"role": "user", "content": "Fix it."}, *messages],
+        "trajectory_format": "mini-swe-agent-1.1",
+    }
+
+
+BASH: JsonObject = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
+USED: JsonObject = {"prompt_tokens": 100, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 60}}
+
+
+def test_a_run_of_mini_swe_agent_has_times_and_what_each_call_used(tmp_path: Path) -> None:
+    extra: JsonObject = {"response": {"usage": USED}, "cost": 0.25, "timestamp": 1767322801.5}
+    run = of_mini_swe_agent(
+        {"role": "assistant", "content": None, "tool_calls": [BASH], "extra": extra},
+        {"role": "tool", "content": "a.py", "tool_call_id": "c", "extra": {"returncode": 0, "timestamp": 1767322802.5}},
+        {"role": "exit", "content": "diff", "extra": {"exit_status": "Submitted", "submission": "diff"}},
+        cost=0.5,
+    )
+    path = tmp_path / "bug-1.traj.json"
+    (source,), counts = read(SweAgent(), path, json.dumps(run, indent=1))
+    assert [each.name for each in importers() if each.detect(path)] == ["swe-agent"]
+    assert [(each.role, each.tool_call_id, each.tool_name, each.tokens, each.cost) for each in source.messages[2:]] == [
+        ("assistant", "c", "bash", 107, 0.25),
+        ("tool", "c", "bash", None, None),
+        ("exit", None, None, None, None),
+    ]
+    used = source.messages[2].usage
+    assert used is not None and (used.input_tokens, used.cache_read_tokens, used.output_tokens) == (40, 60, 7)
+    assert (source.messages[2].model_extra or {})["source"]["extra"] == extra
+    trace = source.trace
+    assert (trace.model, trace.status) == ("m/m-1", "completed")
+    assert trace.created_at == datetime(2026, 1, 2, 3, 0, 1, 500_000, UTC)
+    assert [each.reason for each in counts.differences] == [
+        f"{trace.trace_id}: the messages cost 0.250000, the file states 0.500000"
+    ]
+
+
+def test_a_run_of_mini_swe_agent_by_the_responses_api_pairs_its_calls(tmp_path: Path) -> None:
+    called: JsonObject = {"type": "function_call", "call_id": "c", "name": "bash", "arguments": "{}"}
+    run = of_mini_swe_agent(
+        {"object": "response", "output": [called], "usage": {"input_tokens": 5, "output_tokens": 2}, "extra": {}},
+        {"type": "function_call_output", "call_id": "c", "output": "a.py"},
+        cost=0.5,
+    )
+    (source,), _ = read(SweAgent(), tmp_path / "bug-1.traj.json", json.dumps(run))
+    assert [(each.role, each.tool_call_id, each.tool_name, each.content) for each in source.messages[2:]] == [
+        ("assistant", "c", "bash", [called]),
+        ("tool", "c", "bash", "a.py"),
+    ]
+    assert (source.messages[2].tokens, source.messages[2].cost) == (7, 0.5)
+    assert (source.messages[2].model_extra or {})["whole_run"] is True
 
 
 MARKED: JsonObject = {
