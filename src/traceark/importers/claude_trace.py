@@ -69,6 +69,7 @@ class TraceBuilder(RowTrace):
                 self._add_message(row, value, inner, message_id, kind)
                 return
         self._link(value)
+        self.goals.notice(value.get("content"), self._time)
         self.event(kind, row)
 
     def finish(self) -> SourceTrace:
@@ -118,6 +119,7 @@ class TraceBuilder(RowTrace):
             self._take_usage(value, inner)
         else:
             self._take_results(message, value, inner)
+            self.goals.notice(message.content, self._time)
         if message.goal_id is None:
             message.goal_id = before or self.goals.current()
         self.header.see_message(message, value)
