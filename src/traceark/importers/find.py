@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -68,8 +69,12 @@ def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
         if not path.exists():
             raise ImportFailedError(f"{path} does not exist")
     for path in paths:
-        if not path.is_dir():
+        if path.is_file():
             yield path
+            continue
+        if not path.is_dir():
+            # To open a pipe would wait for whoever writes into it.
+            report.unreadable(str(path), OSError(errno.EINVAL, "it is neither a file nor a directory"))
             continue
         found: list[Path] = []
         for folder, folders, names in os.walk(
@@ -77,10 +82,10 @@ def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
         ):
             for name in (*folders, *names):
                 entry = Path(folder, name)
-                if entry.is_symlink():
-                    report.skipped.append(str(entry))
-                elif entry.is_file():
+                if entry.is_file() and not entry.is_symlink():
                     found.append(entry)
+                elif entry.is_symlink() or not entry.is_dir():
+                    report.skipped.append(str(entry))
         yield from sorted(found)
 
 
