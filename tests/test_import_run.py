@@ -352,6 +352,16 @@ def test_a_directory_is_walked_and_what_is_no_session_is_listed(tmp_path: Path) 
     assert report.totals()["traces"] == 5
 
 
+def test_what_cannot_be_looked_at_is_named_and_the_rest_is_taken(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    report = run(store(), loop, SAMPLES / "api-error.jsonl")
+    assert [(problem.path, problem.reason) for problem in report.problems] == [
+        (str(loop), "cannot be read: Too many levels of symbolic links")
+    ]
+    assert report.totals()["traces"] == 1
+
+
 def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()

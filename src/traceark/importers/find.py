@@ -65,10 +65,7 @@ def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
     ImportFailedError
         A path does not exist.
     """
-    for path in paths:
-        if not path.exists():
-            raise ImportFailedError(f"{path} does not exist")
-    for path in paths:
+    for path in [each for each in paths if _can_be_seen(each, report)]:
         if path.is_file():
             yield path
             continue
@@ -87,6 +84,17 @@ def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
                 elif entry.is_symlink() or not entry.is_dir():
                     report.skipped.append(str(entry))
         yield from sorted(found)
+
+
+def _can_be_seen(path: Path, report: ImportReport) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImportFailedError(f"{path} does not exist") from None
+    except OSError as error:
+        report.unreadable(str(path), error)
+        return False
+    return True
 
 
 def size_of(path: Path) -> int:
