@@ -253,6 +253,39 @@ def test_task_ids_used_again_are_new_goals(tmp_path: Path) -> None:
     assert {goal.id: goal.description for goal in found.values()} == {"task-1": "take 1", "task-1-2": "take 2"}
 
 
+def ended(agent_id: str, status: str) -> str:
+    """Return what Claude Code says when something in the background has ended."""
+    inner = f"<task-id>{agent_id}</task-id>\n<status>{status}</status>\n<summary>…</summary>\n<result>Three.</result>"
+    return f"<task-notification>\n{inner}\n</task-notification>"
+
+
+def test_an_agent_in_the_background_is_in_progress_until_it_is_told_that_it_ended(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for agent in ("a1", "a2", "a3"):
+        rows += [
+            streamed(f"m-{agent}", 1, call(f"c-{agent}", "Task", {"description": "count", "prompt": "p"})),
+            answer(f"c-{agent}", {"status": "async_launched", "agentId": agent}),
+        ]
+    queued = {
+        "type": "queue-operation",
+        "operation": "enqueue",
+        "sessionId": SESSION,
+        "content": ended("a1", "completed"),
+    }
+    rows += [
+        {**queued, "timestamp": "2026-03-01T10:05:00Z"},
+        row(content=ended("a2", "failed")),
+        row(content=ended("a shell's", "completed")),
+    ]
+    found = goals(one(tmp_path, *rows))
+    assert [(goal.status, goal.summary) for goal in found.values()] == [
+        ("completed", "Three."),
+        ("failed", "Three."),
+        ("in_progress", None),
+    ]
+    assert found["c-a1"].completed_at == datetime(2026, 3, 1, 10, 5, tzinfo=UTC)
+
+
 def test_a_sub_agent_in_its_own_file_is_a_child_that_its_call_links() -> None:
     parent_id = "c2b9a6f4-0d3e-4a77-8f15-9be1d2a4c803"
     [parent] = read(SAMPLES / f"{parent_id}.jsonl")[0].values()

@@ -75,6 +75,7 @@ class TraceBuilder(RowTrace):
                 self._add_message(row, value, inner, message_id, kind)
                 return
         self._link(value)
+        self.goals.notice(value.get("content"), self._time)
         self.event(kind, row)
 
     def finish(self) -> SourceTrace:
@@ -126,6 +127,7 @@ class TraceBuilder(RowTrace):
             self._take_usage(value, inner)
         else:
             self._take_results(fields, value, inner)
+            self.goals.notice(inner["content"], self._time)
         if fields.get("goal_id") is None:
             fields["goal_id"] = before or self.goals.current()
         self.header.see_message(fields["role"], inner["content"], value)
