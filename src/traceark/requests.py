@@ -36,7 +36,7 @@ class KnownMessage(Exception):
 class Staged:
     """Requests at their offsets, not yet applied: the lines by log, and what they will change."""
 
-    __slots__ = ("after", "ends", "facts", "first", "lines", "sequence", "writer")
+    __slots__ = ("after", "cost", "duration_ms", "ends", "facts", "first", "lines", "sequence", "tokens", "writer")
 
     def __init__(
         self, ends: dict[LogName, int], writer: str, sequence: int, after: Callable[[LogName], str | None]
@@ -50,6 +50,9 @@ class Staged:
         # Of the logs that something is added to.
         self.lines: dict[LogName, list[bytes]] = {}
         self.facts: dict[str, Facts] = {}
+        # What they add to the totals.
+        self.tokens = self.duration_ms = 0
+        self.cost = 0.0
 
     def add(self, log: LogName, body: bytes) -> int:
         """Add a record's JSON to a log; return its offset."""
@@ -61,6 +64,12 @@ class Staged:
         else:
             lines.append(seal_record(body, offset, self.writer))
         return offset
+
+    def take_room(self, fold: MessageFold, tokens: int, duration_ms: int, cost: float) -> None:
+        """Count in what a message adds to the totals; refuse what would carry one beyond 64 bits."""
+        tokens, duration_ms, cost = self.tokens + tokens, self.duration_ms + duration_ms, self.cost + cost
+        fold.check_room(tokens, duration_ms, cost)
+        self.tokens, self.duration_ms, self.cost = tokens, duration_ms, cost
 
     def current(self, message_id: str, fold: MessageFold) -> Facts | None:
         """Return a message's facts as they will be."""
@@ -131,7 +140,7 @@ class AddMessage(Request):
         if self.message_id is None:
             assigned = f'"message_id":{dumps(message_id)},{assigned}'
         facts = Facts._make((staged.ends["messages"] + 1, sequence, *self.counted))
-        fold.check_room(facts)
+        staged.take_room(fold, facts.counted_tokens(), facts.duration_ms, facts.cost or 0.0)
         staged.add("messages", f"{{{assigned}".encode() + self.json[1:] if assigned else self.json)
         assert message_id is not None
         staged.facts[message_id] = facts
@@ -153,11 +162,11 @@ class UpdateMessage(Request):
         if facts is None:
             raise MessageNotFoundError(f"no message {self.message_id!r} in this trace")
         after = updated_facts(facts, self.fields)
-        fold.check_room(
-            after._replace(
-                tokens=after.counted_tokens() - facts.counted_tokens(),
-                duration_ms=after.duration_ms - facts.duration_ms,
-            )
+        staged.take_room(
+            fold,
+            after.counted_tokens() - facts.counted_tokens(),
+            after.duration_ms - facts.duration_ms,
+            (after.cost or 0.0) - (facts.cost or 0.0),
         )
         staged.add("messages", self.json)
         staged.facts[self.message_id] = after

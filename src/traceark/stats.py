@@ -137,17 +137,18 @@ class MessageFold:
         self.facts: dict[str, Facts] = {}
         self.last_sequence = 0
 
-    def check_room(self, facts: Facts) -> None:
-        """Refuse a message that would carry a total beyond 64 bits."""
-        if not INT64_MIN <= self.total.tokens + facts.counted_tokens() <= INT64_MAX:
+    def check_room(self, tokens: int, duration_ms: int, cost: float) -> None:
+        """Refuse what would carry a total beyond 64 bits."""
+        total = self.total
+        if not INT64_MIN <= total.tokens + tokens <= INT64_MAX:
             raise InvalidValueError("the trace's total would pass 64 bits", "tokens")
-        if not INT64_MIN <= self.total.duration_ms + facts.duration_ms <= INT64_MAX:
+        if not INT64_MIN <= total.duration_ms + duration_ms <= INT64_MAX:
             raise InvalidValueError("the trace's total would pass 64 bits", "duration_ms")
         # Far below the largest float there is nothing to add up first.
         if (
-            facts.cost
-            and (abs(facts.cost) > 1e300 or self.total.cost.adjusted() > 300)
-            and math.isinf(float(EXACT.add(self.total.cost, exact(facts.cost))))
+            cost
+            and (abs(cost) > 1e300 or total.cost.adjusted() > 300)
+            and (math.isinf(cost) or math.isinf(float(EXACT.add(total.cost, exact(cost)))))
         ):
             raise InvalidValueError("the trace's total would pass a 64-bit float", "cost")
 
