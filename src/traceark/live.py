@@ -340,7 +340,7 @@ class OpenTrace:
         async with self.exclusive() as writer:
             for _ in range(1000):
                 staged = self._stage(batch)
-                if not any(staged.lines.values()):
+                if not staged.lines:
                     return
                 try:
                     await writer.append(staged)
@@ -353,7 +353,7 @@ class OpenTrace:
 
     def _commit_now(self, batch: list[Request]) -> None:
         staged = self._stage(batch)
-        if staged.lines["messages"] or staged.lines["events"]:
+        if staged.lines:
             self._writer.append_now(staged)
             self._applied(staged)
 
@@ -364,7 +364,7 @@ class OpenTrace:
             self.ends,
             f"{self.header.incarnation}-{self.writer_id}",
             max(self.fold.last_sequence, self.header.floor),
-            {log: self.crcs[log] for log in LOGS if self._writer.begins(log)},
+            self._after,
         )
         for request in batch:
             request.error = None
@@ -374,12 +374,15 @@ class OpenTrace:
                 request.error = error
         return staged
 
+    def _after(self, log: LogName) -> str | None:
+        """Return the ``_crc`` that a log's next record must name: that of the last, where it begins a segment."""
+        return self.crcs[log] if self._writer.begins(log) else None
+
     def _applied(self, staged: Staged) -> None:
         staged.apply(self.fold)
         self.ends = staged.ends
         for log, lines in staged.lines.items():
-            if lines:
-                self.crcs[log] = lines[-1][-11:-3].decode()
+            self.crcs[log] = lines[-1][-11:-3].decode()
         self.dirty = True
         self.touched = True
 

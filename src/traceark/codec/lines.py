@@ -276,6 +276,7 @@ def _check_name(name: str, path: tuple[str | int, ...]) -> None:
 
 # pydantic's encoder gives up somewhat deeper.
 _PLAIN_DEPTH = 100
+_encode = Message.__pydantic_serializer__.to_json
 
 
 def message_json(message: Message) -> bytes:
@@ -294,7 +295,7 @@ def message_json(message: Message) -> bytes:
         and (created is None or created.microsecond)
     ):
         try:
-            return message.__pydantic_serializer__.to_json(message, exclude_none=True)
+            return _encode(message, exclude_none=True)
         except PydanticSerializationError:
             pass  # the longer way says what is wrong
     return record_text(message, to_record(message)).encode()
