@@ -32,12 +32,15 @@ _USAGE_NAMES = {
 }
 
 
+_OWN_NAMES = frozenset(Usage.model_fields)
+
+
 @dataclass(slots=True)
 class _Spent:
     """What one streamed message cost, by its last row so far."""
 
     index: int
-    usage: Usage | None = None
+    usage: Json = None
     cost: float | None = None
 
 
@@ -82,8 +85,9 @@ class TraceBuilder(RowTrace):
         """Return the trace."""
         for spent in self._spent.values():
             fields = self.messages[spent.index]
-            if spent.usage is not None:
-                fields["usage"], fields["tokens"] = spent.usage, spent.usage.total()
+            if isinstance(spent.usage, dict):
+                fields["usage"] = usage = self._usage(spent.usage)
+                fields["tokens"] = usage.total()
             fields["cost"] = spent.cost
         trace = self.header.trace()
         goals = self.goals.tree(trace.task or "")
@@ -171,24 +175,22 @@ class TraceBuilder(RowTrace):
                     fields["status"], fields["error"] = "failed", self.typed.summary(result.text)
 
     def _take_usage(self, value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
-        usage, cost = self._usage(inner.get("usage")), self.typed.cost(value.get("costUSD"))
-        if usage is None and cost is None:
+        usage, cost = inner.get("usage"), self.typed.cost(value.get("costUSD"))
+        if not isinstance(usage, dict) and cost is None:
             return
         index = len(self.messages)
         told = inner.get("id")
         spent = self._spent.setdefault(told if isinstance(told, str) and told else f"#{index}", _Spent(index))
         spent.index = index
-        spent.usage = usage or spent.usage
+        spent.usage = usage if isinstance(usage, dict) else spent.usage
         spent.cost = cost if cost is not None else spent.cost
 
-    def _usage(self, raw: Json) -> Usage | None:
-        if not isinstance(raw, dict):
-            return None
+    def _usage(self, raw: JsonObject) -> Usage:
         fields: dict[str, object] = {}
         for name, value in raw.items():
             if name in _USAGE_NAMES:
                 fields[_USAGE_NAMES[name]] = self.typed.count(value)
-            elif name not in Usage.model_fields and self.typed.identifier(name) is not None:
+            elif name not in _OWN_NAMES and self.typed.identifier(name) is not None:
                 fields[name] = value
         return Usage.parse(fields)
 

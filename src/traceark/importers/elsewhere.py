@@ -53,14 +53,15 @@ def shorten(message: Message, call: Message | None = None) -> None:
     source = extra["source"]
     found: dict[str, Any] = {}
     if "uuid" in source and source["uuid"] == message.message_id:
-        found["/uuid"] = "/message_id"
+        source["uuid"], found["/uuid"] = None, "/message_id"
     if "timestamp" in source and message.created_at and source["timestamp"] == _milliseconds(message.created_at):
-        found["/timestamp"] = "/created_at"
+        source["timestamp"], found["/timestamp"] = None, "/created_at"
     if texts := list(_texts(source.get("toolUseResult"), "/toolUseResult")):
         known = _known(message, call)
-        found |= {place: known[text] for place, text in texts if text in known}
-    for place in found:
-        _replace(source, place, None)
+        for place, text in texts:
+            if text in known:
+                found[place] = known[text]
+                _replace(source, place, None)
     if found:
         extra[ELSEWHERE] = found
 

@@ -28,7 +28,7 @@ _HEAD_ROWS = 50
 _HEAD_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """A row, or a piece of a file that is none.
 
@@ -134,8 +134,8 @@ def rows_of(data: bytes) -> Iterator[Row]:
     for line, raw in enumerate(lines, start=1):
         text = raw.decode("utf-8", "surrogateescape")
         for row in _pieces(decoder, text, line, terminated=line < len(lines)):
-            number += 1
-            yield Row(number, line, row.text, row.value, row.exact, row.torn, row.reason)
+            row.number = number = number + 1
+            yield row
 
 
 @dataclass(frozen=True, slots=True)
