@@ -53,7 +53,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "rollups",
     ),
     ("store", "query", "questions", "asking", "keeping"),
-    ("archive", "importers", "exporters", "sync", "capture"),
+    ("archive", "moving", "importers", "exporters", "sync", "capture"),
     ("cli", "server"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -14,12 +14,10 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from traceark.catalog.report import RefreshReport
-from traceark.errors import ExportFailedError
-from traceark.exporters.report import ExportReport
-from traceark.exporters.run import export_traces, exporter_of, target_of
 from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Filters, Wanted
 from traceark.hits import SearchPage
 from traceark.models import Event, GivenEvent, Goal, GoalTree, Json, Message, Trace
+from traceark.moving import Moving
 from traceark.pages import TracePage
 from traceark.query import QueryResult
 from traceark.questions import Grouping
@@ -32,7 +30,7 @@ from traceark.verification import Finding
 Answer = TypeVar("Answer")
 
 
-class Archive:
+class Archive(Moving):
     """An archive, opened for notebooks and scripts; made by `traceark.open`.
 
     Every method does what `ArchiveStore`'s of the same name does, and raises the same errors.
@@ -257,48 +255,6 @@ class Archive:
     ) -> QueryResult:
         """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
         return self.run(self.store.sql(query_text, parameters, sandbox=sandbox))
-
-    def export(
-        self,
-        *trace_ids: str,
-        format: str,
-        output: str | Path,
-        force: bool = False,
-        **filters: Unpack[Filters],
-    ) -> ExportReport:
-        """Export traces to files, in one of the formats of `docs/exporting.md`.
-
-        Parameters
-        ----------
-        trace_ids : str
-            Which traces; without any, those that match the filters, which are those of `traces`.
-        format : str
-            The format's name.
-        output : str or Path
-            A file; or a directory, one that is there or ends with a slash, which gets a file for each
-            trace. Several traces make a directory unless the format joins them in one file.
-        force : bool
-            Replace files that are there with other content.
-
-        Raises
-        ------
-        ExportFailedError
-            There is no such format, or the output cannot take what is to be exported.
-
-        Examples
-        --------
-        >>> import tempfile, traceark
-        >>> with traceark.open("memory://export") as archive, tempfile.TemporaryDirectory() as folder:
-        ...     _ = archive.create_trace(traceark.Trace(trace_id="run-7"))
-        ...     report = archive.export("run-7", format="pack", output=f"{folder}/run-7.zip")
-        ...     [(trace.trace_id, trace.outcome) for trace in report.traces]
-        [('run-7', 'written')]
-        """
-        if trace_ids and filters:
-            raise ExportFailedError("give trace ids or filters, not both")
-        exporter, target = exporter_of(format), target_of(output)
-        chosen = list(trace_ids) or self.run(self.store.trace_ids(**filters))
-        return self.run(export_traces(self.store, chosen, exporter, target, force=force))
 
     def flush(self) -> None:
         """Bring headers up to date with the logs."""

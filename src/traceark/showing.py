@@ -47,6 +47,20 @@ def one_line(text: str, limit: int = 1000) -> str:
     return joined if len(joined) <= limit and len(text) <= limit * 20 else f"{joined[: limit - 1]}…"
 
 
+def bytes_text(size: int) -> str:
+    """Return a number of bytes for people.
+
+    Examples
+    --------
+    >>> bytes_text(17), bytes_text(1_234), bytes_text(52_400_000)
+    ('17 B', '1.2 kB', '52.4 MB')
+    """
+    for unit, least in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= least:
+            return f"{size / least:,.1f} {unit}"
+    return f"{size} B"
+
+
 def count_of(number: int, what: str) -> str:
     """Return a number with its noun.
 

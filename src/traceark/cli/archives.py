@@ -26,8 +26,8 @@ class AmbiguousNameError(click.ClickException):
 
 
 @contextmanager
-def opened(settings: Settings, url: str) -> Iterator[Archive]:
-    """Open an archive, which need not be there yet.
+def opened(settings: Settings, url: str, other: str = "") -> Iterator[Archive]:
+    """Open an archive, which need not be there yet; `other` is what the verb takes beside it.
 
     Raises
     ------
@@ -36,13 +36,8 @@ def opened(settings: Settings, url: str) -> Iterator[Archive]:
     """
     import traceark
 
-    options = {}
-    if settings.endpoint_url is not None:
-        if not url.startswith(("s3://", "s3a://")):
-            raise click.UsageError(f"--endpoint-url is for S3, and {url} is not on S3")
-        options["endpoint_url"] = settings.endpoint_url
     try:
-        archive = traceark.open(url, storage_options=options)
+        archive = traceark.open(url, storage_options=storage_options(settings, url, other))
     except ImportError as error:
         extra = "; install traceark[s3]" if url.startswith("s3") else ""
         raise click.ClickException(f"{url} cannot be opened: {error}{extra}") from error
@@ -52,15 +47,28 @@ def opened(settings: Settings, url: str) -> Iterator[Archive]:
         yield archive
 
 
+def storage_options(settings: Settings, url: str, other: str = "") -> dict[str, str]:
+    """Return how to open a URL, of a verb that may take another one."""
+    if settings.endpoint_url is None:
+        return {}
+    if not _is_on_s3(url) and not _is_on_s3(other):
+        raise click.UsageError(f"--endpoint-url is for S3, and {url} is not on S3")
+    return {"endpoint_url": settings.endpoint_url} if _is_on_s3(url) else {}
+
+
+def _is_on_s3(url: str) -> bool:
+    return url.startswith(("s3://", "s3a://"))
+
+
 @contextmanager
-def opened_existing(settings: Settings, url: str) -> Iterator[Archive]:
-    """Open an archive that is there.
+def opened_existing(settings: Settings, url: str, other: str = "") -> Iterator[Archive]:
+    """Open an archive that is there; see `opened`.
 
     Raises
     ------
     ArchiveNotFoundError
     """
-    with opened(settings, url) as archive:
+    with opened(settings, url, other) as archive:
         # Trace directories copied into an empty folder are an archive too; the marker comes with the first write.
         if not archive.exists() and not archive.run(archive.store.storage.children("traces")):
             raise ArchiveNotFoundError(f"there is no archive at {url}; traceark import SOURCE --to {url} makes one")

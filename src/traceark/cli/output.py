@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
     from traceark.verification import Finding
 
@@ -95,6 +96,10 @@ class Output(ABC):
     @abstractmethod
     def exported(self, report: ExportReport) -> None:
         """Print what an export did."""
+
+    @abstractmethod
+    def synced(self, report: SyncReport) -> None:
+        """Print what a sync did."""
 
     @abstractmethod
     def verified(self, verified: Verified) -> None:

@@ -18,7 +18,17 @@ from traceark.cli.console import STATUS_STYLES, TerminalConsole
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 from traceark.cli.show import print_trace
 from traceark.exporters.content import json_text
-from traceark.showing import NOTHING, cost_text, count_of, model_text, one_line, short_number, time_text, visible
+from traceark.showing import (
+    NOTHING,
+    bytes_text,
+    cost_text,
+    count_of,
+    model_text,
+    one_line,
+    short_number,
+    time_text,
+    visible,
+)
 
 if TYPE_CHECKING:
     from traceark import Event, Trace
@@ -26,6 +36,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
 
 _WIDE = 120
@@ -179,6 +190,19 @@ class TextOutput(Output):
             self.console.print_line(Text(f"left out: {_counted(report.left_out)}", style="dim"))
         if not report.traces:
             self.console.print("no traces")
+
+    def synced(self, report: SyncReport) -> None:
+        """Print few traces that are not the same, each, then how many there are of each kind."""
+        told = [trace for trace in report.traces if trace.outcome == "diverged"]
+        if len(report.traces) <= 5:
+            told = report.traces
+        for trace in told:
+            where = f" at {trace.where}" if trace.where else ""
+            copied = f", {bytes_text(trace.copied_bytes)}" if trace.copied_bytes else ""
+            self.console.print_line(Text(f"{trace.outcome} {visible(trace.trace_id)}{where}{copied}"))
+        self.console.print(
+            f"synced: {_counted(report.outcomes) or 'no traces'}; {bytes_text(report.copied_bytes)} copied"
+        )
 
     def verified(self, verified: Verified) -> None:
         """Print the findings, then how many there are."""

@@ -1,0 +1,91 @@
+"""The verbs that bring two archives together: sync and merge."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from traceark.cli.archives import opened_existing, storage_options
+from traceark.cli.asking import filter_options, understood
+from traceark.cli.progress import progress
+from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
+from traceark.showing import bytes_text, count_of, one_line
+
+if TYPE_CHECKING:
+    from traceark.sync import SyncReport
+
+
+@click.command("sync")
+@click.argument("source")
+@click.argument("target")
+@click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
+@click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have.")
+@click.option("--no-check", is_flag=True, help="Do not read back what was written.")
+@filter_options
+@shared_options
+def sync_verb(
+    settings: Settings,
+    source: str,
+    target: str,
+    dry_run: bool,
+    delete: bool,
+    no_check: bool,
+    filters: dict[str, Any],
+) -> int:
+    """Copy to the archive TARGET what it lacks of SOURCE; both may be written to meanwhile.
+
+    Nothing is overwritten but by a later state of itself. A trace that was written to on both sides
+    is told, with the place where they part, and left as it is. Killed and repeated, it goes on.
+    """
+    from traceark.sync import SyncOptions
+
+    options = SyncOptions(dry_run=dry_run, delete=delete, check=not no_check)
+    with opened_existing(settings, source, target) as archive, progress("syncing") as advance:
+        report = archive.sync_to(
+            target,
+            storage_options=storage_options(settings, target, source),
+            options=options,
+            progress=lambda done, total, copied: advance(bytes_text(copied), done, total),
+            **understood(archive, filters),
+        )
+    settings.output().synced(report)
+    return _tell(report)
+
+
+@click.command("merge")
+@click.argument("one")
+@click.argument("other")
+@click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
+@click.option("--no-check", is_flag=True, help="Do not read back what was written.")
+@filter_options
+@shared_options
+def merge_verb(settings: Settings, one: str, other: str, dry_run: bool, no_check: bool, filters: dict[str, Any]) -> int:
+    """Sync two archives both ways: each has all that the other had, but for traces that diverged."""
+    from traceark.sync import SyncOptions
+
+    options = SyncOptions(dry_run=dry_run, check=not no_check)
+    code = FINE
+    with opened_existing(settings, one, other) as archive, progress("merging") as advance:
+
+        def told(done: int, total: int, copied: int) -> None:
+            advance(bytes_text(copied), done, total)
+
+        chosen = understood(archive, filters)
+        away = storage_options(settings, other, one)
+        for report in (
+            archive.sync_to(other, storage_options=away, options=options, progress=told, **chosen),
+            archive.sync_from(other, storage_options=away, options=options, progress=told, **chosen),
+        ):
+            settings.output().synced(report)
+            code = max(code, _tell(report))
+    return code
+
+
+def _tell(report: SyncReport) -> int:
+    for problem in report.problems:
+        click.echo(f"traceark: {one_line(problem)}", err=True)
+    if diverged := sum(trace.outcome == "diverged" for trace in report.traces):
+        told = f"{count_of(diverged, 'trace')} diverged: both sides were written to; nothing was copied"
+        click.echo(f"traceark: {told}", err=True)
+    return FINE if report.is_clean else FOUND_WRONG
