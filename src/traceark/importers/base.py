@@ -15,10 +15,14 @@ from typing import Protocol, runtime_checkable
 
 from traceark.models import GoalStats, GoalTree, Json, Message, Trace
 
+# Where the metadata of a trace says that its messages' times were not told: "run", they have that of the run;
+# "id", that which the trace's id names; "unknown", the epoch.
+TIMES = "times"
+
 
 @dataclass(frozen=True, slots=True)
 class SourceEvent:
-    """An event as a source tells it; the store assigns its id, and the time of appending where it has no other."""
+    """An event as a source tells it; the store assigns its id. Without a time it has that of the one before it."""
 
     event_type: str
     payload: Json

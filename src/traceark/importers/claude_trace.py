@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_goals import ClaudeGoals, Result
@@ -49,7 +48,6 @@ class TraceBuilder(RowTrace):
         self._texts_by_id: dict[str, str] = {}
         self._spent: dict[str, _Spent] = {}
         self._tool_names: dict[str, str] = {}
-        self._time: datetime | None = None
 
     def add(self, row: Row) -> None:
         """Take a row or a piece that is none."""

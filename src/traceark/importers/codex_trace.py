@@ -10,15 +10,15 @@ all others, marked ``copied``, and their usage is the other session's.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.goals import GoalFold
 from traceark.importers.jsonl import Row
 from traceark.importers.rows import RowTrace
+from traceark.importers.times import time_of_id
 from traceark.models import Json, JsonObject, Message, Trace, Usage
 
 NAME = "codex"
@@ -40,7 +40,7 @@ class CodexTrace(RowTrace):
         super().__init__(NAME, counts)
         self._goals = GoalFold(self.typed)
         self._trace = Trace(trace_id=trace_id, agent_type=NAME, status="completed", metadata={})
-        self._born = _time_of_id(trace_id)
+        self._born = time_of_id(trace_id)
         self._models: list[Json] = []
         self._tool_names: dict[str, str] = {}
         self._ended: dict[str, Mapping[str, Json]] = {}
@@ -49,7 +49,6 @@ class CodexTrace(RowTrace):
         # The message that the model wrote last, and what it used.
         self._answer: Message | None = None
         self._copying = False
-        self._time: datetime | None = None
 
     def add(self, row: Row) -> None:
         """Take a row or a piece that is none."""
@@ -127,7 +126,7 @@ class CodexTrace(RowTrace):
 
     def _begin_turn(self, payload: Mapping[str, Json]) -> None:
         """End the copy with the first turn that is not older than the session."""
-        began = _time_of_id(payload.get("turn_id"))
+        began = time_of_id(payload.get("turn_id"))
         if self._copying and (began is None or self._born is None or began >= self._born):
             self._copying = False
             self._trace.metadata["copied_messages"] = len(self.messages)
@@ -263,18 +262,3 @@ def _inside(value: Mapping[str, Json], *names: str) -> Json:
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
     return found
-
-
-def _time_of_id(told: object) -> datetime | None:
-    """Return when a UUID of version 7 was made (RFC 9562: milliseconds in its first 48 bits); None for other ids.
-
-    Examples
-    --------
-    >>> _time_of_id("019d78fc-c449-7300-92a1-1e92604a4f6a")
-    datetime.datetime(2026, 4, 10, 20, 2, 4, 489000, tzinfo=datetime.timezone.utc)
-    """
-    try:
-        number = uuid.UUID(str(told))
-    except ValueError:
-        return None
-    return datetime.fromtimestamp((number.int >> 80) / 1000, UTC) if number.version == 7 else None

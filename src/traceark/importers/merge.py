@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from traceark.importers.base import SourceEvent, SourceTrace
+from traceark.importers.base import TIMES, SourceEvent, SourceTrace
 from traceark.importers.report import Outcome
 from traceark.models import Event, GivenEvent, Goal, GoalTree, JsonObject, Message, Trace
 
@@ -266,7 +266,8 @@ def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, objec
     }
     if source.trace.uid is not None and source.trace.uid != stored.uid:
         updates["uid"] = source.trace.uid
-    others = {name: value for name, value in stored.metadata.items() if name not in {*source.trace.metadata, STATE}}
+    gone = {*source.trace.metadata, STATE, TIMES}
+    others = {name: value for name, value in stored.metadata.items() if name not in gone}
     metadata = {**source.trace.metadata, **others, STATE: reached.to_json()}
     if metadata != stored.metadata:
         updates["metadata"] = metadata

@@ -20,6 +20,7 @@ from traceark.importers import copies
 from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
 from traceark.importers.merge import CAPTURE, Plan, Stored, begun, ended, given, plan_import, settled
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
+from traceark.importers.times import give_times
 from traceark.models import TERMINAL, GivenEvent, GoalTree, Message, Trace
 from traceark.protocol import TraceStore
 
@@ -127,7 +128,7 @@ class Taker:
                 if path != next((each for each in together if each in self._among), None):
                     return
                 self.report.covered.update(map(str, together))
-            sources = await asyncio.to_thread(lambda: list(importer.read(path, counts)))
+            sources = await asyncio.to_thread(_read, importer, path, counts)
         except OSError as error:
             self.report.unreadable(str(path), error)
             self._stop(str(path), self.report.files[-1].problems)
@@ -179,6 +180,14 @@ class Taker:
         async with at_a_time, self._alone(source.trace.trace_id):
             self.links.update(_children(source))
             return await _import_trace(self._store, source, importer, self.links)
+
+
+def _read(importer: Importer, path: Path, counts: ImportCounts) -> list[SourceTrace]:
+    sources = list(importer.read(path, counts))
+    for source in sources:
+        if source.copied is None:
+            give_times(source)
+    return sources
 
 
 def _children(source: SourceTrace) -> Links:
