@@ -241,17 +241,23 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
 def _is_whole(source: SourceTrace) -> bool:
     """Say whether a source is a run that has ended, and no more than a new trace can hold."""
     ids = {message.message_id for message in source.messages}
-    return source.trace.status in TERMINAL and source.copied is None and len(ids) == len(source.messages)
+    whole = source.trace.status in TERMINAL and len(ids) == len(source.messages)
+    return whole and (source.copied is None or copies.is_plain(source.copied))
 
 
 async def _add_whole(store: WholeStore, source: SourceTrace, importer: str) -> TraceReport:
     """Write a new trace in one piece, after its links: where it is there, nothing of it is missing."""
+    events = given(source.events)
+    if source.copied is not None:
+        # Its parents and goals are those that it had in its archive.
+        copied, goals = copies.ended(source)
+        await store.add_trace(copied, source.messages, events, goals)
+        return _report(source, "new", Plan("new", messages=source.messages, events=events))
     trace = source.trace
     if source.goals is not None:
         await _link_children(store, source)
     if trace.parent_goal_id is None and (link := await _link_to_parent(store, trace)) is not None:
         trace.parent_trace_id, trace.parent_goal_id = link
-    events = given(source.events)
     await store.add_trace(ended(source, importer), source.messages, events, source.goals)
     return _report(source, "new", Plan("new", messages=source.messages, events=events))
 
