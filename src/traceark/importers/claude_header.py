@@ -48,6 +48,7 @@ class HeaderFold:
         self._metadata: dict[str, Json] = {"sessionId": session}
         self._models: list[Json] = []
         self._command: str | None = None
+        self._copied = 0
         if agent_id is not None:
             self._trace.parent_trace_id = session
             self._metadata["agentId"] = agent_id
@@ -70,11 +71,27 @@ class HeaderFold:
         if row.get("type") == "summary" and (summary := self._typed.text(row.get("summary"))) is not None:
             self._metadata.setdefault("title", summary)
 
+    def copied_from(self, row: Mapping[str, Json]) -> bool:
+        """Say whether a message was copied from the session that this one was forked from, and remember where."""
+        told = row.get("forkedFrom")
+        origin = self._typed.identifier(told.get("sessionId")) if isinstance(told, dict) else None
+        if origin is None or origin == self._session or not isinstance(told, dict):
+            return False
+        self._metadata.setdefault("forked_from_id", origin)
+        self._metadata["forked_at"] = told.get("messageUuid")
+        self._copied += 1
+        self._metadata["copied_messages"] = self._copied
+        return True
+
     def see_message(self, message: Message, row: Mapping[str, Json]) -> None:
         """Take what a message says of the whole run."""
         from_user = message.role == "user"
         text = _prompt_of(message.content)
-        if from_user and self._trace.task is None and not (row.get("isMeta") or row.get("isCompactSummary")):
+        if (
+            from_user
+            and self._trace.task is None
+            and not ("forkedFrom" in row or row.get("isMeta") or row.get("isCompactSummary"))
+        ):
             self._take_prompt(text)
         if message.role == "assistant":
             self._take_model(row)

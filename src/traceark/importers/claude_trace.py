@@ -109,11 +109,16 @@ class TraceBuilder(RowTrace):
         }
         if not row.exact:
             fields["source_text"] = row.text
+        copied = self.header.copied_from(value)
+        self.goals.copying = copied
+        if copied:
+            fields["copied"] = True
         message = Message.parse(fields)
         before = self.goals.current()
         if kind == "assistant":
             self._take_calls(message, inner)
-            self._take_usage(value, inner)
+            if not copied:
+                self._take_usage(value, inner)
         else:
             self._take_results(message, value, inner)
         if message.goal_id is None:
