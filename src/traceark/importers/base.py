@@ -70,6 +70,8 @@ class SourceTrace:
     positional : bool
         Whether the ids of messages say no more than their place in the source. Then a source that
         disagrees with what is stored adds nothing: what is new cannot be told.
+    parent_untold : bool
+        Whether the trace may be a sub-agent's without saying so: then only its parent tells.
     copied : Copied, optional
         Of a trace of an archive: every field is the trace's own, exactly, and a later state may have
         changed any of them; messages are in the order of adding.
@@ -83,6 +85,7 @@ class SourceTrace:
     file_rows: int = 0
     torn_tail: str | None = None
     positional: bool = False
+    parent_untold: bool = False
     copied: Copied | None = None
 
 

@@ -51,6 +51,8 @@ class State:
         The unfinished end of that file.
     diverged : tuple of str
         Digests of sources that disagreed.
+    parent : str, optional
+        The trace whose sub-agent it is by its own source; the header may name another, by a goal of that one.
     """
 
     importer: str
@@ -60,6 +62,7 @@ class State:
     file_rows: int = 0
     torn_tail: str | None = None
     diverged: tuple[str, ...] = ()
+    parent: str | None = None
 
     @classmethod
     def of(cls, trace: Trace) -> State | None:
@@ -75,6 +78,7 @@ class State:
             cast("int", stored.get("file_rows", 0)),
             cast("str | None", stored.get("torn_tail")),
             tuple(cast("list[str]", stored.get("diverged", []))),
+            cast("str | None", stored.get("parent")),
         )
 
     def to_json(self) -> JsonObject:
@@ -88,6 +92,8 @@ class State:
             out["torn_tail"] = self.torn_tail
         if self.diverged:
             out["diverged"] = list(self.diverged)
+        if self.parent is not None:
+            out["parent"] = self.parent
         return out
 
 
@@ -134,8 +140,12 @@ def begun(source: SourceTrace, importer: str) -> Trace:
     """Return the header that a new trace is made with: running, until all of it is there."""
     trace = source.trace.model_copy()
     trace.status = "running"
-    trace.metadata = {**source.trace.metadata, STATE: State(importer, until=len(source.digests)).to_json()}
+    trace.metadata = {**source.trace.metadata, STATE: _begins(source, importer).to_json()}
     return trace
+
+
+def _begins(source: SourceTrace, importer: str) -> State:
+    return State(importer, until=len(source.digests), parent=source.trace.parent_trace_id)
 
 
 def ended(source: SourceTrace, importer: str) -> Trace:
@@ -253,7 +263,13 @@ def _spent(messages: list[Message], by_id: Mapping[str, Message]) -> list[tuple[
 def _reached(source: SourceTrace, state: State) -> State:
     digests, last = source.digests, source.digests[-1] if source.digests else ""
     return replace(
-        state, rows=len(digests), sha256=last, until=0, file_rows=source.file_rows, torn_tail=source.torn_tail
+        state,
+        rows=len(digests),
+        sha256=last,
+        until=0,
+        file_rows=source.file_rows,
+        torn_tail=source.torn_tail,
+        parent=source.trace.parent_trace_id or state.parent,
     )
 
 

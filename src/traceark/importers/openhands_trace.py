@@ -71,6 +71,7 @@ class RunTrace:
         self._agents: dict[str, str] = {}
         self._started: dict[str, str] = {}
         self._prompts: dict[str, str] = {}
+        self._named = 0
         self._torn: str | None = None
 
     def add(self, kind: str, event: JsonObject, take: Callable[[], bool]) -> None:
@@ -129,6 +130,7 @@ class RunTrace:
             if goal_id is not None and (goal := self._goals.agent(goal_id)) is not None:
                 del waiting[goal_id]
                 self._goals.name_trace(goal, child_id)
+                self._named += 1
 
     def _start(self, goal_id: str, name: str | None, prompt: Json) -> None:
         described = name or self.typed.summary(prompt) or goal_id
@@ -192,8 +194,8 @@ class RunTrace:
         source.goals = self._goals.tree(trace.task or "")
         trace.current_goal_id = self._goals.current()
         source.torn_tail = self._torn
-        # A state that tells more than before is taken even though no event is new.
-        source.file_rows += _weight(statistics) + (trace.status != "running")
+        # A state that tells more than before is taken even though no event is new, and sub-agents that came later.
+        source.file_rows += _weight(statistics) + (trace.status != "running") + self._named
         return source
 
     def _message_id(self, told: Json, number: int) -> str:
