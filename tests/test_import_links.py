@@ -19,7 +19,7 @@ import test_import_openhands as openhands
 from profiles import tried
 from test_import_claude_code import SESSION, answer, call, row, streamed
 from test_import_documents import STEPS, trajectory
-from test_import_run import contents_of
+from test_import_run import NOW, Dying, Killed, contents_of
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.links import Known, plan_links
 from traceark.importers.report import ImportReport
@@ -270,6 +270,27 @@ def test_a_fork_says_where_it_branched_and_its_copy_counts_nothing(tmp_path: Pat
     metadata = json.loads(fork["header"])["metadata"]
     assert (metadata["forked_from_id"], metadata["forked_at"], metadata["copied_messages"]) == (SESSION, "wone", 3)
     assert [json.loads(each).get("copied") for each in fork["messages"]] == [True, True, True, None]
+
+
+@pytest.mark.parametrize("name", ["claude_code", "codex_agent", "atif"])
+def test_an_import_of_a_family_killed_anywhere_and_repeated_ends_as_one_that_was_not(tmp_path: Path, name: str) -> None:
+    sources = FAMILIES[name](tmp_path).sources[::-1]
+
+    async def run(into: ModelStore) -> None:
+        assert (await import_paths(into, sources)).ok
+
+    whole = ModelStore(clock=lambda: NOW)
+    asyncio.run(run(whole))
+    for writes in itertools.count():
+        into = ModelStore(clock=lambda: NOW)
+        try:
+            asyncio.run(run(Dying(into, writes)))
+        except Killed:
+            asyncio.run(run(into))
+            assert asyncio.run(contents_of(into)) == asyncio.run(contents_of(whole)), writes
+        else:
+            assert writes > len(sources)
+            break
 
 
 def test_a_sub_agents_conversation_that_appears_later_is_named_when_its_parent_is_imported_again(
