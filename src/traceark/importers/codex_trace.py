@@ -19,7 +19,7 @@ from traceark.importers.goals import GoalFold
 from traceark.importers.jsonl import Row
 from traceark.importers.rows import RowTrace
 from traceark.importers.times import time_of_id
-from traceark.models import Json, JsonObject, Message, Trace, Usage
+from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "codex"
 _OUTPUTS = frozenset(
@@ -42,7 +42,17 @@ class CodexTrace(RowTrace):
     def __init__(self, trace_id: str, counts: ImportCounts) -> None:
         super().__init__(NAME, counts)
         self._goals = GoalFold(self.typed)
-        self._trace = Trace(trace_id=trace_id, agent_type=NAME, status="completed", metadata={})
+        self._trace_id = trace_id
+        # The header's fields, made a trace when nothing of them changes any more.
+        self._metadata: JsonObject = {}
+        self._header: dict[str, Any] = {
+            "trace_id": trace_id,
+            "agent_type": NAME,
+            "status": "completed",
+            "metadata": self._metadata,
+        }
+        self._began: datetime | None = None
+        self._ended_at: datetime | None = None
         self._born = time_of_id(trace_id)
         self._models: list[Json] = []
         self._tool_names: dict[str, str] = {}
@@ -52,7 +62,7 @@ class CodexTrace(RowTrace):
         self._plans: dict[str, list[Json]] = {}
         self._total: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         # The message that the model wrote last, and what it used.
-        self._answer: Message | None = None
+        self._answer: dict[str, Any] | None = None
         self._copying = False
 
     def add(self, row: Row) -> None:
@@ -81,14 +91,14 @@ class CodexTrace(RowTrace):
 
     def finish(self) -> SourceTrace:
         """Return the trace."""
-        trace = self._trace
         if len(self._models) > 1:
-            trace.metadata["models"] = list(self._models)
-        goals = self._goals.tree(trace.task or "")
-        trace.current_goal_id = goals.current_id if goals is not None else None
+            self._metadata["models"] = list(self._models)
+        goals = self._goals.tree(self._header.get("task") or "")
+        self._header["current_goal_id"] = goals.current_id if goals is not None else None
+        self._header["created_at"], self._header["completed_at"] = self._began, self._ended_at
         return SourceTrace(
-            trace,
-            self.messages,
+            Trace.parse(self._header),
+            self.made(),
             self.events,
             goals,
             self.digests,
@@ -102,22 +112,24 @@ class CodexTrace(RowTrace):
         if at is None:
             return
         self._time = at
-        self._trace.created_at = min(self._trace.created_at or at, at)
-        self._trace.completed_at = max(self._trace.completed_at or at, at)
+        if self._began is None or at < self._began:
+            self._began = at
+        if self._ended_at is None or at > self._ended_at:
+            self._ended_at = at
 
     def _see_session(self, payload: Mapping[str, Json]) -> None:
         other = self.typed.identifier(payload.get("id"))
-        if other is not None and other != self._trace.trace_id:
+        if other is not None and other != self._trace_id:
             # What follows was copied from the session that this one was forked from.
             self._copying = True
-            self._trace.metadata.setdefault("forked_from_id", other)
+            self._metadata.setdefault("forked_from_id", other)
             return
         for name in _FACTS:
             if payload.get(name) is not None:
-                self._trace.metadata[name] = payload[name]
+                self._metadata[name] = payload[name]
         source = payload.get("source")
         if isinstance(source, dict):
-            self._trace.parent_trace_id = self.typed.identifier(
+            self._header["parent_trace_id"] = self.typed.identifier(
                 _inside(source, "subagent", "thread_spawn", "parent_thread_id")
             )
 
@@ -125,7 +137,7 @@ class CodexTrace(RowTrace):
         self._begin_turn(payload)
         model = self.typed.text(payload.get("model"))
         if model is not None:
-            self._trace.model = model
+            self._header["model"] = model
             if model not in self._models:
                 self._models.append(model)
 
@@ -134,23 +146,23 @@ class CodexTrace(RowTrace):
         began = time_of_id(payload.get("turn_id"))
         if self._copying and (began is None or self._born is None or began >= self._born):
             self._copying = False
-            self._trace.metadata["copied_messages"] = len(self.messages)
+            self._metadata["copied_messages"] = len(self.messages)
 
     def _see_event(self, subtype: str, payload: Mapping[str, Json]) -> None:
-        trace = self._trace
+        header = self._header
         if subtype == "task_started":
             self._begin_turn(payload)
-            trace.status, trace.error_message = "completed", None
-        elif subtype == "user_message" and trace.task is None and not self._copying:
-            trace.task = self.typed.summary(payload.get("message"))
+            header["status"], header["error_message"] = "completed", None
+        elif subtype == "user_message" and header.get("task") is None and not self._copying:
+            header["task"] = self.typed.summary(payload.get("message"))
         elif subtype == "agent_message":
-            trace.result_summary = self.typed.summary(payload.get("message"), 500) or trace.result_summary
+            header["result_summary"] = self.typed.summary(payload.get("message"), 500) or header.get("result_summary")
         elif subtype == "thread_name_updated":
-            trace.metadata["title"] = payload.get("thread_name")
+            self._metadata["title"] = payload.get("thread_name")
         elif subtype == "turn_aborted":
-            trace.status = "cancelled"
+            header["status"] = "cancelled"
         elif subtype == "error":
-            trace.status, trace.error_message = "failed", self.typed.summary(payload.get("message"), 1000)
+            header["status"], header["error_message"] = "failed", self.typed.summary(payload.get("message"), 1000)
         elif subtype == "collab_agent_spawn_end" and not self._copying:
             self._start(self.typed.identifier(payload.get("call_id")) or "", payload.get("new_thread_id"))
         elif subtype == "token_count":
@@ -171,7 +183,7 @@ class CodexTrace(RowTrace):
         self._total = now
         if self._copying or self._answer is None or not any(grown.values()):
             return
-        known = self._answer.usage or Usage()
+        known = self._answer.get("usage") or Usage()
         cached = min(grown["cached_input_tokens"], grown["input_tokens"])
         usage = Usage(
             input_tokens=(known.input_tokens or 0) + grown["input_tokens"] - cached,
@@ -179,7 +191,7 @@ class CodexTrace(RowTrace):
             cache_read_tokens=(known.cache_read_tokens or 0) + cached,
             reasoning_tokens=(known.reasoning_tokens or 0) + grown["reasoning_output_tokens"],
         )
-        self._answer.usage, self._answer.tokens = usage, usage.total()
+        self._answer["usage"], self._answer["tokens"] = usage, usage.total()
 
     # Messages
 
@@ -190,8 +202,8 @@ class CodexTrace(RowTrace):
         content: Json = payload.get(content_name) if content_name is not None else [payload]
         rest: JsonObject = {name: item for name, item in payload.items() if name != content_name}
         fields: dict[str, Any] = {
-            "message_id": f"{self._trace.trace_id}-row-{row.number}",
-            "trace_id": self._trace.trace_id,
+            "message_id": f"{self._trace_id}-row-{row.number}",
+            "trace_id": self._trace_id,
             "role": told or ("tool" if is_output else "assistant"),
             "content": content,
             "created_at": self._time,
@@ -201,21 +213,19 @@ class CodexTrace(RowTrace):
             fields["source_text"] = row.text
         if self._copying:
             fields["copied"] = True
-        message = Message.parse(fields)
         if kind in _CALLS:
-            self._take_call(message, payload, kind)
+            self._take_call(fields, payload, kind)
         elif is_output:
-            self._take_output(message, payload)
-        if message.goal_id is None:
-            message.goal_id = self._goals.current()
-        if message.role == "assistant":
-            self._answer = message
-        self.messages.append(message)
+            self._take_output(fields, payload)
+        fields.setdefault("goal_id", self._goals.current())
+        if fields["role"] == "assistant":
+            self._answer = fields
+        self.messages.append(fields)
 
-    def _take_call(self, message: Message, payload: Mapping[str, Json], kind: str) -> None:
+    def _take_call(self, fields: dict[str, Any], payload: Mapping[str, Json], kind: str) -> None:
         call_id = self.typed.identifier(payload.get("call_id"))
         tool = self.typed.text(payload.get("name")) or _TOOLS.get(kind)
-        message.tool_call_id, message.tool_name = call_id, tool
+        fields["tool_call_id"], fields["tool_name"] = call_id, tool
         if call_id is None or tool is None:
             return
         self._tool_names[call_id] = tool
@@ -224,27 +234,27 @@ class CodexTrace(RowTrace):
         elif tool == _SPAWN and not self._copying:
             # What was copied started another session's sub-agents.
             told = self.typed.summary(_object(payload.get("arguments")).get("message"))
-            message.goal_id = self._goals.start_agent(call_id, told or tool, self._time).id
+            fields["goal_id"] = self._goals.start_agent(call_id, told or tool, self._time).id
 
-    def _take_output(self, message: Message, payload: Mapping[str, Json]) -> None:
+    def _take_output(self, fields: dict[str, Any], payload: Mapping[str, Json]) -> None:
         call_id = self.typed.identifier(payload.get("call_id"))
         if call_id is None:
             return
-        message.tool_call_id, message.tool_name = call_id, self._tool_names.get(call_id)
+        fields["tool_call_id"], fields["tool_name"] = call_id, self._tool_names.get(call_id)
         ended = self._ended.pop(call_id, {})
-        message.duration_ms = self._duration(ended.get("duration"))
+        fields["duration_ms"] = self._duration(ended.get("duration"))
         failed = ended.get("status") == "failed" or ended.get("success") is False
         if failed or ended.get("exit_code") not in (None, 0):
-            message.status = "failed"
-            message.error = self.typed.summary(
+            fields["status"] = "failed"
+            fields["error"] = self.typed.summary(
                 ended.get("stderr") or ended.get("aggregated_output") or payload.get("output")
             )
         if (goal := self._goals.agent(call_id)) is not None:
-            message.goal_id = goal.id
+            fields["goal_id"] = goal.id
             self._start(call_id, _object(payload.get("output")).get("agent_id"))
-            if message.status == "failed":
+            if fields.get("status") == "failed":
                 self._goals.set_status(goal, "failed", self._time)
-        elif message.tool_name in _WAITS:
+        elif fields["tool_name"] in _WAITS:
             self._take_statuses(_object(payload.get("output")).get("status"))
         plan = self._plans.pop(call_id, None)
         if plan is not None:
