@@ -362,17 +362,21 @@ def test_whatever_was_written_comes_back_from_a_pack_and_each_later_pack_brings_
         async with (
             ArchiveStore(folder / "a", durability="os") as store,
             ArchiveStore(folder / "b", durability="os") as other,
+            ArchiveStore(f"memory://{folder.name}") as bit_by_bit,
         ):
+            # Only on disk is a trace that has ended written in one piece.
+            assert (other.adds_at_once, bit_by_bit.adds_at_once) == (True, False)
             await store.create_trace(Trace(trace_id="t"))
             for part in parts:
                 for step in part:
                     await take(store, step)
                 path, expected = await packed(store, folder / "a.zip"), await contents(store)
                 for again in (False, True):
-                    report = await import_paths(other, [path])
-                    assert report.ok, report.problems
-                    assert not again or outcomes(report) == ["known"]
-                    assert await contents(other) == expected
+                    for into in (other, bit_by_bit):
+                        report = await import_paths(into, [path])
+                        assert report.ok, report.problems
+                        assert not again or outcomes(report) == ["known"]
+                        assert await contents(into) == expected
 
     with TemporaryDirectory() as folder:
         asyncio.run(run(Path(folder)))
@@ -381,3 +385,28 @@ def test_whatever_was_written_comes_back_from_a_pack_and_each_later_pack_brings_
 def test_the_marker_is_no_stranger() -> None:
     assert TracearkArchive().is_beside(GOLDEN / MARKER)
     assert trace_key("t") == "t"
+
+
+@pytest.mark.parametrize("was_set", [{}, {"total_cost": 0.1}, {"last_sequence": 50}])
+async def test_a_copy_of_a_run_that_has_ended_is_there_at_once_unless_somebody_set_its_totals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_set: dict[str, Any]
+) -> None:
+    async with ArchiveStore(tmp_path / "a", durability="os") as store:
+        await store.create_trace(Trace.parse({"trace_id": "t", "own": 2**70}))
+        await store.add_goal("t", Goal(id="1"))
+        await store.add_message(Message(trace_id="t", role="user", content="hi", goal_id="1", tokens=3, cost=0.2))
+        await store.append_event("t", "begun", {"at": None})
+        await store.update_trace("t", status="completed", **was_set)
+        path, expected = await packed(store, tmp_path / "a.zip"), await contents(store)
+    added: list[str] = []
+    plain = ArchiveStore.add_trace
+
+    async def add_trace(store: ArchiveStore, trace: Trace, *rest: Any) -> str:
+        added.append(trace.trace_id)
+        return await plain(store, trace, *rest)
+
+    monkeypatch.setattr(ArchiveStore, "add_trace", add_trace)
+    async with ArchiveStore(tmp_path / "b", durability="os") as other:
+        assert outcomes(await import_paths(other, [path])) == ["new"]
+        assert await contents(other) == expected
+    assert added == ([] if was_set else ["t"])

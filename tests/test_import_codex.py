@@ -303,3 +303,21 @@ def adds_up(path: Path) -> None:
     assert sum(each.reasoning_tokens or 0 for each in usages) == stated["reasoning_output_tokens"]
     assert len(source.messages) + len(source.events) == len(rows)
     assert counts.problems == []
+
+
+def test_a_sub_agent_is_a_goal_that_names_its_session_and_ends_when_waiting_for_it_tells(tmp_path: Path) -> None:
+    told = json.dumps({"status": {TURN: {"completed": "Seen."}}})
+    source, _ = read(
+        tmp_path,
+        META,
+        item("function_call", 1, call_id="c1", name="spawn_agent", arguments=json.dumps({"message": "Look."})),
+        event("collab_agent_spawn_end", 2, call_id="c1", new_thread_id=TURN),
+        item("function_call_output", 2, call_id="c1", output="started"),
+        item("function_call", 3, call_id="c2", name="wait", arguments="{}"),
+        item("function_call_output", 4, call_id="c2", output=told),
+    )
+    assert source.goals is not None
+    [goal] = source.goals.goals
+    assert (goal.id, goal.type, goal.description, goal.sub_trace_ids) == ("c1", "agent", "Look.", [TURN])
+    assert (goal.status, goal.summary) == ("completed", "Seen.")
+    assert [each.goal_id for each in source.messages] == ["c1", "c1", None, None]

@@ -74,9 +74,14 @@ def _traces(document: JsonObject, parent: str | None, path: Path, counts: Import
     trace.metadata = {"atif": rest}
     for number, step in building.each("step", document.get("steps")):
         _add_step(building, number, step)
+    copied = sum(1 for message in building.messages if (message.__pydantic_extra__ or {}).get("copied"))
+    if copied:
+        trace.metadata["copied_messages"] = copied
     _take_totals(building, document.get("final_metrics"))
     _take_header(trace, building.typed, _more(document).get("traceark"))
-    yield building.finish(path, _stated(document.get("final_metrics"), building.typed))
+    source = building.finish(path, _stated(document.get("final_metrics"), building.typed))
+    source.parent_untold = True
+    yield source
     for child in children:
         yield from _traces(child, trace_id, path, counts)
 

@@ -15,10 +15,14 @@ from typing import Protocol, runtime_checkable
 
 from traceark.models import GoalStats, GoalTree, Json, Message, Trace
 
+# Where the metadata of a trace says that its messages' times were not told: "run", they have that of the run;
+# "id", that which the trace's id names; "unknown", the epoch.
+TIMES = "times"
+
 
 @dataclass(frozen=True, slots=True)
 class SourceEvent:
-    """An event as a source tells it; the store assigns its id, and the time of appending where it has no other."""
+    """An event as a source tells it; the store assigns its id. Without a time it has that of the one before it."""
 
     event_type: str
     payload: Json
@@ -66,6 +70,8 @@ class SourceTrace:
     positional : bool
         Whether the ids of messages say no more than their place in the source. Then a source that
         disagrees with what is stored adds nothing: what is new cannot be told.
+    parent_untold : bool
+        Whether the trace may be a sub-agent's without saying so: then only its parent tells.
     copied : Copied, optional
         Of a trace of an archive: every field is the trace's own, exactly, and a later state may have
         changed any of them; messages are in the order of adding.
@@ -79,6 +85,7 @@ class SourceTrace:
     file_rows: int = 0
     torn_tail: str | None = None
     positional: bool = False
+    parent_untold: bool = False
     copied: Copied | None = None
 
 

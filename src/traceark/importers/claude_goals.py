@@ -51,6 +51,8 @@ class ClaudeGoals(GoalFold):
     def __init__(self, typed: Typed, session: str) -> None:
         super().__init__(typed)
         self.session = session
+        # Whether rows are taken that were copied from another session, whose sub-agents are its own.
+        self.copying = False
         self._calls: dict[str, tuple[str, Mapping[str, Json]]] = {}
         self._task_goals: dict[str, str] = {}
         self._agent_prompts: dict[str, str] = {}
@@ -106,7 +108,7 @@ class ClaudeGoals(GoalFold):
     def link_agent(self, call_id: str, agent_id: str) -> None:
         """Note which sub-agent a call started."""
         goal = self.goals.get(call_id)
-        if goal is None or goal.type != "agent":
+        if goal is None or goal.type != "agent" or self.copying:
             return
         child = child_trace_id(self.session, agent_id)
         if child not in goal.sub_trace_ids:

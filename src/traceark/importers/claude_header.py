@@ -54,6 +54,7 @@ class HeaderFold:
         self._result: str | None = None
         self._task: str | None = None
         self._command: str | None = None
+        self._copied = 0
         self._model: str | None = None
         self._models: list[Json] = []
         self._metadata: dict[str, Json] = {"sessionId": session}
@@ -79,10 +80,23 @@ class HeaderFold:
         if row.get("type") == "summary" and (summary := self._typed.text(row.get("summary"))) is not None:
             self._metadata.setdefault("title", summary)
 
+    def copied_from(self, row: Mapping[str, Json]) -> bool:
+        """Say whether a message was copied from the session that this one was forked from, and remember where."""
+        told = row.get("forkedFrom")
+        origin = self._typed.identifier(told.get("sessionId")) if isinstance(told, dict) else None
+        if origin is None or origin == self._session or not isinstance(told, dict):
+            return False
+        self._metadata.setdefault("forked_from_id", origin)
+        self._metadata["forked_at"] = told.get("messageUuid")
+        self._copied += 1
+        self._metadata["copied_messages"] = self._copied
+        return True
+
     def see_message(self, role: str, content: Json, row: Mapping[str, Json]) -> None:
         """Take what a message says of the whole run."""
         text = _prompt_of(content)
-        if role == "user" and self._task is None and not (row.get("isMeta") or row.get("isCompactSummary")):
+        is_prompt = role == "user" and not ("forkedFrom" in row or row.get("isMeta") or row.get("isCompactSummary"))
+        if is_prompt and self._task is None:
             self._take_prompt(text)
         if role == "assistant":
             self._take_model(row)

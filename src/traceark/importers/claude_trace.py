@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from traceark.importers import elsewhere
@@ -58,7 +57,6 @@ class TraceBuilder(RowTrace):
         # By the id of a call the place of its message, and of each message that of the call it answers.
         self._calls: dict[str, int] = {}
         self._answered: list[int | None] = []
-        self._time: datetime | None = None
 
     def add(self, row: Row) -> None:
         """Take a row or a piece that is none."""
@@ -125,10 +123,15 @@ class TraceBuilder(RowTrace):
         }
         if not row.exact:
             fields["source_text"] = row.text
+        copied = self.header.copied_from(value)
+        self.goals.copying = copied
+        if copied:
+            fields["copied"] = True
         before = self.goals.current()
         if kind == "assistant":
             self._take_calls(fields, inner)
-            self._take_usage(value, inner)
+            if not copied:
+                self._take_usage(value, inner)
         else:
             self._take_results(fields, value, inner)
             self.goals.notice(inner["content"], self._time)

@@ -10,15 +10,15 @@ all others, marked ``copied``, and their usage is the other session's.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.goals import GoalFold
 from traceark.importers.jsonl import Row
 from traceark.importers.rows import RowTrace
+from traceark.importers.times import time_of_id
 from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "codex"
@@ -28,6 +28,9 @@ _OUTPUTS = frozenset(
 _CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call", "web_search_call", "mcp_tool_call"})
 # Calls that name no tool.
 _TOOLS = {"local_shell_call": "local_shell", "web_search_call": "web_search"}
+_SPAWN, _WAITS = "spawn_agent", frozenset({"wait", "wait_agent"})
+# How a sub-agent stands, in the words of goals.
+_AGENT_STATUS = {"completed": "completed", "errored": "failed", "interrupted": "cancelled", "shutdown": "completed"}
 _FACTS = ("cwd", "originator", "cli_version", "source", "model_provider", "git", "forked_from_id")
 # What the running total counts.
 _COUNTERS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens")
@@ -50,16 +53,17 @@ class CodexTrace(RowTrace):
         }
         self._began: datetime | None = None
         self._ended_at: datetime | None = None
-        self._born = _time_of_id(trace_id)
+        self._born = time_of_id(trace_id)
         self._models: list[Json] = []
         self._tool_names: dict[str, str] = {}
         self._ended: dict[str, Mapping[str, Json]] = {}
+        # The goals of sub-agents by their sessions.
+        self._agents: dict[str, str] = {}
         self._plans: dict[str, list[Json]] = {}
         self._total: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         # The message that the model wrote last, and what it used.
         self._answer: dict[str, Any] | None = None
         self._copying = False
-        self._time: datetime | None = None
 
     def add(self, row: Row) -> None:
         """Take a row or a piece that is none."""
@@ -139,7 +143,7 @@ class CodexTrace(RowTrace):
 
     def _begin_turn(self, payload: Mapping[str, Json]) -> None:
         """End the copy with the first turn that is not older than the session."""
-        began = _time_of_id(payload.get("turn_id"))
+        began = time_of_id(payload.get("turn_id"))
         if self._copying and (began is None or self._born is None or began >= self._born):
             self._copying = False
             self._metadata["copied_messages"] = len(self.messages)
@@ -159,6 +163,8 @@ class CodexTrace(RowTrace):
             header["status"] = "cancelled"
         elif subtype == "error":
             header["status"], header["error_message"] = "failed", self.typed.summary(payload.get("message"), 1000)
+        elif subtype == "collab_agent_spawn_end" and not self._copying:
+            self._start(self.typed.identifier(payload.get("call_id")) or "", payload.get("new_thread_id"))
         elif subtype == "token_count":
             self._take_total(_inside(payload, "info", "total_token_usage"))
         elif subtype.endswith("_end") and (call_id := self.typed.identifier(payload.get("call_id"))) is not None:
@@ -211,7 +217,7 @@ class CodexTrace(RowTrace):
             self._take_call(fields, payload, kind)
         elif is_output:
             self._take_output(fields, payload)
-        fields["goal_id"] = self._goals.current()
+        fields.setdefault("goal_id", self._goals.current())
         if fields["role"] == "assistant":
             self._answer = fields
         self.messages.append(fields)
@@ -225,6 +231,10 @@ class CodexTrace(RowTrace):
         self._tool_names[call_id] = tool
         if tool == "update_plan":
             self._plans[call_id] = _plan_of(payload.get("arguments"))
+        elif tool == _SPAWN and not self._copying:
+            # What was copied started another session's sub-agents.
+            told = self.typed.summary(_object(payload.get("arguments")).get("message"))
+            fields["goal_id"] = self._goals.start_agent(call_id, told or tool, self._time).id
 
     def _take_output(self, fields: dict[str, Any], payload: Mapping[str, Json]) -> None:
         call_id = self.typed.identifier(payload.get("call_id"))
@@ -239,9 +249,33 @@ class CodexTrace(RowTrace):
             fields["error"] = self.typed.summary(
                 ended.get("stderr") or ended.get("aggregated_output") or payload.get("output")
             )
+        if (goal := self._goals.agent(call_id)) is not None:
+            fields["goal_id"] = goal.id
+            self._start(call_id, _object(payload.get("output")).get("agent_id"))
+            if fields.get("status") == "failed":
+                self._goals.set_status(goal, "failed", self._time)
+        elif fields["tool_name"] in _WAITS:
+            self._take_statuses(_object(payload.get("output")).get("status"))
         plan = self._plans.pop(call_id, None)
         if plan is not None:
             self._goals.write_todos(plan, self._time)
+
+    def _start(self, call_id: str, told: Json) -> None:
+        """Note which session a call started."""
+        goal, child_id = self._goals.agent(call_id), self.typed.identifier(told)
+        if goal is not None and child_id is not None:
+            self._goals.name_trace(goal, child_id)
+            self._agents[child_id] = goal.id
+
+    def _take_statuses(self, told: Json) -> None:
+        """Take how sub-agents stand, as waiting for them tells it: a word, or an object of a word and a text."""
+        for child_id, standing in told.items() if isinstance(told, dict) else ():
+            goal = self._goals.agent(self._agents.get(child_id))
+            words = standing if isinstance(standing, dict) else {standing: None} if isinstance(standing, str) else {}
+            for word, text in words.items():
+                if goal is not None and word in _AGENT_STATUS:
+                    self._goals.set_status(goal, _AGENT_STATUS[word], self._time)
+                    goal.summary = self.typed.summary(text) or goal.summary
 
     def _duration(self, told: Json) -> int | None:
         """Return the milliseconds of ``{secs, nanos}``."""
@@ -255,16 +289,21 @@ class CodexTrace(RowTrace):
 
 def _plan_of(arguments: Json) -> list[Json]:
     """Return the steps of a call of `update_plan` as things to do."""
-    try:
-        told = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
-        return []
-    steps = told.get("plan") if isinstance(told, dict) else None
+    steps = _object(arguments).get("plan")
     return [
         {"content": step.get("step"), "status": step.get("status")}
         for step in (steps if isinstance(steps, list) else [])
         if isinstance(step, dict)
     ]
+
+
+def _object(told: Json) -> Mapping[str, Json]:
+    """Return an object, be it as text; an empty one for what is none."""
+    try:
+        value = json.loads(told) if isinstance(told, str) else told
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _inside(value: Mapping[str, Json], *names: str) -> Json:
@@ -273,18 +312,3 @@ def _inside(value: Mapping[str, Json], *names: str) -> Json:
     for name in names:
         found = found.get(name) if isinstance(found, dict) else None
     return found
-
-
-def _time_of_id(told: object) -> datetime | None:
-    """Return when a UUID of version 7 was made (RFC 9562: milliseconds in its first 48 bits); None for other ids.
-
-    Examples
-    --------
-    >>> _time_of_id("019d78fc-c449-7300-92a1-1e92604a4f6a")
-    datetime.datetime(2026, 4, 10, 20, 2, 4, 489000, tzinfo=datetime.timezone.utc)
-    """
-    try:
-        number = uuid.UUID(str(told))
-    except ValueError:
-        return None
-    return datetime.fromtimestamp((number.int >> 80) / 1000, UTC) if number.version == 7 else None

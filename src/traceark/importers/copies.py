@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from traceark.codec.lines import to_record
-from traceark.importers.base import SourceEvent, SourceTrace
+from traceark.importers.base import Copied, SourceEvent, SourceTrace
 from traceark.importers.merge import Plan, Stored, given
 from traceark.importers.report import Outcome
 from traceark.models import Event, Goal, GoalStats, GoalTree, Message, Trace
@@ -71,9 +71,23 @@ class State:
 
 def begun(source: SourceTrace) -> Trace:
     """Return the header that a new trace is made with: running, without totals, until all of it is there."""
-    nothing = dict.fromkeys(_TOTALS, 0) | {"last_sequence": 0, "last_event_id": 0}
-    metadata = {**source.trace.metadata, STATE: asdict(State().begins(source))}
-    return source.trace.model_copy(update={**nothing, "total_cost": 0.0, "status": "running", "metadata": metadata})
+    return _bare_header(source, State().begins(source)).model_copy(update={"status": "running"})
+
+
+def ended(source: SourceTrace) -> tuple[Trace, GoalTree | None]:
+    """Return the header and the goals of a new trace that is written in one piece, for the store to count."""
+    reached = State().reached(source, _held(source.messages, source.events))
+    return _bare_header(source, reached), _without_stats(source.goals) if source.goals is not None else None
+
+
+def is_plain(copied: Copied) -> bool:
+    """Say whether all totals and stats of a trace are what its messages add up to, so that none has to be set."""
+    return not (copied.totals or copied.self_stats or copied.cumulative_stats)
+
+
+def _bare_header(source: SourceTrace, state: State) -> Trace:
+    nothing = {**dict.fromkeys(_TOTALS, 0), "total_cost": 0.0, "last_sequence": 0, "last_event_id": 0}
+    return source.trace.model_copy(update={**nothing, "metadata": {**source.trace.metadata, STATE: asdict(state)}})
 
 
 def settled(source: SourceTrace, stored: Trace) -> Outcome | None:

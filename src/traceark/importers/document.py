@@ -213,9 +213,9 @@ class DocumentTrace:
         message.tool_call_id = self.typed.identifier(call_id)
         message.tool_name = self.typed.text(name) or self._tools.get(message.tool_call_id or "")
 
-    def event(self, kind: str, payload: Json) -> None:
-        """Add an event."""
-        self._events.append(SourceEvent(f"{self._name}.{kind}", payload))
+    def event(self, kind: str, payload: Json, at: datetime | None = None) -> None:
+        """Add an event, with its own time or the last one told."""
+        self._events.append(SourceEvent(f"{self._name}.{kind}", payload, at or self._time))
 
     def goal(self, goal_id: str, description: str, child_id: str) -> None:
         """Add the goal of a sub-agent, or one more trace to it."""

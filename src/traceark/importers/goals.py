@@ -73,6 +73,29 @@ class GoalFold:
         self.goals[goal_id] = goal
         return goal
 
+    def start_agent(self, goal_id: str, description: str, at: datetime | None) -> Goal:
+        """Add the goal of a sub-agent that is started, under the id of the call that does."""
+        if goal_id not in self.goals:
+            self.goals[goal_id] = Goal(
+                id=goal_id,
+                description=description,
+                type="agent",
+                status="in_progress",
+                parent_id=self.current(),
+                created_at=at,
+            )
+        return self.goals[goal_id]
+
+    def agent(self, goal_id: str | None) -> Goal | None:
+        """Return the goal of a sub-agent."""
+        goal = self.goals.get(goal_id) if goal_id is not None else None
+        return goal if goal is not None and goal.type == "agent" else None
+
+    def name_trace(self, goal: Goal, trace_id: str) -> None:
+        """Note which trace a sub-agent's goal has."""
+        if trace_id not in goal.sub_trace_ids:
+            goal.sub_trace_ids = [*goal.sub_trace_ids, trace_id]
+
     def set_status(self, goal: Goal, status: str, at: datetime | None) -> None:
         """Take a change of a goal's status."""
         if goal.type != "agent" and (status == "in_progress") != (goal.id in self._in_progress):

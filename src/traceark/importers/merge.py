@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from traceark.importers.base import SourceEvent, SourceTrace
+from traceark.importers.base import TIMES, SourceEvent, SourceTrace
 from traceark.importers.elsewhere import whole
 from traceark.importers.report import Outcome
 from traceark.models import Event, GivenEvent, Goal, GoalTree, JsonObject, Message, Trace
@@ -52,6 +52,8 @@ class State:
         The unfinished end of that file.
     diverged : tuple of str
         Digests of sources that disagreed.
+    parent : str, optional
+        The trace whose sub-agent it is by its own source; the header may name another, by a goal of that one.
     """
 
     importer: str
@@ -61,6 +63,7 @@ class State:
     file_rows: int = 0
     torn_tail: str | None = None
     diverged: tuple[str, ...] = ()
+    parent: str | None = None
 
     @classmethod
     def of(cls, trace: Trace) -> State | None:
@@ -76,6 +79,7 @@ class State:
             cast("int", stored.get("file_rows", 0)),
             cast("str | None", stored.get("torn_tail")),
             tuple(cast("list[str]", stored.get("diverged", []))),
+            cast("str | None", stored.get("parent")),
         )
 
     def to_json(self) -> JsonObject:
@@ -89,6 +93,8 @@ class State:
             out["torn_tail"] = self.torn_tail
         if self.diverged:
             out["diverged"] = list(self.diverged)
+        if self.parent is not None:
+            out["parent"] = self.parent
         return out
 
 
@@ -135,8 +141,12 @@ def begun(source: SourceTrace, importer: str) -> Trace:
     """Return the header that a new trace is made with: running, until all of it is there."""
     trace = source.trace.model_copy()
     trace.status = "running"
-    trace.metadata = {**source.trace.metadata, STATE: State(importer, until=len(source.digests)).to_json()}
+    trace.metadata = {**source.trace.metadata, STATE: _begins(source, importer).to_json()}
     return trace
+
+
+def _begins(source: SourceTrace, importer: str) -> State:
+    return State(importer, until=len(source.digests), parent=source.trace.parent_trace_id)
 
 
 def ended(source: SourceTrace, importer: str) -> Trace:
@@ -259,7 +269,13 @@ def _spent(messages: list[Message], by_id: Mapping[str, Message]) -> list[tuple[
 def _reached(source: SourceTrace, state: State) -> State:
     digests, last = source.digests, source.digests[-1] if source.digests else ""
     return replace(
-        state, rows=len(digests), sha256=last, until=0, file_rows=source.file_rows, torn_tail=source.torn_tail
+        state,
+        rows=len(digests),
+        sha256=last,
+        until=0,
+        file_rows=source.file_rows,
+        torn_tail=source.torn_tail,
+        parent=source.trace.parent_trace_id or state.parent,
     )
 
 
@@ -272,7 +288,8 @@ def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, objec
     }
     if source.trace.uid is not None and source.trace.uid != stored.uid:
         updates["uid"] = source.trace.uid
-    others = {name: value for name, value in stored.metadata.items() if name not in {*source.trace.metadata, STATE}}
+    gone = {*source.trace.metadata, STATE, TIMES}
+    others = {name: value for name, value in stored.metadata.items() if name not in gone}
     metadata = {**source.trace.metadata, **others, STATE: reached.to_json()}
     if metadata != stored.metadata:
         updates["metadata"] = metadata

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import INEXACT, document_of, without
+from traceark.importers.openhands_agents import children_of, parent_of
 from traceark.importers.openhands_events import add_event
 from traceark.importers.openhands_files import (
     EventFile,
@@ -122,7 +123,9 @@ def _directory_trace(
             add_event(building, file.number, file.event)
         else:
             old.add_event(file.number, file.event)
+    building.name_children(children_of(folder))
     source = building.finish(path, run.state, beside)
+    source.trace.parent_trace_id = parent_of(folder, run.state)
     source.positional = any("kind" not in event for event in found)
     yield source
 

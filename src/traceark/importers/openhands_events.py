@@ -6,7 +6,7 @@ Prompts, messages, actions and what answers them are messages; every other kind 
 from __future__ import annotations
 
 from traceark.importers.document import objects_of, with_calls, without
-from traceark.importers.openhands_trace import TASK_TOOL, RunTrace, text_of
+from traceark.importers.openhands_trace import AGENT_TOOLS, TASK_TOOL, RunTrace, text_of
 from traceark.models import Json, JsonObject
 
 _ANSWERS = frozenset({"ObservationEvent", "UserRejectObservation", "AgentErrorEvent"})
@@ -79,6 +79,8 @@ def _add_action(run: RunTrace, number: int, event: JsonObject) -> None:
     run.error = None
     if name == TASK_TOOL and call_id is not None:
         run.plan(call_id, action)
+    elif name in AGENT_TOOLS and call_id is not None:
+        run.delegate(message, call_id, action)
     elif name == "finish" and isinstance(action, dict):
         trace = run.building.trace
         trace.result_summary = run.typed.summary(action.get("message"), 500) or trace.result_summary
@@ -93,10 +95,13 @@ def _add_answer(run: RunTrace, number: int, event: JsonObject, kind: str) -> Non
         kept[name], content = without(content, "content"), content["content"]
     message = run.say(number, event, "tool", content, kept)
     run.building.answers(message, event.get("tool_call_id"), event.get("tool_name"))
+    observation = event.get("observation")
     if failed:
         message.status, message.error = "failed", run.typed.summary(text_of(content))
     elif message.tool_name == TASK_TOOL and message.tool_call_id is not None:
         run.planned(message.tool_call_id)
+    if message.tool_name in AGENT_TOOLS and message.tool_call_id is not None:
+        run.delegated(message, message.tool_call_id, observation if isinstance(observation, dict) else {})
 
 
 def _see(run: RunTrace, event: JsonObject, kind: str) -> None:

@@ -67,6 +67,8 @@ class Folder:
         Whether the directory is laid out as one conversation's; all its events are of it, then.
     conversation_id : str, optional
         The id that the conversation's directory is named with.
+    place : Path
+        The conversation's directory.
     """
 
     events: list[Path] = field(default_factory=list)
@@ -75,6 +77,7 @@ class Folder:
     repeats: list[Path] = field(default_factory=list)
     is_conversation: bool = False
     conversation_id: str | None = None
+    place: Path = Path()
 
     def files(self) -> list[Path]:
         """Return all of them."""
@@ -149,6 +152,12 @@ def folder_of(path: Path) -> Folder:
     return loose
 
 
+def conversation_in(place: Path) -> Folder | None:
+    """Return the conversation that a directory is; None where it is none."""
+    found = _conversation(place / "events")
+    return found if found is not None and found.is_conversation else None
+
+
 def is_page(path: Path) -> bool:
     """Say whether a file is a copy of events that lie beside it."""
     return _name(path.parent) == _CACHE and _conversation(_up(path.parent) / "events") is not None
@@ -212,7 +221,7 @@ def _conversation(events: Path) -> Folder | None:
     if not events.is_dir():
         return None
     parent = _up(events)
-    found = Folder(events=_numbered(events), is_conversation=True)
+    found = Folder(events=_numbered(events), is_conversation=True, place=parent)
     if not found.events:
         return None
     if (parent / STATE).is_file():
@@ -221,7 +230,7 @@ def _conversation(events: Path) -> Folder | None:
         found.meta = parent / _META
     if (parent / _CACHE).is_dir():
         found.repeats = _files(parent / _CACHE)
-    found.conversation_id = _uuid(_name(parent))
+    found.conversation_id = id_of_name(_name(parent))
     # Without a state and without a name it is a folder like any other.
     found.is_conversation = bool(found.states) or found.conversation_id is not None
     return found
@@ -258,7 +267,8 @@ def _name(folder: Path) -> str:
     return folder.name if folder.name not in ("", "..") else folder.resolve().name
 
 
-def _uuid(text: str) -> str | None:
+def id_of_name(text: str) -> str | None:
+    """Return the id that a conversation's directory is named with."""
     try:
         return str(uuid.UUID(text))
     except ValueError:

@@ -8,7 +8,7 @@ in the header alone, which may change, and in no event, which may not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from traceark.models import Json, JsonObject, Message, Trace, TraceStatus
 
 NAME = "openhands"
 TASK_TOOL = "task_tracker"
+AGENT_TOOLS = frozenset({"task", "delegate"})
 _TASK_STATUS = {"todo": "pending", "in_progress": "in_progress", "done": "completed"}
 _STATUS: dict[str, TraceStatus] = {
     "finished": "completed",
@@ -66,6 +67,11 @@ class RunTrace:
         self._plans: dict[str, list[Json]] = {}
         # The ids of tasks by their titles, as of the last list.
         self._tasks: dict[str, str] = {}
+        # Of sub-agents: goals by the ids of their tasks and by calls without an answer, prompts by goals.
+        self._agents: dict[str, str] = {}
+        self._started: dict[str, str] = {}
+        self._prompts: dict[str, str] = {}
+        self._named = 0
         self._torn: str | None = None
 
     def add(self, kind: str, event: JsonObject, take: Callable[[], bool]) -> None:
@@ -88,6 +94,49 @@ class RunTrace:
         told = arguments.get("task_list") if isinstance(arguments, dict) else None
         if isinstance(told, list) and isinstance(arguments, dict) and arguments.get("command") == "plan":
             self._plans[call_id] = told
+
+    def delegate(self, message: Message, call_id: str, arguments: Json) -> None:
+        """Take a call that gives work to sub-agents: a prompt to one, or several by their names."""
+        if not isinstance(arguments, dict):
+            return
+        told, resumed = arguments.get("tasks"), self._agents.get(self.typed.identifier(arguments.get("resume")) or "")
+        tasks = told if isinstance(told, dict) else {}
+        for name, prompt in tasks.items():
+            self._start(f"{call_id}-{name}", name, prompt)
+        if resumed is not None:
+            self._started[call_id] = message.goal_id = resumed
+        elif isinstance(prompt := arguments.get("prompt"), str):
+            self._start(call_id, self.typed.summary(arguments.get("description")), prompt)
+            self._started[call_id] = message.goal_id = call_id
+
+    def delegated(self, message: Message, call_id: str, observation: JsonObject) -> None:
+        """Take the answer of a sub-agent, or of several."""
+        failed = message.status == "failed" or observation.get("status") == "error"
+        one, task_id = self._started.pop(call_id, None), self.typed.identifier(observation.get("task_id"))
+        if one is not None:
+            message.goal_id = one
+            if task_id is not None:
+                self._agents[task_id] = one
+        for goal in self._goals.goals.values():
+            if goal.type == "agent" and (goal.id == one or goal.id.startswith(f"{call_id}-")):
+                self._goals.set_status(goal, "failed" if failed else "completed", self.building.time(None))
+                goal.summary = self.typed.summary(text_of(message.content))
+
+    def name_children(self, children: Iterable[tuple[str, str]]) -> None:
+        """Find the goals of sub-agents, told by their ids and first prompts."""
+        waiting = dict(self._prompts)
+        for child_id, prompt in children:
+            goal_id = next((each for each, asked in waiting.items() if asked == prompt), None)
+            if goal_id is not None and (goal := self._goals.agent(goal_id)) is not None:
+                del waiting[goal_id]
+                self._goals.name_trace(goal, child_id)
+                self._named += 1
+
+    def _start(self, goal_id: str, name: str | None, prompt: Json) -> None:
+        described = name or self.typed.summary(prompt) or goal_id
+        self._goals.start_agent(goal_id, described, self.building.time(None))
+        if isinstance(prompt, str):
+            self._prompts.setdefault(goal_id, prompt)
 
     def planned(self, call_id: str) -> None:
         """Note that a list of tasks was written."""
@@ -145,8 +194,8 @@ class RunTrace:
         source.goals = self._goals.tree(trace.task or "")
         trace.current_goal_id = self._goals.current()
         source.torn_tail = self._torn
-        # A state that tells more than before is taken even though no event is new.
-        source.file_rows += _weight(statistics) + (trace.status != "running")
+        # A state that tells more than before is taken even though no event is new, and sub-agents that came later.
+        source.file_rows += _weight(statistics) + (trace.status != "running") + self._named
         return source
 
     def _message_id(self, told: Json, number: int) -> str:

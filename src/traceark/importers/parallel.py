@@ -1,7 +1,7 @@
 """An import shared by several processes, each with a store of its own on the same archive.
 
 Files go out in chunks of neighbours. Locks that all processes share keep two of them from importing
-into one trace at a time; sub-agents whose parents another process read are linked at the end.
+into one trace at a time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Protocol, Self, runtime_checkable
 
 from traceark.errors import ImportFailedError
 from traceark.importers.base import Importer
+from traceark.importers.links import Kin
 from traceark.importers.report import ImportReport
-from traceark.importers.take import STRIPES, Links, Taker, WholeStore, stripe_of
+from traceark.importers.take import STRIPES, Taker, WholeStore, stripe_of
 from traceark.protocol import TraceStore
 
 # Starting a process takes about a second, in which one imports 3 MB or some hundred small files.
@@ -77,22 +78,22 @@ async def take_in_parallel(
     sizes: Sequence[int],
     candidates: Sequence[Importer],
     report: ImportReport,
+    kin: Kin,
     tell: Callable[[Path, int], None],
     *,
     strict: bool,
     workers: int,
 ) -> None:
-    """Take files by several processes; the report has them in their order."""
+    """Take files by several processes; the report has them in their order, `kin` what is to be linked."""
     context = multiprocessing.get_context("spawn")
     locks = [context.Lock() for _ in range(STRIPES)]
     shared = _Shared(store, candidates, frozenset(files), strict, locks)
     chunks = list(_chunks(files, sizes, workers))
-    links: Links = {}
     reports: dict[int, ImportReport] = {}
     done = 0
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shared,)) as pool:
-        running: dict[asyncio.Future[tuple[ImportReport, Links]], int] = {}
-        futures: list[Future[tuple[ImportReport, Links]]] = []
+        running: dict[asyncio.Future[tuple[ImportReport, Kin]], int] = {}
+        futures: list[Future[tuple[ImportReport, Kin]]] = []
         for number, (chunk, _) in enumerate(chunks):
             futures.append(pool.submit(_take_chunk, chunk))
             running[asyncio.wrap_future(futures[-1])] = number
@@ -112,7 +113,7 @@ async def take_in_parallel(
                             "a process that shared the import died, perhaps for want of memory; import again, "
                             "which goes on from here, or with one job"
                         ) from error
-                    links.update(found)
+                    kin.add(found)
                     done += chunks[number][1]
                     if reports[number].stopped_at is not None:
                         for future in futures:
@@ -121,7 +122,6 @@ async def take_in_parallel(
             pool.shutdown(wait=False, cancel_futures=True)
     for number in sorted(reports):
         report.add(reports[number])
-    await _link(store, report, links)
 
 
 def _chunks(files: Sequence[Path], sizes: Sequence[int], workers: int) -> Iterator[tuple[list[Path], int]]:
@@ -144,11 +144,11 @@ def _begin(shared: _Shared) -> None:
     _shared = shared
 
 
-def _take_chunk(files: Sequence[Path]) -> tuple[ImportReport, Links]:
+def _take_chunk(files: Sequence[Path]) -> tuple[ImportReport, Kin]:
     return asyncio.run(_take(files))
 
 
-async def _take(files: Sequence[Path]) -> tuple[ImportReport, Links]:
+async def _take(files: Sequence[Path]) -> tuple[ImportReport, Kin]:
     assert _shared is not None
     async with copy.copy(_shared.store) as store:
         taker = Taker(store, _shared.candidates, _shared.among, strict=_shared.strict, guard=_alone)
@@ -156,7 +156,7 @@ async def _take(files: Sequence[Path]) -> tuple[ImportReport, Links]:
             await taker.take(path)
             if taker.report.stopped_at is not None:
                 break
-        return taker.report, taker.links
+        return taker.report, taker.kin
 
 
 @asynccontextmanager
@@ -171,13 +171,3 @@ async def _alone(trace_id: str) -> AsyncIterator[None]:
         yield
     finally:
         lock.release()
-
-
-async def _link(store: SharedStore, report: ImportReport, links: Links) -> None:
-    """Link the sub-agents that were made before the process that made them could know of their parents."""
-    made = {trace.trace_id for file in report.files for trace in file.traces if trace.outcome == "new"}
-    for trace_id in sorted(made & links.keys()):
-        trace = await store.get_trace(trace_id)
-        if trace is not None and trace.parent_goal_id is None:
-            parent_id, goal_id = links[trace_id]
-            await store.update_trace(trace_id, parent_trace_id=parent_id, parent_goal_id=goal_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, cast
 
@@ -90,6 +90,14 @@ class ImportReport:
         self.covered |= other.covered
         self.skipped = [path for path in (*self.skipped, *other.skipped) if path not in self.covered]
         self.stopped_at = self.stopped_at or other.stopped_at
+
+    def circle(self, trace_ids: Sequence[str]) -> None:
+        """Say that traces are sub-agents of each other by what they tell."""
+        told = f"{' and '.join(trace_ids)} tell that they are sub-agents of each other; no goal is believed in that"
+        for file in self.files:
+            if any(trace.trace_id in trace_ids for trace in file.traces):
+                file.problems.append(Problem(file.path, 0, told))
+                return
 
     @property
     def problems(self) -> list[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from typing import Any
 
 from traceark.importers.base import ImportCounts, SourceEvent
@@ -30,16 +31,27 @@ class RowTrace:
         self.digests: list[str] = []
         self.counts = counts
         self._name = name
+        # The last one that a row told.
+        self._time: datetime | None = None
+        self._is_dated = False
 
     def value_of(self, row: Row) -> JsonObject | None:
         """Take a row; return its value. A piece that is no row becomes an event, and has none."""
+        if self._time is not None and not self._is_dated:
+            # What came before the first time has it, whatever times come later.
+            self._is_dated = True
+            self.events = [
+                SourceEvent(each.event_type, each.payload, each.created_at or self._time) for each in self.events
+            ]
         before = self.digests[-1] if self.digests else ""
         digest = hashlib.sha256(before.encode())
         digest.update(row.text.encode("utf-8", "surrogateescape"))
         self.digests.append(digest.hexdigest())
         if row.value is None:
             self.counts.rows["unreadable"] += 1
-            self.events.append(SourceEvent(f"{self._name}.unreadable", {"line": row.line, "text": row.text}))
+            self.events.append(
+                SourceEvent(f"{self._name}.unreadable", {"line": row.line, "text": row.text}, self._time)
+            )
         elif not row.exact:
             self.counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
         return row.value
@@ -51,4 +63,4 @@ class RowTrace:
     def event(self, kind: str, row: Row) -> None:
         """Keep a row as an event."""
         payload: Json = row.value if row.exact else {"line": row.line, "text": row.text}
-        self.events.append(SourceEvent(f"{self._name}.{kind}", payload))
+        self.events.append(SourceEvent(f"{self._name}.{kind}", payload, self._time))

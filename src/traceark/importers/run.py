@@ -11,6 +11,7 @@ from pathlib import Path
 from traceark.errors import InvalidValueError
 from traceark.importers.base import Importer
 from traceark.importers.find import files_in, importers, size_of
+from traceark.importers.links import Kin, link
 from traceark.importers.parallel import SharedStore, sensible_workers, take_in_parallel
 from traceark.importers.report import ImportReport
 from traceark.importers.take import Taker
@@ -68,7 +69,7 @@ async def import_paths(
     >>> asyncio.run(run()).totals()["new_messages"]
     65
     """
-    report = ImportReport()
+    report, kin = ImportReport(), Kin()
     files = list(files_in([Path(path) for path in paths], report))
     candidates = [importer] if importer is not None else importers()
     sizes = [size_of(path) for path in files]
@@ -83,7 +84,7 @@ async def import_paths(
     if workers > 1:
         if not isinstance(store, SharedStore):
             raise InvalidValueError(f"{type(store).__name__} cannot be shared by several processes", "workers")
-        await take_in_parallel(store, files, sizes, candidates, report, tell, strict=strict, workers=workers)
+        await take_in_parallel(store, files, sizes, candidates, report, kin, tell, strict=strict, workers=workers)
     else:
         taker = Taker(store, candidates, frozenset(files), strict=strict)
         done = 0
@@ -94,6 +95,9 @@ async def import_paths(
             if taker.report.stopped_at is not None:
                 break
         report.add(taker.report)
+        kin.add(taker.kin)
+    for circle in await link(store, kin):
+        report.circle(circle)
     if files:
         tell(files[-1], total)
     return report

@@ -73,7 +73,7 @@ class SpanTrace:
     def add(self, span: Span) -> None:
         """Add a span, in the order of the source."""
         self._document.row("span", span.raw)
-        self._document.event("span", span.raw)
+        self._document.event("span", span.raw, span.end or span.start)
         if self.typed.identifier(span.span_id) is None:
             digest = hashlib.sha256(json.dumps(span.raw, sort_keys=True).encode()).hexdigest()
             span = replace(span, span_id=f"unnamed-{digest[:16]}")

@@ -1,7 +1,7 @@
 """What one file brings to the archive: its traces read, compared with what is there, and written.
 
 Everything goes through a `TraceStore`, in an order that makes a repeated import end where one that
-was not interrupted ends: links, goals, messages, events, and last the header that says how far the
+was not interrupted ends: goals, messages, events, and last the header that says how far the
 source has been taken; or a new trace in one piece. What to write is decided in `merge`. It knows
 one file at a time, and not where the others are.
 """
@@ -18,8 +18,10 @@ from typing import Protocol, TypeVar, runtime_checkable
 from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers import copies
 from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
+from traceark.importers.links import Kin, children_of
 from traceark.importers.merge import CAPTURE, Plan, Stored, begun, ended, given, plan_import, settled
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
+from traceark.importers.times import give_times
 from traceark.models import TERMINAL, GivenEvent, GoalTree, Message, Trace
 from traceark.protocol import TraceStore
 
@@ -29,8 +31,8 @@ _BATCH = 256
 _AT_A_TIME = 2
 STRIPES = 64
 
-# Of sub-agents' traces that the sources read so far name: the trace and the goal that started them.
-Links = dict[str, tuple[str, str]]
+# A trace, and the goal of it that started another trace's agent.
+Link = tuple[str, str]
 Guard = Callable[[str], AbstractAsyncContextManager[None]]
 T = TypeVar("T")
 
@@ -91,7 +93,8 @@ class Taker:
     Attributes
     ----------
     report : ImportReport
-    links : dict
+    kin : Kin
+        What is to be linked when all files have been taken.
     """
 
     def __init__(
@@ -104,7 +107,9 @@ class Taker:
         guard: Guard | None = None,
     ) -> None:
         self.report = ImportReport()
-        self.links: Links = {}
+        self.kin = Kin()
+        # Of sub-agents' traces that the sources read so far name: the trace and the goal that started them.
+        self._links: dict[str, Link] = {}
         self._store = store
         self._candidates = candidates
         self._among = among
@@ -127,7 +132,7 @@ class Taker:
                 if path != next((each for each in together if each in self._among), None):
                     return
                 self.report.covered.update(map(str, together))
-            sources = await asyncio.to_thread(lambda: list(importer.read(path, counts)))
+            sources = await asyncio.to_thread(_read, importer, path, counts)
         except OSError as error:
             self.report.unreadable(str(path), error)
             self._stop(str(path), self.report.files[-1].problems)
@@ -137,9 +142,10 @@ class Taker:
         self.report.files.append(file)
         if self._stop(str(path), counts.problems):
             return
-        # Traces that belong together are taken in turn: each looks for those that are there already.
-        linked = any(source.trace.parent_trace_id is not None or _children(source) for source in sources)
-        at_a_time = asyncio.Semaphore(1 if linked or not isinstance(self._store, WholeStore) else _AT_A_TIME)
+        for source in sources:
+            self.kin.see(source)
+            self._links.update(children_of(source))
+        at_a_time = asyncio.Semaphore(_AT_A_TIME if isinstance(self._store, WholeStore) else 1)
         taken = await asyncio.gather(
             *(self._take_trace(source, importer.name, at_a_time) for source in sources), return_exceptions=True
         )
@@ -177,15 +183,15 @@ class Taker:
 
     async def _take_trace(self, source: SourceTrace, importer: str, at_a_time: asyncio.Semaphore) -> TraceReport:
         async with at_a_time, self._alone(source.trace.trace_id):
-            self.links.update(_children(source))
-            return await _import_trace(self._store, source, importer, self.links)
+            return await _import_trace(self._store, source, importer, self._links.get(source.trace.trace_id))
 
 
-def _children(source: SourceTrace) -> Links:
-    """Return the links to the traces of sub-agents that the goals of a source name."""
-    trace_id = source.trace.trace_id
-    goals = source.goals.goals if source.goals is not None else ()
-    return {child: (trace_id, goal.id) for goal in goals for child in goal.sub_trace_ids if child != trace_id}
+def _read(importer: Importer, path: Path, counts: ImportCounts) -> list[SourceTrace]:
+    sources = list(importer.read(path, counts))
+    for source in sources:
+        if source.copied is None:
+            give_times(source)
+    return sources
 
 
 def _diverged(source: SourceTrace, *, captured: bool) -> str:
@@ -195,15 +201,14 @@ def _diverged(source: SourceTrace, *, captured: bool) -> str:
     return f"the archive's trace {source.trace.trace_id} is neither an earlier nor a later state of this file; {taken}"
 
 
-async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, links: Links) -> TraceReport:
+async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, link: Link | None) -> TraceReport:
     trace_id = source.trace.trace_id
-    if source.copied is None and source.trace.parent_trace_id is None and trace_id in links:
-        source.trace.parent_trace_id, source.trace.parent_goal_id = links[trace_id]
     header = await store.get_trace(trace_id)
     if header is None:
         if isinstance(store, WholeStore) and store.adds_at_once and _is_whole(source):
-            return await _add_whole(store, source, importer)
-        await store.create_trace(copies.begun(source) if source.copied is not None else begun(source, importer))
+            return await _add_whole(store, source, importer, link)
+        first = copies.begun(source) if source.copied is not None else _linked(begun(source, importer), link)
+        await store.create_trace(first)
         header = await store.get_trace(trace_id)
         assert header is not None
     outcome = copies.settled(source, header) if source.copied is not None else settled(source, header)
@@ -221,10 +226,6 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
         await _write(store, trace_id, plan)
         return _report(source, plan.outcome, plan)
     plan = plan_import(source, stored, importer)
-    if plan.outcome != "diverged" and source.goals is not None:
-        await _link_children(store, source)
-    if header.parent_goal_id is None and (link := await _link_to_parent(store, header)) is not None:
-        await store.update_trace(trace_id, parent_trace_id=link[0], parent_goal_id=link[1])
     await _write(store, trace_id, plan)
     return _report(source, plan.outcome, plan)
 
@@ -232,18 +233,24 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
 def _is_whole(source: SourceTrace) -> bool:
     """Say whether a source is a run that has ended, and no more than a new trace can hold."""
     ids = {message.message_id for message in source.messages}
-    return source.trace.status in TERMINAL and source.copied is None and len(ids) == len(source.messages)
+    whole = source.trace.status in TERMINAL and len(ids) == len(source.messages)
+    return whole and (source.copied is None or copies.is_plain(source.copied))
 
 
-async def _add_whole(store: WholeStore, source: SourceTrace, importer: str) -> TraceReport:
-    """Write a new trace in one piece, after its links: where it is there, nothing of it is missing."""
-    trace = source.trace
-    if source.goals is not None:
-        await _link_children(store, source)
-    if trace.parent_goal_id is None and (link := await _link_to_parent(store, trace)) is not None:
+def _linked(trace: Trace, link: Link | None) -> Trace:
+    """Return a header with its parent where that is known already, so that it need not be written twice."""
+    if link is not None and trace.parent_trace_id is None:
         trace.parent_trace_id, trace.parent_goal_id = link
+    return trace
+
+
+async def _add_whole(store: WholeStore, source: SourceTrace, importer: str, link: Link | None) -> TraceReport:
+    """Write a new trace in one piece: where it is there, nothing of it is missing."""
     events = given(source.events)
-    await store.add_trace(ended(source, importer), source.messages, events, source.goals)
+    trace, goals = _linked(ended(source, importer), link), source.goals
+    if source.copied is not None:
+        trace, goals = copies.ended(source)
+    await store.add_trace(trace, source.messages, events, goals)
     return _report(source, "new", Plan("new", messages=source.messages, events=events))
 
 
@@ -289,37 +296,3 @@ async def _write(store: TraceStore, trace_id: str, plan: Plan) -> None:
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), _BATCH):
         yield items[start : start + _BATCH]
-
-
-async def _link_children(store: TraceStore, source: SourceTrace) -> None:
-    """Tell the traces of sub-agents that are here already, and theirs, which goal they belong to."""
-    seen = {source.trace.trace_id}
-    waiting = [(source.trace.trace_id, source.goals)]
-    while waiting:
-        parent_id, tree = waiting.pop()
-        for goal in tree.goals if tree is not None else []:
-            for child_id in set(goal.sub_trace_ids) - seen:
-                seen.add(child_id)
-                child = await store.get_trace(child_id)
-                if child is None:
-                    continue
-                if child.parent_goal_id is None:
-                    await store.update_trace(child_id, parent_trace_id=parent_id, parent_goal_id=goal.id)
-                waiting.append((child_id, await store.get_goal_tree(child_id)))
-
-
-async def _link_to_parent(store: TraceStore, child: Trace) -> tuple[str, str] | None:
-    """Find the goal that a sub-agent's trace belongs to, in its session or in another sub-agent of it."""
-    seen: set[str] = set()
-    waiting = [child.parent_trace_id]
-    while waiting:
-        trace_id = waiting.pop()
-        if trace_id is None or trace_id in seen:
-            continue
-        seen.add(trace_id)
-        tree = await store.get_goal_tree(trace_id)
-        for goal in tree.goals if tree is not None else []:
-            if child.trace_id in goal.sub_trace_ids:
-                return trace_id, goal.id
-            waiting.extend(goal.sub_trace_ids)
-    return None
