@@ -85,7 +85,7 @@ async def import_paths(
             raise InvalidValueError(f"{type(store).__name__} cannot be shared by several processes", "workers")
         await take_in_parallel(store, files, sizes, candidates, report, tell, strict=strict, workers=workers)
     else:
-        taker = Taker(store, candidates, frozenset(files), strict=strict)
+        taker = Taker(store, candidates, dict.fromkeys(files), strict=strict)
         done = 0
         for path, size in zip(files, sizes, strict=True):
             tell(path, done)
@@ -93,6 +93,7 @@ async def import_paths(
             done += size
             if taker.report.stopped_at is not None:
                 break
+        await taker.finish()
         report.add(taker.report)
     if files:
         tell(files[-1], total)

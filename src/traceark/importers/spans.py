@@ -79,6 +79,11 @@ class SpanTrace:
             span = replace(span, span_id=f"unnamed-{digest[:16]}")
         self._spans.append(span)
 
+    def unknown(self, told: Json) -> None:
+        """Keep a record of a span that is not told of yet."""
+        self._document.row("span", told)
+        self._document.event("span", told)
+
     def around(self, kind: str, told: Json) -> None:
         """Keep what stands around the spans that follow, such as a resource: an event, unless it is as before."""
         if self._around.get(kind, {}) != told:
@@ -129,7 +134,7 @@ class SpanTrace:
         failed = [span for span in told if span.failed]
         if failed:
             trace.error_message = trace.error_message or typed.summary(failed[0].error, 1000)
-        if trace.status == "running":
+        if trace.status == "running" and tree.spans:
             trace.status = "failed" if failed else "running" if running else "completed"
         if trace.status != "running":
             trace.completed_at = trace.completed_at or max((*starts, *ends), default=None)

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers import copies
+from traceark.importers.awaited import Awaited
 from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
-from traceark.importers.merge import CAPTURE, Plan, Stored, begun, ended, given, plan_import, settled
+from traceark.importers.merge import CAPTURE, Plan, State, Stored, begun, ended, given, plan_import, settled
+from traceark.importers.piece_merge import plan_pieces
+from traceark.importers.pieces import InPieces
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
 from traceark.models import TERMINAL, GivenEvent, GoalTree, Message, Trace
 from traceark.protocol import TraceStore
@@ -81,8 +84,11 @@ class Taker:
     store : TraceStore
     candidates : sequence of Importer
         Each file goes to the first one that detects its format.
-    among : container of Path
-        All files of this import: a run that is spread over several is taken with the first of them.
+    among : collection of Path
+        All files of this import, in their order: a run that is spread over several is taken with the first of
+        them, a trace that comes in pieces with the last one that names it.
+    pieces : bool
+        Whether to take files of traces that come in pieces; else they are left, for all of a trace to be taken by one.
     strict : bool
         Whether to stop before a file that cannot be taken whole.
     guard : callable, optional
@@ -92,25 +98,35 @@ class Taker:
     ----------
     report : ImportReport
     links : dict
+    left : list of Path
     """
 
     def __init__(
         self,
         store: TraceStore,
         candidates: Sequence[Importer],
-        among: Container[Path],
+        among: Collection[Path],
         *,
+        pieces: bool = True,
         strict: bool = False,
         guard: Guard | None = None,
     ) -> None:
         self.report = ImportReport()
         self.links: Links = {}
+        self.left: list[Path] = []
+        self._pieces = pieces
         self._store = store
         self._candidates = candidates
         self._among = among
         self._strict = strict
         self._guard = guard
+        self._awaited: Awaited | None = None
         self._locks = [asyncio.Lock() for _ in range(STRIPES)]
+
+    async def finish(self) -> None:
+        """Take what still waits for files that could not be taken."""
+        for source, file in self._awaited.rest() if self._awaited is not None else ():
+            await self._take_sources([source], file)
 
     async def take(self, path: Path) -> None:
         """Take a file; where it was not taken whole and that matters, the report says that the import stopped."""
@@ -122,12 +138,18 @@ class Taker:
             if importer is None:
                 self.report.skipped.append(str(path))
                 return
+            if isinstance(importer, InPieces):
+                if not self._pieces:
+                    self.left.append(path)
+                    return
+                if self._awaited is None:
+                    self._awaited = await asyncio.to_thread(self._await_others)
             if isinstance(importer, ManyFiles):
                 together = importer.files(path)
                 if path != next((each for each in together if each in self._among), None):
                     return
                 self.report.covered.update(map(str, together))
-            sources = await asyncio.to_thread(lambda: list(importer.read(path, counts)))
+            sources = await asyncio.to_thread(_read, importer, path, counts)
         except OSError as error:
             self.report.unreadable(str(path), error)
             self._stop(str(path), self.report.files[-1].problems)
@@ -137,11 +159,18 @@ class Taker:
         self.report.files.append(file)
         if self._stop(str(path), counts.problems):
             return
+        if self._awaited is not None:
+            sources = [now for source in sources for now in self._awaited.join(source, file)]
+        await self._take_sources(sources, file)
+        self._stop(str(path), file.problems)
+
+    async def _take_sources(self, sources: Sequence[SourceTrace], file: FileReport) -> None:
+        path = Path(file.path)
         # Traces that belong together are taken in turn: each looks for those that are there already.
         linked = any(source.trace.parent_trace_id is not None or _children(source) for source in sources)
         at_a_time = asyncio.Semaphore(1 if linked or not isinstance(self._store, WholeStore) else _AT_A_TIME)
         taken = await asyncio.gather(
-            *(self._take_trace(source, importer.name, at_a_time) for source in sources), return_exceptions=True
+            *(self._take_trace(source, file, at_a_time) for source in sources), return_exceptions=True
         )
         for source, outcome in zip(sources, taken, strict=True):
             if isinstance(outcome, InvalidValueError | DamagedTraceError):
@@ -156,7 +185,10 @@ class Taker:
                     stored = await self._store.get_trace(source.trace.trace_id)
                     captured = stored is not None and CAPTURE in stored.metadata
                     file.problems.append(Problem(str(path), 0, _diverged(source, captured=captured)))
-        self._stop(str(path), file.problems)
+
+    def _await_others(self) -> Awaited:
+        among = [*self._among]
+        return Awaited([path for path in among if len(among) > 1 and isinstance(self._detect(path), InPieces)])
 
     def _detect(self, path: Path) -> Importer | None:
         return next((importer for importer in self._candidates if importer.detect(path)), None)
@@ -175,10 +207,26 @@ class Taker:
             async with self._guard(trace_id):
                 yield
 
-    async def _take_trace(self, source: SourceTrace, importer: str, at_a_time: asyncio.Semaphore) -> TraceReport:
+    async def _take_trace(self, source: SourceTrace, file: FileReport, at_a_time: asyncio.Semaphore) -> TraceReport:
         async with at_a_time, self._alone(source.trace.trace_id):
             self.links.update(_children(source))
-            return await _import_trace(self._store, source, importer, self.links)
+            report = await _import_trace(self._store, source, file.importer, self.links)
+        if source.pieced is not None:
+            file.problems += source.pieced.counts.problems
+            file.differences += source.pieced.counts.differences
+        return report
+
+
+def _read(importer: Importer, path: Path, counts: ImportCounts) -> list[SourceTrace]:
+    if not isinstance(importer, InPieces):
+        return list(importer.read(path, counts))
+    sources = []
+    for trace in importer.pieced(path, counts):
+        sources.append(trace.source())
+        # What else was found when it was put together is told of the whole.
+        counts.rows.update(trace.counts.rows)
+        counts.repaired.update(trace.counts.repaired)
+    return sources
 
 
 def _children(source: SourceTrace) -> Links:
@@ -220,7 +268,11 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
         plan = copies.plan_copy(source, stored)
         await _write(store, trace_id, plan)
         return _report(source, plan.outcome, plan)
-    plan = plan_import(source, stored, importer)
+    state = State.of(header)
+    if source.pieced is not None and state is not None and state.importer == importer:
+        plan, source = plan_pieces(source.pieced, stored, state)
+    else:
+        plan = plan_import(source, stored, importer)
     if plan.outcome != "diverged" and source.goals is not None:
         await _link_children(store, source)
     if header.parent_goal_id is None and (link := await _link_to_parent(store, header)) is not None:
@@ -253,7 +305,7 @@ def _report(source: SourceTrace, outcome: Outcome, plan: Plan | None = None) -> 
         source.trace.trace_id,
         outcome,
         new_messages=messages,
-        known_messages=len(source.messages) - messages,
+        known_messages=max(0, len(source.messages) - messages),
         new_events=events,
         known_events=len(source.events) - events if outcome != "diverged" else 0,
         goals=len(source.goals.goals) if source.goals is not None else 0,
@@ -263,6 +315,8 @@ def _report(source: SourceTrace, outcome: Outcome, plan: Plan | None = None) -> 
 async def _write(store: TraceStore, trace_id: str, plan: Plan) -> None:
     if plan.marks:
         await store.update_trace(trace_id, **plan.marks)
+    if plan.events_first:
+        await _append(store, trace_id, plan.events)
     if plan.goals is not None:
         await store.update_goal_tree(trace_id, plan.goals)
     for messages in _batches(plan.messages):
@@ -276,14 +330,19 @@ async def _write(store: TraceStore, trace_id: str, plan: Plan) -> None:
         await store.update_message(message_id, **where, **updates)
     for goal_id, updates in plan.stats:
         await store.update_goal(trace_id, goal_id, **updates)
-    for events in _batches(plan.events):
-        if isinstance(store, BatchStore):
-            await store.append_events(trace_id, events)
-        else:
-            for event in events:
-                await store.append_event(trace_id, event[0], event[1])
+    if not plan.events_first:
+        await _append(store, trace_id, plan.events)
     if plan.header:
         await store.update_trace(trace_id, **plan.header)
+
+
+async def _append(store: TraceStore, trace_id: str, events: Sequence[GivenEvent]) -> None:
+    for batch in _batches(events):
+        if isinstance(store, BatchStore):
+            await store.append_events(trace_id, batch)
+        else:
+            for event in batch:
+                await store.append_event(trace_id, event[0], event[1])
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
