@@ -157,6 +157,19 @@ def test_pieces_that_are_imported_one_by_one_say_the_same_in_any_order(name: str
         assert contents(into) == before
 
 
+def test_calls_at_the_same_time_say_the_same_in_any_order_of_their_spans(tmp_path: Path) -> None:
+    alike = [
+        agent(5, None, (5, 20), {}),
+        *(call(number, 5, (6, end), [ASKED]) for number, end in ((6, 8), (7, 8), (4, 7))),
+    ]
+    found = []
+    for order in itertools.permutations(alike):
+        into = store()
+        run(into, write(tmp_path / "t.jsonl", map(document, order)))
+        found.append(contents(into)[TRACE]["messages"])
+    assert found == [found[0]] * len(found)
+
+
 def unfinished(record: JsonObject) -> JsonObject:
     """Return what an export of Langfuse has of an observation while it goes on."""
     empty: JsonObject = {"endTime": None, "output": None, "usageDetails": {}, "costDetails": {}, "totalCost": 0}

@@ -98,7 +98,7 @@ async def take_in_parallel(
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shared,)) as pool:
         running: dict[asyncio.Future[_Taken], int] = {}
         futures: list[Future[_Taken]] = []
-        left: list[Path] = []
+        left: set[Path] = set()
 
         def submit(*, pieces: bool) -> None:
             for number, (chunk, _) in enumerate(chunks[len(futures) :], start=len(futures)):
@@ -123,15 +123,15 @@ async def take_in_parallel(
                             "which goes on from here, or with one job"
                         ) from error
                     links.update(found)
-                    left += apart
+                    left.update(apart)
                     done += chunks[number][1] - sum(map(size_of, apart))
                     if reports[number].stopped_at is not None:
                         for future in futures:
                             future.cancel()
                 if not waiting and left and all(each.stopped_at is None for each in reports.values()):
-                    apart = [path for path in files if path in {*left}]
+                    apart = [path for path in files if path in left]
                     chunks += await asyncio.to_thread(_chunks_together, apart)
-                    left = []
+                    left.clear()
                     before = set(running)
                     submit(pieces=True)
                     waiting = running.keys() - before

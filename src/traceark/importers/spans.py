@@ -103,7 +103,7 @@ class SpanTrace:
         source = self._document.finish(Path(self._path))
         agents = [span for span in tree.spans if span.kind == "agent"]
         if agents:
-            agents.sort(key=lambda span: (_begin(span), tree.depth(span)))
+            agents.sort(key=lambda span: (_begin(span), tree.depth(span), span.span_id))
             goals = [_goal(span, tree, messages, self.typed) for span in agents]
             source.goals = GoalTree(mission=self.trace.task or "", goals=goals)
         source.positional = False
