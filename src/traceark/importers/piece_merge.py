@@ -38,23 +38,26 @@ _CHANGING = (
 )
 
 
-def plan_pieces(pieced: PiecedTrace, stored: Stored, state: State) -> tuple[Plan, SourceTrace]:
+def plan_pieces(source: SourceTrace, pieced: PiecedTrace, stored: Stored, state: State) -> tuple[Plan, SourceTrace]:
     """Return what to write so that the archive holds what it held and what was told now, and the trace that both make.
 
     Parameters
     ----------
+    source : SourceTrace
+        What the pieces make by themselves.
     pieced : PiecedTrace
     stored : Stored
         With the state that `begun` wrote when the trace has just been made.
     state : State
         Of the same format.
     """
-    joined = pieced.after(pieces_of(pieced.format.name, stored.events))
+    earlier = pieces_of(pieced.format.name, stored.events)
+    joined = pieced.after(earlier) if earlier else replace(pieced, fresh=source.events)
     if joined is None:
-        source = pieced.source()
         return plan_diverged(source, stored, state, []), source
-    source = joined.source()
-    pieced.counts = joined.counts
+    if earlier:
+        source = joined.source()
+        pieced.counts = joined.counts
     if not joined.fresh and not state.until:
         return Plan("known" if len(pieced.pieces) >= len(joined.pieces) else "older"), source
     by_id = {str(message.message_id): message for message in stored.messages}

@@ -270,7 +270,7 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
         return _report(source, plan.outcome, plan)
     state = State.of(header)
     if source.pieced is not None and state is not None and state.importer == importer:
-        plan, source = plan_pieces(source.pieced, stored, state)
+        plan, source = plan_pieces(source, source.pieced, stored, state)
     else:
         plan = plan_import(source, stored, importer)
     if plan.outcome != "diverged" and source.goals is not None:
