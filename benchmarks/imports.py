@@ -20,10 +20,14 @@ MOST = 4.0
 FORMATS = ("claude-code", "codex", "inspect")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _PROVIDER_ID = re.compile(r"\b(msg|toolu|req)_\w+")
+_LOG_ID = re.compile(rb'("(?:uuid|eval_id|run_id)":\s*"[^"]+)"')
 
 
 async def measure(folder: Path, *, rounds: int, size: int, corpora: Path | None = None) -> list[Figure]:
-    """Return the figures of imports: of made sessions of `size` bytes, and of real runs where there are any."""
+    """Return the figures of imports: of made sessions of `size` bytes, and of as many of real runs where there are any.
+
+    A real run is copied under new ids until there is enough, since what an import has to start is the same for all.
+    """
     sources = folder / "sources"
     sources.mkdir()
     samples = sorted((Path(traceark.__file__).parent / "samples" / "claude-code").glob("*.jsonl"))
@@ -31,8 +35,9 @@ async def measure(folder: Path, *, rounds: int, size: int, corpora: Path | None 
     figures = [await _importing(folder / "made", f"{len(made)} made sessions", made, rounds)]
     for name in FORMATS:
         if corpora is not None and (corpora / name).is_dir():
-            files = sorted(path for path in (corpora / name).rglob("*") if path.is_file())
-            figures.append(await _importing(folder / name, f"{len(files)} real files of {name}", files, rounds))
+            real = sorted(path for path in (corpora / name).rglob("*") if path.is_file())
+            files = _repeated(real, sources / name, size)
+            figures.append(await _importing(folder / name, f"{len(files)} files of {name}", files, rounds))
     return figures
 
 
@@ -76,6 +81,33 @@ def _texts(path: Path) -> Iterator[bytes]:
         yield from path.read_bytes().splitlines()
     else:
         yield path.read_bytes()
+
+
+def _repeated(files: list[Path], folder: Path, size: int) -> list[Path]:
+    """Return copies of files in a folder, each time under new ids, with so many bytes of JSON together."""
+    texts = sum(len(text) for path in files for text in _texts(path))
+    found: list[Path] = []
+    for repetition in range(max(round(size / texts), 1)):
+        for path in files:
+            copied = folder / str(repetition) / path.name
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".jsonl":
+                copied = copied.with_name(_renamed(path.name, "", repetition))
+                copied.write_text(_renamed(path.read_text(encoding="utf-8"), "", repetition), encoding="utf-8")
+            elif zipfile.is_zipfile(path):
+                _copy_zip(path, copied, repetition)
+            else:
+                copied.write_bytes(_LOG_ID.sub(rb'\g<1>x%d"' % repetition, path.read_bytes()))
+            found.append(copied)
+    return found
+
+
+def _copy_zip(path: Path, copied: Path, repetition: int) -> None:
+    with zipfile.ZipFile(path) as file, zipfile.ZipFile(copied, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in file.namelist():
+            # Python's own library reads no members in zstd.
+            with suppress(NotImplementedError):
+                out.writestr(name, _LOG_ID.sub(rb'\g<1>x%d"' % repetition, file.read(name)))
 
 
 def _scaled(sample: Path, target: Path, size: int) -> Path:

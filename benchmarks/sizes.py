@@ -12,6 +12,7 @@ from benchmarks.data import messages
 from benchmarks.measure import Figure, Spread
 from traceark import ArchiveStore, Message, Trace
 from traceark.codec.lines import to_record
+from traceark.importers.elsewhere import whole
 from traceark.importers.run import import_paths
 
 MOST = 1.15
@@ -54,7 +55,7 @@ async def measure(folder: Path, *, counts: tuple[int, ...], sessions: Path | Non
 
 async def _of_sessions(folder: Path, sessions: Path) -> list[Figure]:
     files = sorted(sessions.rglob("*.jsonl"))
-    parts = floor = count = 0
+    parts = stored = told = count = 0
     async with ArchiveStore(folder / "sessions", durability="os") as store:
         await import_paths(store, files)
     # Closing has sealed what is finished.
@@ -65,15 +66,19 @@ async def _of_sessions(folder: Path, sessions: Path) -> list[Figure]:
             run = await store.get_trace_messages(trace.trace_id)
             if run:
                 count += len(run)
-                floor += len(zstd(json_lines(run)))
+                by_id = {str(message.message_id): message for message in run}
+                stored += len(zstd(json_lines(run)))
+                told += len(zstd(json_lines(whole(message, by_id) for message in run)))
                 parts += _bytes(folder / "sessions" / "traces" / trace.trace_id / "messages")
-    whole = _bytes(folder / "sessions" / "traces")
+    folders = _bytes(folder / "sessions" / "traces")
     sources = sum(len(zstd(path.read_bytes())) for path in files)
     what = f"{len(traces)} real sessions, {count:,} messages"
+    name = f"bytes per message, messages parts alone; {what}"
     return [
-        _compared(f"bytes per message, messages parts alone; {what}", parts / count, floor / count, "bytes"),
+        _compared(name, parts / count, told / count, "bytes", of="the JSON lines, all told in full"),
+        _compared(name, parts / count, stored / count, "bytes", of="the JSON lines, as the import shortens them"),
         _compared(
-            f"kB, all sealed folders with events; {what}", whole / 1e3, sources / 1e3, "kB", of="the session files"
+            f"kB, all sealed folders with events; {what}", folders / 1e3, sources / 1e3, "kB", of="the session files"
         ),
     ]
 

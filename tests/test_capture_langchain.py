@@ -111,6 +111,7 @@ def test_what_is_asked_is_in_the_archive_before_the_answer(handler: ArchiveCallb
 
     class Slow(GenericFakeChatModel):
         def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            handler.flush()
             seen.append(stored(tmp_path / "runs", only(tmp_path / "runs")))
             return super()._generate(*args, **kwargs)
 
@@ -218,6 +219,111 @@ def test_an_error_of_a_tool_and_of_the_run_is_told(handler: ArchiveCallbackHandl
     assert [each.payload["error"] for each in events] == ["ValueError: no disk"] * 2
 
 
+def test_a_run_that_is_stopped_is_cancelled_and_has_not_failed(handler: ArchiveCallbackHandler, tmp_path: Path) -> None:
+    begun = asyncio.Event()
+
+    @tool
+    async def wait() -> None:
+        """Wait for ever."""
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def agent(_: str, config: RunnableConfig) -> None:
+        await wait.ainvoke({}, config)
+
+    async def stopped() -> None:
+        chain = RunnableLambda(agent).with_config(run_name="waiter", metadata={"lc_agent_name": "waiter"})
+        task = asyncio.create_task(chain.ainvoke("Go.", {"callbacks": [handler]}))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(stopped())
+    handler.close()
+    trace, messages, _, goals = stored(tmp_path / "runs", only(tmp_path / "runs"))
+    assert (trace.status, trace.error_message) == ("cancelled", None)
+    assert [(each.role, each.tool_name, each.status) for each in messages if each.role == "tool"] == [
+        ("tool", "wait", "cancelled")
+    ]
+    assert goals is not None and goals.goals[0].status == "cancelled"
+    assert list((tmp_path / "runs").rglob("manifest-sha256.txt")), "it is not sealed"
+
+
+def test_what_a_cancelled_run_had_begun_is_cancelled_with_it(handler: ArchiveCallbackHandler, tmp_path: Path) -> None:
+    run, called = uuid4(), uuid4()
+    handler.on_chain_start({"name": "graph"}, {"input": "Go."}, run_id=run)
+    handler.on_tool_start({"name": "wait"}, "{}", run_id=called, parent_run_id=run)
+    handler.on_chain_error(asyncio.CancelledError(), run_id=run)
+    handler.close()
+    _, messages, events, _ = stored(tmp_path / "runs", str(run))
+    assert [(each.tool_name, each.status) for each in messages if each.role == "tool"] == [("wait", "cancelled")]
+    assert [each.payload["id"] for each in events] == [str(called), str(run)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), GeneratorExit()])
+def test_a_run_that_a_person_stops_or_nobody_reads_on_is_cancelled(
+    handler: ArchiveCallbackHandler, tmp_path: Path, error: BaseException
+) -> None:
+    run = uuid4()
+    handler.on_chain_start({"name": "graph"}, {"input": "Go."}, run_id=run)
+    handler.on_chain_error(error, run_id=run)  # as LangGraph tells it of a stream that is given up
+    handler.close()
+    assert [each.status for each in traces(tmp_path / "runs")] == ["cancelled"]
+
+
+def test_an_agent_in_one_of_the_same_name_is_a_goal_and_a_node_of_its_graph_is_none(
+    handler: ArchiveCallbackHandler, tmp_path: Path
+) -> None:
+    outer, node, called, inner, inner_node = (uuid4() for _ in range(5))
+    named = {"lc_agent_name": "agent"}
+    handler.on_chain_start({}, {"input": "Go."}, run_id=outer, name="agent", metadata=named)
+    at = {**named, "langgraph_node": "agent"}
+    handler.on_chain_start({}, {}, run_id=node, parent_run_id=outer, name="agent", metadata=at)
+    at = {**named, "langgraph_node": "tools"}
+    handler.on_tool_start({"name": "ask"}, "{}", run_id=called, parent_run_id=node, metadata=at)
+    handler.on_chain_start({}, {"input": "Add."}, run_id=inner, parent_run_id=called, name="agent", metadata=at)
+    handler.on_chain_start({}, {}, run_id=inner_node, parent_run_id=inner, name="model", metadata=at)
+    for run in (inner_node, inner, node, outer):
+        handler.on_chain_end({}, run_id=run)
+    handler.close()
+    _, _, _, goals = stored(tmp_path / "runs", str(outer))
+    assert goals is not None and [(each.id, each.parent_id) for each in goals.goals] == [
+        (str(outer), None),
+        (str(inner), str(outer)),
+    ]
+
+
+def test_what_each_call_is_given_again_is_told_once(handler: ArchiveCallbackHandler, tmp_path: Path) -> None:
+    assert adder(CALL, CALL.model_copy(), FOUR).invoke(ASKED, {"callbacks": [handler]}) == "Four."
+    handler.close()
+    _, _, events, _ = stored(tmp_path / "runs", only(tmp_path / "runs"))
+    first, second, third = (each.payload for each in events if each.payload["run_type"] == "llm")
+    assert [each["content"] for each in first["inputs"]] == ["You add.", "What is 2 + 2?"]
+    assert second["inputs"]["after"] == {"id": first["id"], "path": ["inputs"], "items": 2}
+    assert third["inputs"]["after"] == {"id": second["id"], "path": ["inputs"], "items": 4}
+    assert [each["type"] for each in third["inputs"]["items"]] == ["ai", "tool"]
+
+
+def test_a_message_that_was_changed_meanwhile_is_told_as_it_is(handler: ArchiveCallbackHandler, tmp_path: Path) -> None:
+    message = HumanMessage([{"type": "text", "text": "one"}])
+
+    def twice(_: str, config: RunnableConfig) -> str:
+        chat = GenericFakeChatModel(messages=iter([AIMessage("1"), AIMessage("2")]))
+        chat.invoke([message], config)
+        message.content[0]["text"] = "two"  # type: ignore[index]
+        return str(chat.invoke([message], config).content)
+
+    RunnableLambda(twice).invoke("Go.", {"callbacks": [handler]})
+    handler.close()
+    _, _, events, _ = stored(tmp_path / "runs", only(tmp_path / "runs"))
+    told = [each.payload["inputs"] for each in events if each.payload["run_type"] == "llm"]
+    assert [each[0]["content"] for each in told] == [
+        [{"type": "text", "text": "one"}],
+        [{"type": "text", "text": "two"}],
+    ]
+
+
 def test_a_chain_without_a_model_tells_what_it_was_given_and_gave(
     handler: ArchiveCallbackHandler, tmp_path: Path
 ) -> None:
@@ -258,6 +364,7 @@ def test_a_failing_disk_does_not_touch_the_run_and_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr("os.write", full)
         assert adder(CALL, FOUR).invoke(ASKED, {"callbacks": [handler]}) == "Four."
+        assert not handler.flush()
     assert [each.name for each in caplog.records] == ["traceark.capture"]
     assert handler.flush()
     handler.close()
@@ -289,7 +396,11 @@ def _main(what: str, place: str) -> None:
     handler = ArchiveCallbackHandler(place)
     if what == "killed":
         # In place of the tool's own work: it never returns.
-        add.func = lambda a, b: os.kill(os.getpid(), signal.SIGKILL)
+        def kill(a: int, b: int) -> None:
+            handler.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        add.func = kill
     adder(CALL, FOUR).invoke(ASKED, {"callbacks": [handler]})
 
 

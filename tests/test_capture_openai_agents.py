@@ -135,6 +135,7 @@ def test_what_was_said_is_in_the_archive_while_the_run_goes_on(
     @function_tool
     def look() -> str:
         """Look at the archive."""
+        processor.force_flush()
         seen.append(stored(tmp_path / "runs", only(tmp_path / "runs")))
         return "seen"
 
@@ -181,6 +182,58 @@ def test_a_run_that_fails_is_a_failed_trace(processor: ArchiveTracingProcessor, 
     assert [each.role for each in messages][:4] == ["system", "user", "assistant", "tool"]
 
 
+def test_a_run_that_is_stopped_is_cancelled_and_has_not_failed(
+    processor: ArchiveTracingProcessor, tmp_path: Path
+) -> None:
+    begun = asyncio.Event()
+
+    @function_tool
+    async def add() -> str:
+        """Never return."""
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    async def stopped() -> None:
+        task = asyncio.create_task(Runner.run(Agent("adder", model=MadeUp(CALL), tools=[add]), "What is 2 + 2?"))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(stopped())
+    processor.shutdown()
+    trace, messages, _, goals = stored(tmp_path / "runs", only(tmp_path / "runs"))
+    assert (trace.status, trace.error_message) == ("cancelled", None)
+    assert [each.status for each in messages if each.role == "tool"] == ["cancelled"]
+    assert goals is not None and [each.status for each in goals.goals] == ["cancelled"]
+
+
+def test_an_error_that_no_span_tells_fails_its_trace_and_one_that_was_handled_before_does_not(
+    processor: ArchiveTracingProcessor, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError), tracing.trace("Raises"), tracing.agent_span("adder"):
+        raise ValueError("no way")
+    try:
+        raise ValueError("before")
+    except ValueError:
+        with tracing.trace("Goes on"), tracing.agent_span("adder"):
+            pass
+    processor.shutdown()
+    with traceark.open(tmp_path / "runs") as archive:
+        found = {each.metadata["openai_agents"]["workflow_name"]: each for each in archive.list_traces()}
+    assert (found["Raises"].status, found["Raises"].error_message) == ("failed", "no way")
+    assert (found["Goes on"].status, found["Goes on"].error_message) == ("completed", None)
+
+
+def test_what_went_wrong_in_a_tool_is_told(processor: ArchiveTracingProcessor, tmp_path: Path) -> None:
+    with tracing.trace("Sums"), tracing.function_span("add") as span:
+        span.set_error({"message": "Error running tool", "data": {"tool_name": "add", "error": "no disk"}})
+    processor.shutdown()
+    _, [told], *_ = stored(tmp_path / "runs", only(tmp_path / "runs"))
+    assert (told.status, told.error) == ("failed", "Error running tool: no disk")
+
+
 def test_a_handoff_gives_each_agent_its_own_goal(processor: ArchiveTracingProcessor, tmp_path: Path) -> None:
     called = ResponseFunctionToolCall(arguments="{}", call_id="h1", name="transfer_to_adder", type="function_call")
     guide = Agent("guide", model=MadeUp(called), handoffs=[adder(FOUR)])
@@ -218,7 +271,8 @@ def test_an_archive_that_cannot_be_written_does_not_touch_the_run(
     finally:
         set_trace_processors([])
     assert result.final_output == "Four."
-    assert processor.recorder.failures > 1
+    processor.force_flush()
+    assert processor.recorder.failures >= 1
     assert sum("could not be written" in each.getMessage() for each in caplog.records) == 1
 
 
@@ -235,11 +289,13 @@ def test_a_process_that_is_killed_leaves_a_running_trace(tmp_path: Path) -> None
 
 
 def _main(place: str) -> None:
-    set_trace_processors([ArchiveTracingProcessor(place)])
+    processor = ArchiveTracingProcessor(place)
+    set_trace_processors([processor])
 
     @function_tool
     async def add(a: int, b: int) -> int:
         """Never return."""
+        processor.force_flush()
         print("called", flush=True)
         await asyncio.Event().wait()
         return 0

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +21,13 @@ import pytest
 from opentelemetry import trace as api
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer
 from opentelemetry.util.types import AnyValue
 
 import traceark
 from test_crash import damage
-from traceark.capture.otel import ArchiveSpanExporter
+from traceark.capture.otel import ArchiveSpanExporter, ArchiveSpanProcessor
 from traceark.importers.run import import_paths
 from traceark.models import Event, GoalTree, Message, Trace
 from traceark.store import ArchiveStore
@@ -198,6 +200,71 @@ def test_a_trace_that_was_called_from_elsewhere_ends_with_what_was_called(
     assert stored(tmp_path / "runs", f"{0xAB:032x}")[0].status == "completed"
 
 
+def test_a_processor_tells_an_agent_as_it_begins_and_a_span_that_never_ends(tmp_path: Path) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(ArchiveSpanProcessor(tmp_path / "runs"))
+    tracer = provider.get_tracer("own")
+    told = {"gen_ai.operation.name": "invoke_agent"}
+    with tracer.start_as_current_span("invoke_agent guide", attributes=told, end_on_exit=False) as root:
+        chat(tracer, "How many?", "Three.")
+        assert provider.force_flush()
+        trace_id = f"{root.get_span_context().trace_id:032x}"
+        trace, messages, _, goals = stored(tmp_path / "runs", trace_id)
+        assert goals is not None and [each.status for each in goals.goals] == ["in_progress"]
+        assert (trace.status, [each.goal_id for each in messages]) == ("running", [goals.goals[0].id] * 2)
+        root.set_attribute("why", "it waits for a word")
+    provider.shutdown()
+    trace, messages, events, _ = stored(tmp_path / "runs", trace_id)
+    assert (trace.status, len(messages)) == ("running", 2)
+    [agent] = [each.payload for each in events if "invoke_agent" in str(each.payload)]
+    assert "endTimeUnixNano" not in agent and "it waits for a word" in str(agent)
+
+
+def test_a_run_whose_task_is_cancelled_is_cancelled(tmp_path: Path) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(ArchiveSpanProcessor(tmp_path / "runs"))
+    begun, ids = asyncio.Event(), []
+
+    async def run() -> None:
+        with provider.get_tracer("own").start_as_current_span("invoke_agent guide") as root:
+            ids.append(f"{root.get_span_context().trace_id:032x}")
+            begun.set()
+            await asyncio.Event().wait()
+
+    async def stopped() -> None:
+        task = asyncio.create_task(run())
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(stopped())
+    provider.shutdown()
+    trace, _, _, goals = stored(tmp_path / "runs", ids[0])
+    assert trace.status == "cancelled"
+    assert goals is not None and [each.status for each in goals.goals] == ["cancelled"]
+
+
+def test_a_processor_makes_what_an_exporter_makes_and_takes_no_span_that_is_not_sampled(tmp_path: Path) -> None:
+    both = TracerProvider(shutdown_on_exit=False)
+    both.add_span_processor(SimpleSpanProcessor(ArchiveSpanExporter(tmp_path / "exported")))
+    both.add_span_processor(ArchiveSpanProcessor(tmp_path / "processed"))
+    trace_id = agent_run(both.get_tracer("own"), "How many?")
+    both.shutdown()
+    one, other = (stored(tmp_path / each, trace_id) for each in ("exported", "processed"))
+    assert [(each.message_id, each.content, each.goal_id, each.tokens) for each in one[1]] == [
+        (each.message_id, each.content, each.goal_id, each.tokens) for each in other[1]
+    ]
+    assert [each.payload for each in one[2]] == [each.payload for each in other[2]]
+    assert one[3] is not None and other[3] is not None and one[3].goals == other[3].goals
+    none = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+    none.add_span_processor(ArchiveSpanProcessor(tmp_path / "none"))
+    agent_run(none.get_tracer("own"), "How many?")
+    none.shutdown()
+    with traceark.open(tmp_path / "none") as archive:
+        assert not archive.exists()
+
+
 def test_two_processes_that_take_part_in_one_trace_write_one_trace(tmp_path: Path) -> None:
     providers = [TracerProvider(shutdown_on_exit=False) for _ in range(2)]
     for each in providers:
@@ -366,8 +433,32 @@ def test_a_process_that_is_killed_leaves_a_running_trace_with_all_that_was_said(
     trace, messages, *_ = stored(tmp_path / "runs", lines[0][0])
     assert trace.status == "running"
     told = [each.content for each in messages if each.role == "assistant"]
-    assert told[: len(lines)] == [f"answer {number}" for _, number in lines]
+    assert told[: len(lines)] == [f"answer {number}" for _, number, *_ in lines]
     assert len(told) <= len(lines) + 1
+    with traceark.open(tmp_path / "runs") as archive:
+        assert damage(archive.verify(deep=True)) == []
+
+
+def test_a_process_that_is_killed_loses_a_quarter_of_a_second_at_most(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, HERE, "handed over", tmp_path / "runs"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline().split()]
+    while float(lines[-1][2]) - float(lines[0][3]) < 1:
+        lines.append(process.stdout.readline().split())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lines += [line.split() for line in process.stdout.read().splitlines()]
+    trace, messages, events, _ = stored(tmp_path / "runs", lines[0][0])
+    assert trace.status == "running"
+    # When each answer began to be told, and when the call had returned; what was told so long before the last began…
+    last = float(lines[-1][2])
+    promised = sum(float(returned) < last - 0.25 for *_, returned in lines)
+    told = [each.content for each in messages if each.role == "assistant"]
+    assert 0 < promised <= len(told)
+    assert told == [f"answer {number}" for number in range(len(told))]
+    assert sum(each.event_type == "otlp.span" for each in events) >= promised
     with traceark.open(tmp_path / "runs") as archive:
         assert damage(archive.verify(deep=True)) == []
 
@@ -391,10 +482,13 @@ def test_a_forked_process_captures_too(tmp_path: Path) -> None:
 
 def _main(what: str, place: str) -> None:
     provider = TracerProvider()
-    exporter = ArchiveSpanExporter(place)
-    provider.add_span_processor(BatchSpanProcessor(exporter) if what == "ends" else SimpleSpanProcessor(exporter))
+    if what == "handed over":
+        provider.add_span_processor(ArchiveSpanProcessor(place))
+    else:
+        exporter = ArchiveSpanExporter(place)
+        provider.add_span_processor(BatchSpanProcessor(exporter) if what == "ends" else SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("own")
-    if what != "killed":
+    if what not in ("killed", "handed over"):
         print(agent_run(tracer, "How many?"), flush=True)
         if what == "forks":
             if os.fork() == 0:
@@ -404,8 +498,9 @@ def _main(what: str, place: str) -> None:
         return
     with tracer.start_as_current_span("invoke_agent guide") as root:
         for number in range(1_000_000):
+            begins = time.monotonic()
             chat(tracer, f"question {number}", f"answer {number}")
-            print(f"{root.get_span_context().trace_id:032x} {number}", flush=True)
+            print(f"{root.get_span_context().trace_id:032x} {number} {begins} {time.monotonic()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -23,6 +24,7 @@ import traceark.catalog.catalog
 from directories import in_directories
 from profiles import tried
 from servers import Requests, S3Server
+from traceark.catalog.notes import Note, changed, is_doubtful
 from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, encode_snapshot
 from traceark.errors import (
     DamagedTraceWarning,
@@ -31,7 +33,7 @@ from traceark.errors import (
     TraceExistsError,
 )
 from traceark.layout import TRACES
-from traceark.models import Message, Trace
+from traceark.models import JsonObject, Message, Trace
 from traceark.storage import storage_for
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
@@ -398,6 +400,48 @@ async def test_a_trace_removed_by_hand_and_made_anew_by_a_store_is_the_new_one(t
     assert await total(reader, "t") == 0
     await assert_right(reader)
     await reader.close()
+
+
+@pytest.mark.parametrize("seen", ["while it is added", "afterwards"])
+async def test_a_run_that_was_deleted_and_is_added_again_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str
+) -> None:
+    """It is the very same incarnation then, of which the catalog remembers that it was deleted."""
+    run = Trace(trace_id="t", status="completed", created_at=datetime(2026, 1, 2, tzinfo=UTC))
+    async with ArchiveStore(tmp_path, durability="os") as one, ArchiveStore(tmp_path, durability="os") as other:
+        told = one._pool.done
+
+        async def done(trace_id: str) -> None:
+            if seen == "while it is added":
+                await other.list_traces()
+            await told(trace_id)
+
+        monkeypatch.setattr(one._pool, "done", done)
+        await one.add_trace(run)
+        first = await assert_right(one, other)
+        for _ in range(2):
+            await one.delete_trace("t")
+            assert await assert_right(one, other) == {}
+            await one.add_trace(run)
+            assert await assert_right(one, other) == first
+        await one.delete_trace("t")
+        await one.add_trace(run)
+        await one.delete_trace("t")
+        assert await assert_right(other, one) == {}
+        await one.add_trace(run)
+        await one.refresh()
+        assert await assert_right(other, one) == first
+
+
+def test_who_tells_of_a_deleted_run_again_is_not_taken_at_their_word() -> None:
+    row: JsonObject = {"trace_id": "t", "_incarnation": "11111111", "_revision": 1}
+    there = Note("settled", "t", closes=("aaaaaaaa-1-1",), row=row)
+    gone = Note("gone", "t", closes=("aaaaaaaa-1-2",), incarnation="11111111")
+    late = Note("settled", "t", closes=("bbbbbbbb-1-1",), row=row)
+    assert is_doubtful(None, [gone, there])
+    assert is_doubtful(None, [late, there, gone])
+    assert not is_doubtful(None, [there, gone])
+    assert is_doubtful(changed(None, [there, gone]), [late])
 
 
 async def test_contents_replaced_by_hand_show_after_a_refresh_in_other_processes_too(tmp_path: Path) -> None:

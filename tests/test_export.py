@@ -14,6 +14,7 @@ import tomllib
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,28 @@ async def test_a_directory_that_cannot_be_made_and_a_file_that_cannot_be_written
         await export_traces(store, ["a", "b"], Plain(), tmp_path / "file")
     report = await export_traces(store, ["a"], Plain(), tmp_path / "nowhere" / "a.txt")
     assert [trace.outcome for trace in report.failed] == ["failed"] and "nowhere" in report.traces[0].reason
+
+
+async def test_a_trace_of_which_a_format_says_nothing_has_no_file(tmp_path: Path) -> None:
+    store = await store_of("a")
+    await store.create_trace(Trace(trace_id="silent"))
+    report = await export_traces(store, ["silent", "a"], Plain(), tmp_path / "all")
+    assert (report.traces[0].outcome, report.traces[0].path) == ("empty", None) and report.ok
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["a.txt"]
+    report = await export_traces(store, ["silent"], Plain(), tmp_path / "one.txt")
+    assert report.traces[0].outcome == "empty" and not (tmp_path / "one.txt").exists()
+    report = await export_traces(store, ["silent", "a"], Plain(joins=True), tmp_path / "both.txt")
+    assert [trace.outcome for trace in report.traces] == ["empty", "written"]
+
+
+async def test_a_pipe_takes_the_bytes_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(pipe.read_bytes)
+        report = await export_traces(await store_of("a"), ["a"], Plain(), pipe, force=True)
+    assert reading.result() == b"I am a\n"
+    assert report.traces[0].outcome == "written" and pipe.is_fifo()
 
 
 async def test_what_is_not_there_fails_alone(tmp_path: Path) -> None:
@@ -221,8 +244,9 @@ class TestCommandLine:
         assert len(report["traces"]) == len(list((tmp_path / "failed").iterdir())) == 1
         assert out("export", archive, "--format", "pack", "--uid", "nobody", "-o", tmp_path / "none") == "no traces\n"
 
-    def test_one_trace_goes_to_standard_output(self, archive: Path) -> None:
-        found = CliRunner().invoke(program, ["export", str(archive), "7d1f", "--format", "pack"])
+    @pytest.mark.parametrize("output", [(), ("-o", "-")])
+    def test_one_trace_goes_to_standard_output(self, archive: Path, output: tuple[str, ...]) -> None:
+        found = CliRunner().invoke(program, ["export", str(archive), "7d1f", "--format", "pack", *output])
         assert found.exit_code == 0
         assert f"{BUGFIX}/{HEADER}" in zipfile.ZipFile(io.BytesIO(found.stdout_bytes)).namelist()
 

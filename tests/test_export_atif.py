@@ -142,6 +142,7 @@ def test_tokens_cost_and_time_come_back_as_they_were() -> None:
         {"content": "c", "usage": Usage(input_tokens=100), "tokens": 3, "cost": 0.2},
         {"role": "user", "content": "d", "tokens": 50},
         {"content": "e", "usage": usage, "copied": True},
+        {"content": "f", "duration_ms": 8},
     )
     document, left_out = exported(run)
     source, counts = imported(document)
@@ -152,11 +153,25 @@ def test_tokens_cost_and_time_come_back_as_they_were() -> None:
         (3, 0.2, None),
         (None, None, None),
         (None, None, None),
+        (0, None, 8),
     ]
     assert source.messages[0].created_at == THEN
     assert document["final_metrics"]["total_cost_usd"] == 0.3
     assert left_out == {"tokens and costs of messages that no model wrote": 1}
     assert counts.differences == []
+
+
+def test_a_step_names_its_model_where_it_is_not_the_agents() -> None:
+    run = run_of(
+        {"role": "user", "content": "Hi.", "source": {"message": {"model": "no model's"}}},
+        {"content": "a", "source": {"message": {"model": "m-1"}}},
+        {"content": "b", "source": {"message": {"model": "m-2"}}},
+        {"content": "c"},
+        model="m-1",
+    )
+    document, _ = exported(run)
+    assert [step.get("model_name") for step in document["steps"]] == [None, None, "m-2", None]
+    assert document["agent"]["model_name"] == "m-1"
 
 
 def test_sub_agents_are_referred_to_at_the_answer_of_their_call() -> None:
@@ -166,10 +181,34 @@ def test_sub_agents_are_referred_to_at_the_answer_of_their_call() -> None:
     [result] = document["steps"][0]["observation"]["results"]
     [reference] = result["subagent_trajectory_ref"]
     assert reference == {"trajectory_id": "Child/1", "trajectory_path": "child%2F1~1.atif.json"}
-    assert [goal["id"] for goal in document["extra"]["goals"]] == ["c", "other"]
+    assert [goal["id"] for goal in document["extra"]["traceark"]["goals"]] == ["c", "other"]
     source, _ = imported(document)
     assert source.goals is not None
     assert [(goal.id, goal.sub_trace_ids) for goal in source.goals.goals] == [("c", ["Child/1"])]
+
+
+def test_a_header_comes_back_as_it_was() -> None:
+    header = {"status": "failed", "mode": "call", "task": "Sort it", "uid": "u", "parent_trace_id": "p"}
+    header |= {"parent_goal_id": "g", "result_summary": "half", "error_message": "no mail"}
+    source, _ = imported(exported(run_of({"role": "user", "content": "Hi."}, {"content": "a"}, **header))[0])
+    assert {name: getattr(source.trace, name) for name in header} == header
+    source, _ = imported(exported(run_of({"role": "user", "content": "Hi."}, {"content": "a"}))[0])
+    assert (source.trace.task, source.trace.result_summary, source.trace.agent_type) == (None, None, None)
+    document, _ = exported(run_of({"role": "user", "content": "Hi."}))
+    document["extra"] = {"status": "failed", "traceark": {"status": "odd", "task": 7}}
+    source, _ = imported(document)
+    assert (source.trace.status, source.trace.task) == ("completed", "Hi.")
+
+
+def test_an_answer_comes_back_with_its_call_its_failure_and_how_long_it_took() -> None:
+    answer = {"role": "tool", "tool_call_id": "c", "content": "a", "status": "failed", "duration_ms": 7}
+    call = {"type": "tool_use", "id": "c", "name": "ls", "input": {}}
+    stray = {"role": "tool", "tool_call_id": "x", "content": "b"}
+    source, _ = imported(exported(run_of({"content": [call]}, answer, stray))[0])
+    assert [(each.tool_call_id, each.status, each.duration_ms) for each in source.messages[1:]] == [
+        ("c", "failed", 7),
+        ("x", None, None),
+    ]
 
 
 def test_an_answer_to_no_call_stays_in_the_step_before_it() -> None:

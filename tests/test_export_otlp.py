@@ -102,6 +102,25 @@ def test_a_response_is_a_span_and_so_is_each_call_that_was_answered(name: str) -
     assert not left_out
 
 
+@pytest.mark.parametrize(
+    ("model", "provider"),
+    [
+        ("claude-opus-4-7", "anthropic"),
+        ("anthropic/claude-opus-4-7", "anthropic"),
+        ("us.anthropic.claude-sonnet-4-20250514-v1:0", "aws.bedrock"),
+        ("bedrock/us.anthropic.claude-sonnet-4-6", "aws.bedrock"),
+        ("amazon.nova-pro-v1:0", "aws.bedrock"),
+        ("azure/gpt-4o", "azure.ai.openai"),
+        ("vertex_ai/gemini-3", "gcp.vertex_ai"),
+        ("gemini-3", "gcp.gemini"),
+        ("some-model", None),
+    ],
+)
+def test_the_provider_is_who_serves_the_model(model: str, provider: str | None) -> None:
+    spans, _ = requested(timed({"content": "a"}, model=model))
+    assert attributes(spans[1]).get("gen_ai.provider.name") == provider
+
+
 def test_a_run_is_the_root_with_what_it_is_and_how_it_ended() -> None:
     run = timed(agent_type="sorter", status="failed", error_message="no mail", task="Sort it", model="gpt-9")
     [root], left_out = requested(Run(run.trace, [], [Event(event_id=1, event_type="e", created_at=utc_now())]))

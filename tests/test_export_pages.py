@@ -165,6 +165,30 @@ def test_long_outputs_and_the_rest_of_long_texts_are_folded_and_whole() -> None:
     assert "<details><summary>← 300 lines: line 0 line 1" in page and f"\n```text\n{long}\n```\n" in page
 
 
+def test_an_attachment_is_described_by_where_it_is_or_how_large() -> None:
+    data = "data:image/png;base64," + "A" * 1000
+    for block, told in (
+        ({"type": "image", "source": {"media_type": "image/png", "data": "A" * 1000}}, "image image/png, 1,000"),
+        (
+            {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+            "image_url https://example.org/a.png",
+        ),
+        ({"type": "image_url", "image_url": {"url": data}}, "image_url image/png;base64, 1,000 characters"),
+        ({"type": "input_image", "image_url": data}, "input_image image/png;base64, 1,000 characters"),
+        ({"type": "file", "file": {"filename": "a.pdf"}}, "file a.pdf"),
+    ):
+        _, parsed = html_of(run_of({"role": "user", "content": [block]}))
+        assert told in parsed.text
+
+
+def test_an_error_is_not_told_twice_and_one_long_line_is_told_in_characters() -> None:
+    run = run_of(
+        {"role": "tool", "content": "no such file", "error": "no such file"}, {"content": "x", "error": "late"}
+    )
+    assert markdown_of(run).count("no such file") == 1 and "*error:* late" in markdown_of(run)
+    assert "← 2,000 characters: x" in markdown_of(run_of({"role": "tool", "content": "x" * 2000}))
+
+
 def test_a_header_has_status_totals_and_what_is_wrong() -> None:
     trace = Trace(trace_id="Run/7", task="Sort it", status="failed", error_message="no mail", total_tokens=1234)
     page, parsed = html_of(Run(trace, events=[Event(event_id=1, event_type="e", created_at=utc_now())]))

@@ -15,6 +15,7 @@ import traceark
 from traceark.codec.lines import check_texts, to_record
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_code import ClaudeCode
+from traceark.importers.elsewhere import whole
 from traceark.models import Goal, Json, Message
 
 SAMPLES = Path(traceark.__file__).parent / "samples" / "claude-code"
@@ -73,9 +74,13 @@ def extra(message: Message, name: str) -> Any:
     return (message.__pydantic_extra__ or {})[name]
 
 
-def as_row(message: Message) -> dict[str, Json]:
-    source = extra(message, "source")
-    return {**source, "message": {**source["message"], "content": message.content}}
+def as_rows(messages: Iterable[Message]) -> list[dict[str, Json]]:
+    by_id = {str(message.message_id): message for message in messages}
+    sources = [extra(whole(message, by_id), "source") for message in by_id.values()]
+    return [
+        {**source, "message": {**source["message"], "content": message.content}}
+        for source, message in zip(sources, by_id.values(), strict=True)
+    ]
 
 
 def goals(source: SourceTrace) -> dict[str, Goal]:
@@ -89,7 +94,7 @@ def check_nothing_lost(path: Path) -> None:
     traces, counts = read(path)
     assert counts.problems == []
     rows = [json.loads(line) for line in path.read_text().split("\n") if line]
-    made = [as_row(message) for source in traces.values() for message in source.messages]
+    made = [row for source in traces.values() for row in as_rows(source.messages)]
     made += [event.payload for source in traces.values() for event in source.events]  # type: ignore[misc]
     assert sorted(map(canonical, made)) == sorted(map(canonical, rows))
     assert counts.rows.total() == len(rows) == sum(len(source.digests) for source in traces.values())
@@ -246,6 +251,39 @@ def test_task_ids_used_again_are_new_goals(tmp_path: Path) -> None:
         ]
     found = goals(one(tmp_path, *rows))
     assert {goal.id: goal.description for goal in found.values()} == {"task-1": "take 1", "task-1-2": "take 2"}
+
+
+def ended(agent_id: str, status: str) -> str:
+    """Return what Claude Code says when something in the background has ended."""
+    inner = f"<task-id>{agent_id}</task-id>\n<status>{status}</status>\n<summary>…</summary>\n<result>Three.</result>"
+    return f"<task-notification>\n{inner}\n</task-notification>"
+
+
+def test_an_agent_in_the_background_is_in_progress_until_it_is_told_that_it_ended(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for agent in ("a1", "a2", "a3"):
+        rows += [
+            streamed(f"m-{agent}", 1, call(f"c-{agent}", "Task", {"description": "count", "prompt": "p"})),
+            answer(f"c-{agent}", {"status": "async_launched", "agentId": agent}),
+        ]
+    queued = {
+        "type": "queue-operation",
+        "operation": "enqueue",
+        "sessionId": SESSION,
+        "content": ended("a1", "completed"),
+    }
+    rows += [
+        {**queued, "timestamp": "2026-03-01T10:05:00Z"},
+        row(content=ended("a2", "failed")),
+        row(content=ended("a shell's", "completed")),
+    ]
+    found = goals(one(tmp_path, *rows))
+    assert [(goal.status, goal.summary) for goal in found.values()] == [
+        ("completed", "Three."),
+        ("failed", "Three."),
+        ("in_progress", None),
+    ]
+    assert found["c-a1"].completed_at == datetime(2026, 3, 1, 10, 5, tzinfo=UTC)
 
 
 def test_a_sub_agent_in_its_own_file_is_a_child_that_its_call_links() -> None:
@@ -405,7 +443,7 @@ def test_lone_surrogates_stay_in_json_and_are_replaced_in_typed_text(tmp_path: P
 def test_times_are_taken_as_far_as_they_can_be(tmp_path: Path, told: Json, taken: datetime | None) -> None:
     source = one(tmp_path, row(timestamp=told))
     assert source.messages[0].created_at == taken
-    assert extra(source.messages[0], "source")["timestamp"] == told
+    assert as_rows(source.messages)[0]["timestamp"] == told
 
 
 def test_a_row_without_a_time_has_that_of_the_row_before_and_clocks_may_run_backwards(tmp_path: Path) -> None:

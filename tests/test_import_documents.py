@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -388,18 +389,47 @@ def test_a_simulation_alone_is_a_trace_and_its_ticks_are_events(tmp_path: Path) 
     assert counts.rows == {"simulation": 1, "tick": 2}
 
 
+# What tau-bench's own `run.py` writes: a list of these, each after its run.
+CALLED: list[dict[str, Any]] = [
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "c", "name": "look", "content": "x"},
+]
+RUN_OF_TAU_BENCH: dict[str, Any] = {"task_id": 3, "reward": 1.0, "info": {}, "traj": CALLED, "trial": 0}
+
+
 def test_a_run_of_tau_bench_is_taken_too(tmp_path: Path) -> None:
-    calls = [{"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
-    spoken = [
-        {"role": "assistant", "content": None, "tool_calls": calls},
-        {"role": "tool", "tool_call_id": "c", "name": "look", "content": "x"},
-    ]
-    alone = {"task_id": 3, "reward": 1.0, "info": {}, "traj": spoken, "trial": 0}
-    (source,), _ = read(Tau2(), tmp_path / "s.json", json.dumps(alone))
+    (source,), _ = read(Tau2(), tmp_path / "s.json", json.dumps(RUN_OF_TAU_BENCH))
     assert source.trace.trace_id.startswith("tau-3-")
     assert [(each.tool_call_id, each.tool_name) for each in source.messages] == [("c", "look"), ("c", "look")]
-    assert source.messages[0].content == calls
+    assert source.messages[0].content == CALLED[0]["tool_calls"]
     assert source.trace.metadata == {"tau2": {"task_id": 3, "reward": 1.0, "trial": 0}}
+
+
+def test_results_of_tau_bench_are_a_list_with_a_trace_for_each_run(tmp_path: Path) -> None:
+    died = {"error": "no answer", "traceback": "Traceback …"}
+    failures = [{**RUN_OF_TAU_BENCH, "info": died, "traj": [], "trial": trial} for trial in (1, 2)]
+    path = tmp_path / "results.json"
+    for runs in ([RUN_OF_TAU_BENCH, *failures], failures):
+        path.write_text(json.dumps(runs, indent=2))
+        assert [each.name for each in importers() if each.detect(path)] == ["tau2"]
+    sources, counts = read(Tau2(), path, json.dumps([RUN_OF_TAU_BENCH, *failures, "lost"]))
+    assert [(each.trace.status, each.trace.error_message) for each in sources] == [
+        ("completed", None),
+        ("failed", "no answer"),
+        ("failed", "no answer"),
+    ]
+    assert len({each.trace.trace_id for each in sources}) == 3
+    assert [each.reason for each in counts.problems] == ["no simulation, and not taken: lost"]
+
+
+def test_a_run_of_tau_bench_is_told_however_long_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({**RUN_OF_TAU_BENCH, "traj": [{"role": "user", "content": "x" * 100_000}]}))
+    assert [each.name for each in importers() if each.detect(path)] == ["tau2"]
 
 
 STEP: JsonObject = {"action": "ls", "observation": "a.py", "state": {"open_file": ""}}
@@ -461,6 +491,68 @@ def test_a_run_of_swe_agent_has_the_usage_that_its_file_states(tmp_path: Path) -
 def test_a_run_of_swe_agent_that_submitted_nothing_failed(tmp_path: Path, ended: str | None, status: str) -> None:
     (source,), _ = read(SweAgent(), tmp_path / "b.traj", json.dumps({**SOLVED, "info": {"exit_status": ended}}))
     assert (source.trace.status, source.messages[-1].tokens) == (status, None)
+
+
+def of_mini_swe_agent(*messages: JsonObject, cost: float) -> JsonObject:
+    """Return a run as mini-swe-agent writes it: what the format is comes last."""
+    return {
+        "info": {
+            "model_stats": {"instance_cost": cost, "api_calls": 2},
+            "config": {"model": {"model_name": "m/m-1"}},
+            "mini_version": "2.0.0",
+            "exit_status": "Submitted",
+            "submission": "diff",
+        },
+        "messages": [{"role": "system", "content": "x" * 70_000}, {"role": "user", "content": "Fix it."}, *messages],
+        "trajectory_format": "mini-swe-agent-1.1",
+    }
+
+
+BASH: JsonObject = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
+USED: JsonObject = {"prompt_tokens": 100, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 60}}
+
+
+def test_a_run_of_mini_swe_agent_has_times_and_what_each_call_used(tmp_path: Path) -> None:
+    extra: JsonObject = {"response": {"usage": USED}, "cost": 0.25, "timestamp": 1767322801.5}
+    run = of_mini_swe_agent(
+        {"role": "assistant", "content": None, "tool_calls": [BASH], "extra": extra},
+        {"role": "tool", "content": "a.py", "tool_call_id": "c", "extra": {"returncode": 0, "timestamp": 1767322802.5}},
+        {"role": "exit", "content": "diff", "extra": {"exit_status": "Submitted", "submission": "diff"}},
+        cost=0.5,
+    )
+    path = tmp_path / "bug-1.traj.json"
+    (source,), counts = read(SweAgent(), path, json.dumps(run, indent=1))
+    assert [each.name for each in importers() if each.detect(path)] == ["swe-agent"]
+    assert [(each.role, each.tool_call_id, each.tool_name, each.tokens, each.cost) for each in source.messages[2:]] == [
+        ("assistant", "c", "bash", 107, 0.25),
+        ("tool", "c", "bash", None, None),
+        ("exit", None, None, None, None),
+    ]
+    used = source.messages[2].usage
+    assert used is not None and (used.input_tokens, used.cache_read_tokens, used.output_tokens) == (40, 60, 7)
+    assert (source.messages[2].model_extra or {})["source"]["extra"] == extra
+    trace = source.trace
+    assert (trace.model, trace.status) == ("m/m-1", "completed")
+    assert trace.created_at == datetime(2026, 1, 2, 3, 0, 1, 500_000, UTC)
+    assert [each.reason for each in counts.differences] == [
+        f"{trace.trace_id}: the messages cost 0.250000, the file states 0.500000"
+    ]
+
+
+def test_a_run_of_mini_swe_agent_by_the_responses_api_pairs_its_calls(tmp_path: Path) -> None:
+    called: JsonObject = {"type": "function_call", "call_id": "c", "name": "bash", "arguments": "{}"}
+    run = of_mini_swe_agent(
+        {"object": "response", "output": [called], "usage": {"input_tokens": 5, "output_tokens": 2}, "extra": {}},
+        {"type": "function_call_output", "call_id": "c", "output": "a.py"},
+        cost=0.5,
+    )
+    (source,), _ = read(SweAgent(), tmp_path / "bug-1.traj.json", json.dumps(run))
+    assert [(each.role, each.tool_call_id, each.tool_name, each.content) for each in source.messages[2:]] == [
+        ("assistant", "c", "bash", [called]),
+        ("tool", "c", "bash", "a.py"),
+    ]
+    assert (source.messages[2].tokens, source.messages[2].cost) == (7, 0.5)
+    assert (source.messages[2].model_extra or {})["whole_run"] is True
 
 
 MARKED: JsonObject = {

@@ -140,6 +140,25 @@ def test_what_is_stated_stands_at_the_last_message_where_calls_do_not_add_up_to_
     assert (last.model_extra or {})["whole_run"] is True
 
 
+def test_tokens_of_reasoning_count_once_be_they_among_the_outputs_or_beside_them(tmp_path: Path) -> None:
+    told = {"input_tokens": 59, "output_tokens": 20, "reasoning_tokens": 15}
+    for total, written in ((79, 20), (94, 35)):
+        usage = {"m": {**told, "total_tokens": total}}
+        (source,), counts = read(packed(tmp_path / "l.eval", sample(model_usage=usage)))
+        last = source.messages[-1]
+        assert last.usage is not None
+        assert (last.tokens, last.usage.output_tokens, last.usage.reasoning_tokens) == (total, written, 15)
+        assert counts.differences == []
+
+
+def test_a_total_that_the_parts_do_not_add_up_to_is_reported(tmp_path: Path) -> None:
+    usage = {"m": {"input_tokens": 59, "output_tokens": 20, "total_tokens": 99}}
+    (source,), counts = read(packed(tmp_path / "l.eval", sample(model_usage=usage)))
+    assert [each.reason for each in counts.differences] == [
+        f"{source.trace.trace_id}: the messages have 79 tokens, the file states 99"
+    ]
+
+
 def test_errors_and_limits_fail_a_sample_and_ids_are_made_where_there_are_none(tmp_path: Path) -> None:
     failed, limited = sample(error={"message": "boom"}), sample(limit={"type": "token", "limit": 5})
     del failed["uuid"], limited["uuid"]

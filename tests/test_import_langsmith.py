@@ -355,6 +355,14 @@ def test_answers_of_tools_are_taken_out_of_what_wraps_them(given: Json, result: 
         {"usage": {"input_tokens": 6, "output_tokens": 2, "cache_read_input_tokens": 4, "total_tokens": 12}},
         {"usage_metadata": {"input_tokens": 10, "output_tokens": 2, "input_token_details": {"cache_read": 4}}},
         {"generations": [[{"message": {"kwargs": {"usage_metadata": {"input_tokens": 10, "output_tokens": 2}}}}]]},
+        {
+            "usageMetadata": {
+                "promptTokenCount": 7,
+                "candidatesTokenCount": 2,
+                "totalTokenCount": 12,
+                "thoughtsTokenCount": 3,
+            }
+        },
     ],
 )
 def test_the_usage_of_any_client_is_read(response: Json) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import shutil
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -349,6 +350,27 @@ def test_a_directory_is_walked_and_what_is_no_session_is_listed(tmp_path: Path) 
     assert {Path(path).name for path in report.skipped} == {"notes.jsonl", "empty", "link.jsonl", "loop"}
     assert len(report.files) == 6
     assert report.totals()["traces"] == 5
+
+
+def test_what_cannot_be_looked_at_is_named_and_the_rest_is_taken(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    report = run(store(), loop, SAMPLES / "api-error.jsonl")
+    assert [(problem.path, problem.reason) for problem in report.problems] == [
+        (str(loop), "cannot be read: Too many levels of symbolic links")
+    ]
+    assert report.totals()["traces"] == 1
+
+
+def test_what_is_no_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    pipe = tree / "pipe.jsonl"
+    os.mkfifo(pipe)
+    found = run(store(), tree)
+    assert (found.skipped, found.ok) == ([str(pipe)], True)
+    named = run(store(), pipe)
+    assert [problem.reason for problem in named.problems] == ["cannot be read: it is neither a file nor a directory"]
 
 
 def test_progress_is_told_in_bytes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,3 +182,33 @@ async def test_of_many_who_add_the_same_trace_one_wins(tmp_path: Path) -> None:
         assert [each.content for each in await store.get_trace_messages("t")] == [won]
         assert [each.total_messages for each in await store.list_traces()] == [1]
         await store.close()
+
+
+def _run(task: str = "t", said: str = "hi", event: str = "begun", mission: str = "m") -> tuple[Any, ...]:
+    """Return a run whose times are all told, as `add_trace` takes it."""
+    trace = Trace(trace_id="t", status="completed", task=task, created_at=NOW, completed_at=NOW)
+    return trace, [message({"content": said})], [(event, {"n": 1}, NOW)], GoalTree(mission=mission)
+
+
+def _bytes(root: Path) -> dict[str, bytes]:
+    folder = root / "traces" / "t"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+async def test_the_same_run_is_the_same_bytes_wherever_it_is_added(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        async with ArchiveStore(tmp_path / name, durability="os") as store:
+            await store.add_trace(*_run())
+    one, other = _bytes(tmp_path / "one"), _bytes(tmp_path / "other")
+    assert len(one) == 6  # two parts, the headers, the manifest, the lock
+    assert one == other
+
+
+@pytest.mark.parametrize("what", ["task", "said", "event", "mission"])
+async def test_another_state_of_a_run_is_another_incarnation(tmp_path: Path, what: str) -> None:
+    found = set()
+    for name in ("a", "b"):
+        async with ArchiveStore(tmp_path / name, durability="os") as store:
+            await store.add_trace(*_run(**{what: name}))
+        found.add(json.loads((tmp_path / name / "traces" / "t" / HEADER).read_bytes())["_incarnation"])
+    assert len(found) == 2

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, Unpack
 from traceark.catalog.report import RefreshReport
 from traceark.errors import ExportFailedError
 from traceark.exporters.report import ExportReport
-from traceark.exporters.run import export_traces, exporter_of, matching, target_of
+from traceark.exporters.run import export_traces, exporter_of, target_of
 from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Filters, Wanted
 from traceark.hits import SearchPage
 from traceark.models import Event, GivenEvent, Goal, GoalTree, Json, Message, Trace
@@ -297,7 +297,7 @@ class Archive:
         if trace_ids and filters:
             raise ExportFailedError("give trace ids or filters, not both")
         exporter, target = exporter_of(format), target_of(output)
-        chosen = list(trace_ids) or self.run(matching(self.store, **filters))
+        chosen = list(trace_ids) or self.run(self.store.trace_ids(**filters))
         return self.run(export_traces(self.store, chosen, exporter, target, force=force))
 
     def flush(self) -> None:

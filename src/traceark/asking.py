@@ -14,6 +14,8 @@ from traceark.pool import TracePool
 from traceark.query import QueryResult
 from traceark.questions import Grouping
 
+_PAGE = 1000
+
 
 class Asking:
     """The part of `ArchiveStore` that answers questions over all traces."""
@@ -58,6 +60,17 @@ class Asking:
         """
         wanted = TraceFilter(**filters)
         return await questions.traces(self._pool, TraceQuery(wanted, order_by, limit, after))
+
+    async def trace_ids(self, **filters: Unpack[Filters]) -> list[str]:
+        """Return the ids of all traces that match filters as of `traces`, the newest first; raises as it does."""
+        found: list[str] = []
+        after: str | None = None
+        while True:
+            page = await self.traces(limit=_PAGE, after=after, **filters)
+            found += [trace.trace_id for trace in page]
+            after = page.next
+            if after is None:
+                return found
 
     async def search(
         self,

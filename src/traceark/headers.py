@@ -12,10 +12,10 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
 from traceark.codec.lines import check_texts, decode_line, encode_line, to_record
-from traceark.errors import CorruptFileError, InvalidValueError, UnsupportedFormatError
+from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, LOGS, LogName, PartName, SegmentName, parse_log_name
 from traceark.models import GoalStats, GoalTree, Json, JsonObject, Trace
-from traceark.stats import Adjustments, SetGoals, SetStats
+from traceark.stats import TOTALS, Adjustments, SetGoals, SetStats
 
 
 @dataclass(slots=True)
@@ -79,12 +79,64 @@ class Checkpoint:
         return other.first < last.first if isinstance(last, SegmentName) else other.first <= self.ends[log]
 
 
+# So many writers in turn are remembered; of what is older only the revision tells.
+_MOST_CHANGES = 32
+_DERIVED = frozenset({*TOTALS, "last_sequence", "last_event_id"})
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Who changed what a header says, run by run: the first and the last revision at which a writer did.
+
+    Revisions between them that others published changed nothing but what follows from the logs.
+    Two copies of a header that were changed apart name different writers from there on.
+    """
+
+    runs: tuple[tuple[int, int, str], ...] = ()
+
+    def then(self, revision: int, writer: str) -> Changes:
+        """Return them with one more change.
+
+        Examples
+        --------
+        >>> Changes().then(2, "aaaaaaaa").then(4, "aaaaaaaa").then(5, "bbbbbbbb").runs
+        ((2, 4, 'aaaaaaaa'), (5, 5, 'bbbbbbbb'))
+        """
+        if self.runs and self.runs[-1][2] == writer:
+            return Changes((*self.runs[:-1], (self.runs[-1][0], revision, writer)))
+        return Changes((*self.runs, (revision, revision, writer))[-_MOST_CHANGES:])
+
+    def follow(self, other: Changes) -> bool:
+        """Say whether the last change of others is one of these, so that nothing of theirs is unknown here.
+
+        Examples
+        --------
+        >>> before = Changes().then(2, "aaaaaaaa")
+        >>> before.then(3, "bbbbbbbb").follow(before), before.follow(before.then(3, "bbbbbbbb"))
+        (True, False)
+        """
+        if not other.runs:
+            return True
+        _, revision, writer = other.runs[-1]
+        return any(first <= revision <= last and writer == who for first, last, who in self.runs)
+
+    def to_json(self) -> Json:
+        """Return them as a header keeps them."""
+        return [list(run) for run in self.runs]
+
+    @classmethod
+    def from_json(cls, stored: Json) -> Changes:
+        """Return them from what a header keeps."""
+        runs = cast("list[tuple[int, int, str]]", stored)
+        return cls(tuple((int(first), int(last), str(writer)) for first, last, writer in runs))
+
+
 @dataclass(slots=True)
 class Header:
     """The content of `trace.json`.
 
     `adjustments` are what callers set of the totals, as the difference to a recount; `set_at`
-    says at which offset; `floor` is a last_sequence that was set.
+    says at which offset; `floor` is a last_sequence that was set; `changes` who changed it.
     """
 
     trace: Trace
@@ -94,6 +146,12 @@ class Header:
     adjustments: Adjustments = field(default_factory=dict)
     set_at: dict[str, int] = field(default_factory=dict)
     floor: int = 0
+    changes: Changes = Changes()
+
+    def told(self) -> JsonObject:
+        """Return what callers said, and nothing that follows from the logs."""
+        told = {name: value for name, value in to_record(self.trace).items() if name not in _DERIVED}
+        return {**told, "_set": {name: str(value) for name, value in self.adjustments.items()}, "_floor": self.floor}
 
     def encode(self) -> bytes:
         """Return the bytes of `trace.json`."""
@@ -103,6 +161,8 @@ class Header:
         record["_incarnation"] = self.incarnation
         record["_revision"] = self.revision
         record["_checkpoint"] = self.checkpoint.to_json()
+        if self.changes.runs:
+            record["_changes"] = self.changes.to_json()
         was_set: JsonObject = {
             name: {"adjustment": str(value), "offset": self.set_at.get(name, 0)}
             for name, value in self.adjustments.items()
@@ -133,12 +193,13 @@ class Header:
                 record.pop("_revision"),
                 Checkpoint.from_json(record.pop("_checkpoint")),
             )
+            header.changes = Changes.from_json(record.pop("_changes", []))
             header.floor = was_set.pop("last_sequence", 0)
             for name, entry in was_set.items():
                 header.adjustments[name] = Decimal(entry["adjustment"])
                 header.set_at[name] = entry["offset"]
             header.trace = Trace.parse(record)
-        except (KeyError, TypeError, AttributeError, InvalidOperation, InvalidValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
             raise CorruptFileError(f"{what} is no trace header ({error!r}); restore it from a copy") from error
         return header
 
@@ -148,7 +209,7 @@ class TreeFile:
     """The content of `goal_tree.json`.
 
     `messages` is the offset its stats are as of; `changed` is the revision at which a caller last
-    changed the tree, since later ones may only have brought the stats up to date.
+    changed the tree, since later ones may only have brought the stats up to date; `changes` who did.
     """
 
     tree: GoalTree
@@ -157,6 +218,19 @@ class TreeFile:
     messages: int = 0
     changed: int = 1
     was_set: SetGoals = field(default_factory=dict)
+    changes: Changes = Changes()
+
+    def told(self) -> JsonObject:
+        """Return what callers said, and nothing that follows from the messages."""
+        bare = self.tree.model_copy(
+            update={
+                "goals": [
+                    goal.model_copy(update={"self_stats": GoalStats(), "cumulative_stats": GoalStats()})
+                    for goal in self.tree.goals
+                ]
+            }
+        )
+        return {**to_record(bare), "_set": self._set_to_json()}
 
     def encode(self) -> bytes:
         """Return the bytes of `goal_tree.json`."""
@@ -167,14 +241,19 @@ class TreeFile:
         record["_revision"] = self.revision
         record["_changed"] = self.changed
         record["_checkpoint"] = {"messages": {"offset": self.messages}}
+        if self.changes.runs:
+            record["_changes"] = self.changes.to_json()
+        if was_set := self._set_to_json():
+            record["_set"] = was_set
+        return encode_line(record)
+
+    def _set_to_json(self) -> JsonObject:
         was_set: JsonObject = {}
         for goal_id, (own, cumulative) in self.was_set.items():
             kept = {"self_stats": own.to_json(), "cumulative_stats": cumulative.to_json()}
             if kept["self_stats"] or kept["cumulative_stats"]:
                 was_set[goal_id] = cast("JsonObject", kept)
-        if was_set:
-            record["_set"] = was_set
-        return encode_line(record)
+        return was_set
 
     @classmethod
     def decode(cls, data: bytes, what: str) -> TreeFile:
@@ -188,8 +267,9 @@ class TreeFile:
             incarnation, revision = record.pop("_incarnation"), record.pop("_revision")
             messages = record.pop("_checkpoint")["messages"]["offset"]
             changed = record.pop("_changed")
-            return cls(GoalTree.parse(record), incarnation, revision, messages, changed, was_set)
-        except (KeyError, TypeError, AttributeError, InvalidOperation, InvalidValueError) as error:
+            changes = Changes.from_json(record.pop("_changes", []))
+            return cls(GoalTree.parse(record), incarnation, revision, messages, changed, was_set, changes)
+        except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
             raise CorruptFileError(f"{what} is no goal tree ({error!r}); restore it from a copy") from error
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 
 from traceark import lifecycle, verification
 from traceark.catalog.report import RefreshReport
@@ -119,6 +120,25 @@ class Keeping:
         """
         await self._pool.ready()
         return await purge(self.storage, await self._pool.catalog.binding(), trace_ids)
+
+    async def make_ready(self) -> None:
+        """Find out whether writing is safe here, and make the archive where there is none.
+
+        Raises
+        ------
+        UnsafeStorageError, UnsupportedFormatError, StorageError
+        """
+        await self._pool.ready()
+
+    @asynccontextmanager
+    async def replacing(self, trace_id: str) -> AsyncIterator[None]:
+        """Announce that a trace's files are made or replaced by others, for as long as that takes."""
+        await self._pool.begin(trace_id)
+        try:
+            yield
+        finally:
+            await self._pool.forget(trace_id)  # another task may have opened it meanwhile
+            await self._pool.done(trace_id)
 
     async def delete_trace(self, trace_id: str) -> None:
         """Delete a trace for good. Its rows in rollups are hidden at once; `purge` removes them.

@@ -21,7 +21,7 @@ from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError
 
 
 @asynccontextmanager
-async def _locked(storage: AppendStorage, prefix: str) -> AsyncIterator[Lock]:
+async def locked(storage: AppendStorage, prefix: str) -> AsyncIterator[Lock]:
     lock = storage.lock(f"{prefix}/{LOCK}")
     try:
         await acquire(lock)
@@ -73,7 +73,7 @@ async def create(storage: Storage, prefix: str, header: bytes) -> None:
 async def create_all(storage: AppendStorage, prefix: str, files: Mapping[str, bytes]) -> None:
     """Make a trace's directory with its first files, in their order, exclusively; raises as `create` does."""
     storage.make_directory(prefix)
-    async with _locked(storage, prefix) as lock:
+    async with locked(storage, prefix) as lock:
         entries = await storage.list(prefix)
         if HEADER in entries:
             raise TraceExistsError(f"{storage.url}/{prefix} holds a trace of this id already")
@@ -106,7 +106,7 @@ async def delete(storage: Storage, prefix: str) -> str:
     if not isinstance(storage, AppendStorage):
         await storage.delete(f"{prefix}/{name}" for name in names)
         return incarnation
-    async with _locked(storage, prefix) as lock:
+    async with locked(storage, prefix) as lock:
         lock.bump(deleted=True)
         await storage.delete(f"{prefix}/{name}" for name in names)
         storage.remove_directory(prefix)

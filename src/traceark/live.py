@@ -23,7 +23,7 @@ from traceark.errors import (
     StoreClosedError,
     TraceNotFoundError,
 )
-from traceark.headers import Checkpoint, Header, TreeFile, as_read
+from traceark.headers import Changes, Checkpoint, Header, TreeFile, as_read
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.log import LogRead, Tail, read_log
 from traceark.models import GoalTree, Trace
@@ -340,7 +340,7 @@ class OpenTrace:
         async with self.exclusive() as writer:
             for _ in range(1000):
                 staged = self._stage(batch)
-                if not any(staged.lines.values()):
+                if not staged.lines:
                     return
                 try:
                     await writer.append(staged)
@@ -353,7 +353,7 @@ class OpenTrace:
 
     def _commit_now(self, batch: list[Request]) -> None:
         staged = self._stage(batch)
-        if staged.lines["messages"] or staged.lines["events"]:
+        if staged.lines:
             self._writer.append_now(staged)
             self._applied(staged)
 
@@ -364,7 +364,7 @@ class OpenTrace:
             self.ends,
             f"{self.header.incarnation}-{self.writer_id}",
             max(self.fold.last_sequence, self.header.floor),
-            {log: self.crcs[log] for log in LOGS if self._writer.begins(log)},
+            self._after,
         )
         for request in batch:
             request.error = None
@@ -374,12 +374,15 @@ class OpenTrace:
                 request.error = error
         return staged
 
+    def _after(self, log: LogName) -> str | None:
+        """Return the ``_crc`` that a log's next record must name: that of the last, where it begins a segment."""
+        return self.crcs[log] if self._writer.begins(log) else None
+
     def _applied(self, staged: Staged) -> None:
         staged.apply(self.fold)
         self.ends = staged.ends
         for log, lines in staged.lines.items():
-            if lines:
-                self.crcs[log] = lines[-1][-11:-3].decode()
+            self.crcs[log] = lines[-1][-11:-3].decode()
         self.dirty = True
         self.touched = True
 
@@ -459,6 +462,9 @@ class OpenTrace:
         await self._writer.sync_logs()
         header.checkpoint = self.checkpoint()
         header.revision = self.header.revision + 1
+        header.changes = self.header.changes
+        if header.told() != self.header.told():
+            header.changes = header.changes.then(header.revision, self.writer_id)
         before, header.trace = header.trace, header.trace.model_copy()
         values = header.trace.__dict__
         values.update(totals_of(self.fold.total, header.adjustments))
@@ -477,6 +483,7 @@ class OpenTrace:
     async def _publish_tree(self, tree: TreeFile, changed: int | None) -> None:
         await self._writer.sync_logs()
         revision = (self.tree.revision if self.tree else 0) + 1
+        changes = self.tree.changes if self.tree is not None else Changes()
         stored = TreeFile(
             with_stats(tree.tree, self.fold, tree.was_set),
             self.header.incarnation,
@@ -484,6 +491,7 @@ class OpenTrace:
             self.ends["messages"],
             revision if changed is None else changed,
             tree.was_set,
+            changes.then(revision, self.writer_id) if changed is None else changes,
         )
         await self._publish(GOAL_TREE, stored.encode())
         self.tree = stored

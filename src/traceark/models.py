@@ -38,6 +38,7 @@ RESERVED_FIELDS = frozenset(
         "_checkpoint",
         "_set",
         "_changed",
+        "_changes",
         "_after",
     }
 )
@@ -181,11 +182,12 @@ class Usage(ArchiveModel):
         >>> Usage(input_tokens=10, output_tokens=5, cache_read_tokens=100, reasoning_tokens=3).total()
         115
         """
+        kinds = self.__dict__
         return (
-            (self.input_tokens or 0)
-            + (self.output_tokens or 0)
-            + (self.cache_read_tokens or 0)
-            + (self.cache_write_tokens or 0)
+            (kinds["input_tokens"] or 0)
+            + (kinds["output_tokens"] or 0)
+            + (kinds["cache_read_tokens"] or 0)
+            + (kinds["cache_write_tokens"] or 0)
         )
 
 

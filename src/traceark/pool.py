@@ -176,8 +176,6 @@ class TracePool:
         ------
         TraceNotFoundError
         """
-        if self._writable is None or not self._writable.done():
-            await self.ready()
         while (trace := self._open.get(trace_id)) is None:
             await self._open_now(trace_id)
         if self.closed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from traceark.codec.lines import (
 )
 from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
-from traceark.models import INT64_MAX, Event, Json, JsonObject, Message
+from traceark.models import INT64_MAX, Event, Json, JsonObject, Message, Usage
 from traceark.stats import Facts, MessageFold, facts_of, updated_facts
 
 
@@ -36,49 +36,61 @@ class KnownMessage(Exception):
 class Staged:
     """Requests at their offsets, not yet applied: the lines by log, and what they will change."""
 
-    __slots__ = ("after", "ends", "facts", "first", "lines", "sequence", "updates", "writer")
+    __slots__ = ("after", "cost", "duration_ms", "ends", "facts", "first", "lines", "sequence", "tokens", "writer")
 
-    def __init__(self, ends: dict[LogName, int], writer: str, sequence: int, after: dict[LogName, str | None]) -> None:
-        # The `_crc` of a log's last record, where the next one begins a segment and must name it.
+    def __init__(
+        self, ends: dict[LogName, int], writer: str, sequence: int, after: Callable[[LogName], str | None]
+    ) -> None:
+        # Returns the `_crc` that a log's first record must name as that of the record before it, if it must.
         self.after = after
         self.first = ends
         self.ends = ends.copy()
         self.writer = writer
         self.sequence = sequence
-        self.lines: dict[LogName, list[bytes]] = {"messages": [], "events": []}
+        # Of the logs that something is added to.
+        self.lines: dict[LogName, list[bytes]] = {}
         self.facts: dict[str, Facts] = {}
-        self.updates: dict[str, Facts] = {}
+        # What they add to the totals.
+        self.tokens = self.duration_ms = 0
+        self.cost = 0.0
 
     def add(self, log: LogName, body: bytes) -> int:
         """Add a record's JSON to a log; return its offset."""
         offset = self.ends[log] + 1
         self.ends[log] = offset
-        after = self.after.pop(log, None) if self.after else None
-        self.lines[log].append(seal_record(body, offset, self.writer, after))
+        lines = self.lines.get(log)
+        if lines is None:
+            self.lines[log] = [seal_record(body, offset, self.writer, self.after(log))]
+        else:
+            lines.append(seal_record(body, offset, self.writer))
         return offset
+
+    def take_room(self, fold: MessageFold, tokens: int, duration_ms: int, cost: float) -> None:
+        """Count in what a message adds to the totals; refuse what would carry one beyond 64 bits."""
+        tokens, duration_ms, cost = self.tokens + tokens, self.duration_ms + duration_ms, self.cost + cost
+        fold.check_room(tokens, duration_ms, cost)
+        self.tokens, self.duration_ms, self.cost = tokens, duration_ms, cost
 
     def current(self, message_id: str, fold: MessageFold) -> Facts | None:
         """Return a message's facts as they will be."""
-        return self.updates.get(message_id) or self.facts.get(message_id) or fold.facts.get(message_id)
+        return self.facts.get(message_id) or fold.facts.get(message_id)
 
     def apply(self, fold: MessageFold) -> None:
         """Fold the staged messages in, once they are durable."""
         for message_id, facts in self.facts.items():
-            fold.add(message_id, facts)
-        for message_id, facts in self.updates.items():
-            fold.replace(message_id, facts)
+            if message_id in fold.facts:
+                fold.replace(message_id, facts)
+            else:
+                fold.add(message_id, facts)
 
 
 class Request:
     """Something to append to `log`; `future` is what its caller waits for."""
 
-    __slots__ = ("error", "future", "result")
     log: ClassVar[LogName] = "messages"
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Any] | None = None
-        self.result: Any = None
-        self.error: Exception | None = None
+    future: asyncio.Future[Any] | None = None
+    result: Any = None
+    error: Exception | None = None
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
         """Take an offset and set `result`, or raise."""
@@ -88,27 +100,24 @@ class Request:
 class AddMessage(Request):
     """A message to add, as it was when it was given: its caller may change it while it waits."""
 
-    __slots__ = ("dated", "facts", "json", "message", "message_id", "sequence", "trace_id")
-
     def __init__(self, message: Message) -> None:
-        super().__init__()
         self.message = message
-        self.trace_id = message.trace_id
-        self.message_id = message.message_id
-        self.sequence = message.sequence
-        self.dated = message.created_at is not None
         self.json = message_json(message)
-        usage = message.usage
-        # Offset and sequence come when it is staged.
-        self.facts = Facts(
-            0,
-            0,
-            message.goal_id,
-            message.tokens,
+        # A model's attributes take several times as long.
+        values = message.__dict__
+        self.trace_id: str = values["trace_id"]
+        self.message_id: str | None = values["message_id"]
+        self.sequence: int | None = values["sequence"]
+        self.dated = values["created_at"] is not None
+        usage: Usage | None = values["usage"]
+        # Its facts but for offset and sequence, which come when it is staged.
+        self.counted = (
+            values["goal_id"],
+            values["tokens"],
             usage.total() if usage is not None else 0,
-            message.cost,
-            message.duration_ms or 0,
-            message.tool_name,
+            values["cost"],
+            values["duration_ms"] or 0,
+            values["tool_name"],
         )
 
     def stage(self, staged: Staged, fold: MessageFold) -> None:
@@ -130,10 +139,11 @@ class AddMessage(Request):
                 raise InvalidValueError(f"the message id {message_id!r} that this sequence gives is taken", "sequence")
         if self.message_id is None:
             assigned = f'"message_id":{dumps(message_id)},{assigned}'
-        fold.check_room(self.facts)
-        offset = staged.add("messages", f"{{{assigned}".encode() + self.json[1:] if assigned else self.json)
+        facts = Facts._make((staged.ends["messages"] + 1, sequence, *self.counted))
+        staged.take_room(fold, facts.counted_tokens(), facts.duration_ms, facts.cost or 0.0)
+        staged.add("messages", f"{{{assigned}".encode() + self.json[1:] if assigned else self.json)
         assert message_id is not None
-        staged.facts[message_id] = Facts(offset, sequence, *self.facts[2:])
+        staged.facts[message_id] = facts
         if sequence > staged.sequence:
             staged.sequence = sequence
         self.result = message_id
@@ -142,10 +152,7 @@ class AddMessage(Request):
 class UpdateMessage(Request):
     """Fields of a message to set; None clears a field."""
 
-    __slots__ = ("fields", "json", "message_id")
-
     def __init__(self, message_id: str, updates: Mapping[str, Any]) -> None:
-        super().__init__()
         self.message_id = message_id
         self.fields = update_record(updates)
         self.json = dumps({"_op": "update", "message_id": message_id, **self.fields}).encode()
@@ -155,24 +162,22 @@ class UpdateMessage(Request):
         if facts is None:
             raise MessageNotFoundError(f"no message {self.message_id!r} in this trace")
         after = updated_facts(facts, self.fields)
-        fold.check_room(
-            after._replace(
-                tokens=after.counted_tokens() - facts.counted_tokens(),
-                duration_ms=after.duration_ms - facts.duration_ms,
-            )
+        staged.take_room(
+            fold,
+            after.counted_tokens() - facts.counted_tokens(),
+            after.duration_ms - facts.duration_ms,
+            (after.cost or 0.0) - (facts.cost or 0.0),
         )
         staged.add("messages", self.json)
-        staged.updates[self.message_id] = after
+        staged.facts[self.message_id] = after
 
 
 class AppendEvent(Request):
     """An event to append."""
 
-    __slots__ = ("dated", "head")
     log = "events"
 
     def __init__(self, trace_id: str, event_type: str, payload: Json, created_at: datetime | None = None) -> None:
-        super().__init__()
         fields = event_fields(trace_id, event_type, payload, created_at)
         self.dated = "created_at" in fields
         self.head = dumps(fields)

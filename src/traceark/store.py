@@ -431,9 +431,10 @@ class ArchiveStore(Asking, Keeping):
         request = AddMessage(Message.coerce(message))
         trace = await self._pool.opened(request.trace_id)
         try:
-            return str(await trace.submit(request))
+            message_id: str = await trace.submit(request)
         except KnownMessage:
             return await self._known(trace, request.message)
+        return message_id
 
     async def add_messages(self, messages: Iterable[Message]) -> list[str]:
         """Append messages, of one trace or several, sharing one sync per trace; return their ids.

@@ -1,24 +1,24 @@
 """A trace made in one piece: sealed from its first moment, without segments on the way.
 
 For runs that have ended before the archive hears of them. What comes out is what the same records
-would be after they were added one by one and sealed. It knows records and files, and no other
-traces.
+would be after they were added one by one and sealed; the same run is the same bytes wherever it is added.
+It knows records and files, and no other traces.
 """
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from traceark import goals
-from traceark.codec.lines import check_texts, dumps, now_text, seal_record, to_record
+from traceark.codec.lines import check_texts, dumps, json_text, now_text, seal_record, to_record
 from traceark.codec.parquet import PartInfo, PartRecord, Run, encode_part
 from traceark.errors import InvalidValueError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, LogName, PartName
 from traceark.manifest import encode_manifest, sha256
-from traceark.models import INT64_MAX, GivenEvent, GoalTree, JsonObject, Message
+from traceark.models import INT64_MAX, GivenEvent, GoalTree, JsonObject, Message, Trace
 from traceark.requests import event_fields
 from traceark.stats import MessageFold, facts_of, totals_of, with_stats
 
@@ -31,7 +31,7 @@ def sealed_files(
     Parameters
     ----------
     header : Header
-        A first one, which is brought up to date.
+        A first one, which is brought up to date; it gets an incarnation made of the content.
     messages : sequence of Message
         Of this trace; ids, sequences and times that are missing are given, as by `add_message`.
     events : iterable of (event type, payload, perhaps a time)
@@ -42,12 +42,13 @@ def sealed_files(
     InvalidValueError
         A value cannot be kept exactly, or an id comes twice; the error names its path.
     """
-    trace_id, writer = header.trace.trace_id, secrets.token_hex(4)
+    trace_id = header.trace.trace_id
     fold = MessageFold()
     logs: dict[LogName, list[JsonObject]] = {
         "messages": _message_records(trace_id, messages, fold, max(header.trace.last_sequence, header.floor)),
         "events": _event_records(trace_id, events),
     }
+    header.incarnation, writer = _names_of(header.trace, logs, tree)
     files: dict[str, bytes] = {}
     for log, records in logs.items():
         if records:
@@ -67,6 +68,18 @@ def sealed_files(
     files[HEADER] = header.encode()
     files[MANIFEST] = encode_manifest({name: sha256(data) for name, data in files.items()})
     return files
+
+
+def _names_of(trace: Trace, logs: Mapping[LogName, Sequence[JsonObject]], tree: GoalTree | None) -> tuple[str, str]:
+    """Return an incarnation and a writer's id that another trace, or another state of this one, does not get."""
+    digest = hashlib.sha256(json_text(to_record(trace)).encode())
+    for log, records in logs.items():
+        digest.update(log.encode())
+        for record in records:
+            digest.update(json_text(record).encode())
+    if tree is not None:
+        digest.update(json_text(to_record(tree)).encode())
+    return digest.hexdigest()[:8], digest.hexdigest()[8:16]
 
 
 def _message_records(trace_id: str, messages: Sequence[Message], fold: MessageFold, last: int) -> list[JsonObject]:
@@ -89,7 +102,7 @@ def _message_records(trace_id: str, messages: Sequence[Message], fold: MessageFo
             raise InvalidValueError(f"the message id {message_id!r} comes twice", "message_id")
         record["sequence"], record["message_id"] = sequence, message_id
         facts = facts_of(record, offset)
-        fold.check_room(facts)
+        fold.check_room(facts.counted_tokens(), facts.duration_ms, facts.cost or 0.0)
         fold.add(message_id, facts)
         last = max(last, sequence)
         found.append(record)

@@ -170,8 +170,7 @@ class FileWriter(LogWriter):
         """Whether nobody else wrote: the generation is the one known, and the segments end where they did."""
         if lock.generation() != self._generation:
             return False
-        for log in LOGS:
-            tail = self._trace.tails[log]
+        for log, tail in self._trace.tails.items():
             if tail is None:
                 continue
             name, appender = self._open.get(log, ("", None))
@@ -197,12 +196,11 @@ class FileWriter(LogWriter):
         before: dict[LogName, int] = {}
         try:
             for log, lines in staged.lines.items():
-                if lines:
-                    tail, appender = self._ready(log, staged.first[log] + 1)
-                    before[log] = tail.size
-                    appender.append(lines[0] if len(lines) == 1 else b"".join(lines))
-                    tail.size = appender.size
-                    self._unsynced.add(log)
+                tail, appender = self._ready(log, staged.first[log] + 1)
+                before[log] = tail.size
+                appender.append(b"".join(lines))
+                tail.size = appender.size
+                self._unsynced.add(log)
         except StorageError:
             self._rewind(before)
             raise
@@ -289,12 +287,12 @@ class FileWriter(LogWriter):
                 await asyncio.to_thread(self._sync_one, log)
 
     def _sync_one(self, log: LogName) -> None:
-        tail = self._trace.tails[log]
-        if log in self._open and tail is not None:
+        if log in self._open:
+            name, appender = self._open[log]
             start = time.perf_counter()
-            self._open[log][1].sync()
+            appender.sync()
             self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
-            self._synced[log] = (tail.name, tail.size)
+            self._synced[log] = (name, appender.size)
         self._unsynced.discard(log)
 
     async def sync_logs(self) -> None:
@@ -360,12 +358,10 @@ class ObjectWriter(LogWriter):
 
     async def append(self, staged: Staged) -> None:
         trace = self._trace
-        for log in LOGS:
-            if not staged.lines[log]:
-                continue
+        for log, lines in staged.lines.items():
             name = str(SegmentName(staged.first[log] + 1, trace.header.incarnation))
             key = f"{trace.prefix}/{log}/{name}"
-            data = b"".join(staged.lines[log])
+            data = b"".join(lines)
             try:
                 version = await self._storage.create(key, data)
             except StorageError as error:

@@ -15,19 +15,20 @@ from uuid import UUID
 
 from traceark import models
 from traceark.capture.extras import needs
-from traceark.capture.langchain_run import ChainRun
+from traceark.capture.langchain_run import ChainRun, RunMessages
 from traceark.capture.live_trace import LiveTrace
-from traceark.capture.plain import plain
+from traceark.capture.outcome import outcome_of
+from traceark.capture.plain import Repeated, plain
 from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
 from traceark.importers.span import Kind
 from traceark.importers.typed import Typed
-from traceark.models import Json, JsonObject
+from traceark.models import Json, JsonObject, utc_now
 
 with needs("langchain"):
     from langchain_core.callbacks import BaseCallbackHandler
     from langchain_core.messages import BaseMessage
-    from langchain_core.outputs import Generation, LLMResult
+    from langchain_core.outputs import ChatGeneration, Generation, LLMResult
 
 NAME = "langchain"
 # Facts of a trace that its header has room for, in the metadata of a run.
@@ -92,7 +93,7 @@ class ArchiveCallbackHandler(BaseCallbackHandler):
         self, serialized: dict[str, Any], messages: list[list[BaseMessage]], *, run_id: UUID, **about: Any
     ) -> None:
         """Begin a call of a model."""
-        told = [_message(each) for conversation in messages for each in conversation]
+        told = [each for conversation in messages for each in conversation]
         self._begin("chat", "llm", serialized, told, run_id, about)
 
     def on_llm_start(self, serialized: dict[str, Any], prompts: list[str], *, run_id: UUID, **about: Any) -> None:
@@ -156,7 +157,9 @@ class ArchiveCallbackHandler(BaseCallbackHandler):
         parent_id = about.get("parent_run_id")
         with self._lock:
             above = self._runs.get(parent_id) if parent_id is not None else None
-            run = ChainRun.of(kind, run_type, serialized, inputs, run_id, above, about)
+            messages = above.messages if above is not None else RunMessages(BaseMessage)
+        run = ChainRun.of(kind, run_type, serialized, inputs, run_id, above, messages, about)
+        with self._lock:
             self._runs[run_id] = run
 
         def begin(live: _ChainTrace) -> None:
@@ -169,11 +172,22 @@ class ArchiveCallbackHandler(BaseCallbackHandler):
     def _end(self, run_id: UUID, outputs: Any, error: BaseException | None = None) -> None:
         with self._lock:
             run = self._runs.pop(run_id, None)
+            stopped: list[ChainRun] = []
+            if run is not None and run.is_root and outcome_of(error) == "cancelled":
+                # Some versions tell no end of what was cancelled with the run around it.
+                stopped = [each for each in self._runs.values() if each.trace_id == run.trace_id]
+        for each in reversed(stopped):
+            self._end(UUID(each.run_id), None, error)
         if run is None:
             return  # it began before the handler was there
 
+        at, outcome = utc_now(), outcome_of(error)
+        repeated = run.messages.repeated
+        told = _result(outputs, repeated) if isinstance(outputs, LLMResult) else plain(outputs, repeated)
+        said = None if error is None else f"{type(error).__name__}: {error}"
+
         def end(live: _ChainTrace) -> None:
-            run.end(_result(outputs) if isinstance(outputs, LLMResult) else plain(outputs), error)
+            run.end(at, told, said, outcome)
             live.event("run", run.record())
             live.put(run.span(_typed()))
             if run.is_root:
@@ -187,8 +201,10 @@ class ArchiveCallbackHandler(BaseCallbackHandler):
         if run is None:
             return
 
+        payload: JsonObject = {"run_id": str(run_id), "told": plain(told)}
+
         def tell(live: _ChainTrace) -> None:
-            live.event(kind, {"run_id": str(run_id), "told": plain(told)})
+            live.event(kind, payload)
             if is_agent and run.kind == "other":
                 run.kind = "agent"
                 live.put(run.span(_typed()))
@@ -217,20 +233,14 @@ class _ChainTrace(LiveTrace):
             trace.metadata = {**trace.metadata, NAME: self._facts}
 
 
-def _message(message: BaseMessage) -> JsonObject:
-    """Return a message as JSON."""
-    told = plain(message)
-    return told if isinstance(told, dict) else {"type": message.type, "content": told}
-
-
-def _result(result: LLMResult) -> Json:
+def _result(result: LLMResult, repeated: Repeated) -> Json:
     """Return the answers of a model as JSON, their messages with what a generation leaves out of them."""
-    generations = [
-        {**_shown(each), **({"message": _message(each.message)} if hasattr(each, "message") else {})}
+    generations: list[Json] = [
+        {**_shown(each), **({"message": plain(each.message, repeated)} if isinstance(each, ChatGeneration) else {})}
         for answers in result.generations
         for each in answers
     ]
-    return {"generations": plain(generations), "llm_output": plain(result.llm_output)}
+    return {"generations": generations, "llm_output": plain(result.llm_output)}
 
 
 def _shown(generation: Generation) -> JsonObject:

@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from traceark.capture.plain import plain
+from traceark.capture.history import History
+from traceark.capture.outcome import Outcome
+from traceark.capture.plain import Repeated, plain
 from traceark.importers.chat_messages import told_of
 from traceark.importers.conversation import Told
 from traceark.importers.span import Kind, Span
@@ -23,6 +25,22 @@ from traceark.models import Json, JsonObject, Usage, utc_now
 _AGENT_NAME = "lc_agent_name"
 # Blocks that are calls, as providers write them.
 _CALLS = frozenset({"tool_use", "tool_call", "function_call", "tool_call_chunk"})
+
+
+class RunMessages:
+    """The messages of an outermost run and of all runs in it, each turned into JSON and understood once."""
+
+    def __init__(self, kind: type) -> None:
+        self.repeated = Repeated(kind)
+        self.history = History()
+        self._told: dict[int, tuple[Json, list[Told]]] = {}
+
+    def told(self, message: Json, role: str) -> list[Told]:
+        """Return what a message says."""
+        known = self._told.get(id(message))
+        if known is None:
+            known = self._told[id(message)] = (message, _spoken(message, role))
+        return known[1]
 
 
 @dataclass(eq=False)
@@ -41,10 +59,11 @@ class ChainRun:
     tags: Json
     inputs: Json
     about: JsonObject
+    messages: RunMessages
     start: datetime
     finish: datetime | None = None
     outputs: Json = None
-    failed: bool = False
+    outcome: Outcome = "completed"
     error: str | None = None
 
     @classmethod
@@ -56,6 +75,7 @@ class ChainRun:
         inputs: Any,
         run_id: UUID,
         above: ChainRun | None,
+        messages: RunMessages,
         about: Mapping[str, Any],
     ) -> ChainRun:
         """Return a run that begins."""
@@ -64,8 +84,11 @@ class ChainRun:
         tags = about.get("tags") or []
         named = metadata.get(_AGENT_NAME)
         agent = named if isinstance(named, str) and named else None
+        name = _name(serialized, about) or run_type
         if kind == "other" and run_type == "chain":
-            new = agent is not None and (above is None or agent != above.agent)
+            # An agent in one of the same name is told from the nodes of its graph, which are given its name, too.
+            again = name == agent != metadata.get("langgraph_node")
+            new = agent is not None and (above is None or agent != above.agent or again)
             kind = (
                 "agent" if new or ("agent" in tags and (above is None or "agent" not in _listed(above.tags))) else kind
             )
@@ -77,25 +100,23 @@ class ChainRun:
             above is None,
             kind,
             run_type,
-            _name(serialized, about) or run_type,
+            name,
             agent,
             metadata,
             plain(tags),
-            plain(inputs),
+            plain(inputs, messages.repeated),
             {name: plain(value) for name, value in about.items() if name not in known and value is not None},
+            messages,
             utc_now(),
         )
 
-    def end(self, outputs: Json, error: BaseException | None) -> None:
+    def end(self, at: datetime, outputs: Json, error: str | None, outcome: Outcome) -> None:
         """Take how it ended."""
-        self.finish, self.outputs = utc_now(), outputs
-        # LangGraph stops a graph that waits for a person by an error of this kind.
-        paused = any(each.__name__ == "GraphBubbleUp" for each in type(error).__mro__)
-        self.failed = error is not None and not paused
-        self.error = None if error is None else f"{type(error).__name__}: {error}"
+        self.finish, self.outputs, self.error, self.outcome = at, outputs, error, outcome
 
     def record(self) -> JsonObject:
-        """Return all of it, for the event that keeps it."""
+        """Return all of it, for the event that keeps it; to be called in the order of events."""
+        shortened = self.messages.history.shortened
         record: JsonObject = {
             "id": self.run_id,
             "parent_run_id": self.parent_id,
@@ -103,8 +124,8 @@ class ChainRun:
             "name": self.name,
             "start_time": self.start.isoformat(),
             "end_time": self.finish.isoformat() if self.finish is not None else None,
-            "inputs": self.inputs,
-            "outputs": self.outputs,
+            "inputs": shortened(self.run_id, "inputs", self.inputs),
+            "outputs": shortened(self.run_id, "outputs", self.outputs),
             "error": self.error,
             "tags": self.tags,
             "metadata": self.metadata,
@@ -121,7 +142,8 @@ class ChainRun:
             name=self.name,
             start=self.start,
             end=self.finish,
-            failed=self.failed,
+            failed=self.outcome == "failed",
+            cancelled=self.outcome == "cancelled",
             error=self.error,
             agent=(self.agent or self.name) if self.kind == "agent" else None,
         )
@@ -145,7 +167,7 @@ class ChainRun:
             span.result = self.error
 
     def _tell_call(self, span: Span, typed: Typed) -> None:
-        span.inputs = [told for each in _listed(self.inputs) for told in _spoken(each, "user")]
+        span.inputs = [told for each in _listed(self.inputs) for told in self.messages.told(each, "user")]
         outputs = _object(self.outputs)
         generations = [each for each in _listed(outputs.get("generations")) if isinstance(each, dict)]
         said = [each.get("message") or {"role": "assistant", "content": each.get("text")} for each in generations]

@@ -7,11 +7,12 @@ its agent, one after the root. It knows neither libraries nor threads.
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from traceark.capture.outcome import Outcome, outcome_of
 from traceark.codec.lines import dumps
 from traceark.errors import InvalidValueError, MessageConflictError, StaleGoalTreeError, TraceExistsError
 from traceark.importers.base import ImportCounts, SourceTrace
@@ -77,12 +78,18 @@ class LiveTrace:
         self.trace_id = trace_id
         self.ended = False
         self.refused: list[str] = []
+        self._outcome: Outcome = "completed"
+        self._error: str | None = None
         self._name = name
         self._describe = describe
         self._spans: dict[str, Span] = {}
-        self._told: dict[bytes, Told] = {}
+        # One object for all messages that say the same, so that comparing them takes no time.
+        self._told: dict[tuple[object, ...], Told] = {}
+        self._kept: set[int] = set()
         self._around: dict[str, Json] = {}
+        self._kinds_around: set[str] = set()
         self._events: list[tuple[str, Json]] = []
+        self._last_event_id = 0
         self._own: set[str] = set()
         self._begun = False
         self._joined = False
@@ -116,6 +123,7 @@ class LiveTrace:
         """Keep what stands around the spans that follow, as importers do: an event, unless it is as before."""
         if self._around.get(kind, {}) != told:
             self._around[kind] = told
+            self._kinds_around.add(f"{self._name}.{kind}")
             self.event(kind, told)
 
     def put(self, span: Span) -> None:
@@ -127,12 +135,18 @@ class LiveTrace:
         self._stale = True
 
     def _once(self, told: Told) -> Told:
-        key = hashlib.sha256(dumps([told.role, told.call_id, told.tool, told.content]).encode("utf-8", "surrogatepass"))
-        return self._told.setdefault(key.digest(), told)
+        if id(told) in self._kept:
+            return told
+        content = told.content if isinstance(told.content, str) else dumps([told.content])
+        one = self._told.setdefault((told.role, told.call_id, told.tool, isinstance(told.content, str), content), told)
+        self._kept.add(id(one))
+        return one
 
-    def end(self) -> None:
-        """Take that the root has ended."""
+    def end(self, error: BaseException | None = None) -> None:
+        """Take that the root has ended, and by which error, where its span may not tell it."""
         self.ended = self._stale = True
+        self._outcome = outcome_of(error)
+        self._error = str(error) or type(error).__name__ if error is not None else None
 
     def lost_sight(self) -> None:
         """Take that a write did not return well: what the archive holds is to be read again."""
@@ -174,8 +188,10 @@ class LiveTrace:
             for name in ("completed_at", "result_summary", "error_message"):
                 setattr(source.trace, name, None)
             source.trace.status = "running"
-        elif source.trace.status == "running":
-            source.trace.status = "completed"
+        elif source.trace.status in ("running", "completed"):
+            source.trace.status = self._outcome
+            if self._outcome == "failed":
+                source.trace.error_message = building.typed.summary(self._error, 1000)
         source.trace.metadata = {**source.trace.metadata, CAPTURE: {"format": self._name}}
         self._seconds, self._built_at = time.monotonic() - begin, time.monotonic()
         return source
@@ -187,11 +203,10 @@ class LiveTrace:
             await store.create_trace(first)
         except TraceExistsError:
             # Made before a failed write, or by another process that takes part in the trace.
-            self._joined = self._joined or not self._begun
+            again, self._joined = self._begun, self._joined or not self._begun
             header = await store.get_trace(self.trace_id)
             assert header is not None
-            stored = {dumps([each.event_type, each.payload]) for each in await store.get_events(self.trace_id)}
-            self._events = [each for each in self._events if dumps(list(each)) not in stored]
+            await self._skip_events(store, again=again)
             self._known = {str(each.message_id): each for each in await store.get_trace_messages(self.trace_id)}
         else:
             header, self._known = first, {}
@@ -200,16 +215,32 @@ class LiveTrace:
         self._metadata = dict(header.metadata)
         self._goals = None
 
+    async def _skip_events(self, store: ArchiveStore, *, again: bool) -> None:
+        """Leave out what the archive holds: what a failed write brought there after all, and what stands around."""
+        later = await store.get_events(self.trace_id, self._last_event_id)
+        stored = Counter(dumps([each.event_type, each.payload]) for each in later)
+        left: list[tuple[str, Json]] = []
+        for kind, payload in self._events:
+            told = dumps([kind, payload])
+            # What another process told, or this one before it forgot the trace, is no write of this one.
+            if stored[told] and (again or kind in self._kinds_around):
+                stored[told] -= 1
+            else:
+                left.append((kind, payload))
+        self._events = left
+        self._last_event_id = max((each.event_id for each in later), default=self._last_event_id)
+
     async def _write_events(self, store: ArchiveStore) -> None:
         batch = list(self._events)
         if not batch:
             return
         try:
-            await store.append_events(self.trace_id, batch)
+            ids = await store.append_events(self.trace_id, batch)
         except InvalidValueError as error:
             # None was written. What the archive cannot keep as JSON it keeps as text.
             self.refused.append(f"{len(batch)} events of trace {self.trace_id}, kept as text: {error}")
-            await store.append_events(self.trace_id, [(kind, ascii(payload)) for kind, payload in batch])
+            ids = await store.append_events(self.trace_id, [(kind, ascii(payload)) for kind, payload in batch])
+        self._last_event_id = ids[-1]
         del self._events[: len(batch)]
 
     async def _write_source(self, store: ArchiveStore, source: SourceTrace) -> None:

@@ -7,18 +7,20 @@ their data means.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from traceark import models
 from traceark.capture.extras import needs
 from traceark.capture.live_trace import LiveTrace
+from traceark.capture.outcome import Endings, outcome_of
 from traceark.capture.plain import plain
 from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
 from traceark.importers.openai_agents import NAME, facts_of, span_of
 from traceark.importers.typed import Typed
-from traceark.models import JsonObject
+from traceark.models import Json, JsonObject
 
 with needs("openai-agents"):
     from agents.tracing import Span, Trace, TracingProcessor
@@ -27,8 +29,7 @@ with needs("openai-agents"):
 class ArchiveTracingProcessor(TracingProcessor):
     """Writes every trace to an archive: its agents as they begin, everything as it ends.
 
-    A call returns when what it tells is durable, so that an event loop stands still for the few
-    milliseconds of a sync to disk.
+    A call hands over what it tells and returns; another thread writes it at once.
 
     Parameters
     ----------
@@ -52,31 +53,40 @@ class ArchiveTracingProcessor(TracingProcessor):
 
     def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
         self.recorder = Recorder(url, **options)
+        self._endings = Endings()
 
     def on_trace_start(self, trace: Trace) -> None:
         """Begin a trace."""
-        self._record(trace.trace_id, lambda live: live.tell(trace))
+        told = plain(trace.export())
+        self._endings.begin(trace.trace_id)
+        self._record(trace.trace_id, lambda live: live.tell(told))
 
     def on_trace_end(self, trace: Trace) -> None:
         """End a trace."""
 
+        told, error = plain(trace.export()), self._endings.end(trace.trace_id)
+
         def end(live: _AgentsTrace) -> None:
-            live.tell(trace)
-            live.end()
+            live.tell(told)
+            live.end(error)
 
         self._record(trace.trace_id, end)
 
     def on_span_start(self, span: Span[Any]) -> None:
         """Take what is known of a span as it begins: an agent is a goal from then on, all is an event once it ended."""
-        self._record(span.trace_id, lambda live: live.put(span_of(_record(span), _typed())))
+        record = _record(span)
+        self._endings.begin(span.span_id)
+        self._record(span.trace_id, lambda live: live.put(span_of(record, _typed())))
 
     def on_span_end(self, span: Span[Any]) -> None:
         """Write a span."""
 
+        record, cancelled = _record(span), outcome_of(self._endings.end(span.span_id)) == "cancelled"
+
         def end(live: _AgentsTrace) -> None:
-            record = _record(span)
             live.event("span", record)
-            live.put(span_of(record, _typed()))
+            ended = span_of(record, _typed())
+            live.put(replace(ended, cancelled=cancelled and not ended.failed))
 
         self._record(span.trace_id, end)
 
@@ -99,8 +109,7 @@ class _AgentsTrace(LiveTrace):
         self._facts: JsonObject = {}
         super().__init__(trace_id, NAME, self._describe_it)
 
-    def tell(self, trace: Trace) -> None:
-        told = plain(trace.export())
+    def tell(self, told: Json) -> None:
         if isinstance(told, dict):
             self.around("trace", told)
             self._facts = facts_of(told, _typed())

@@ -1,4 +1,4 @@
-"""Live capture of OpenTelemetry: an exporter of spans.
+"""Live capture of OpenTelemetry: a processor of spans, and an exporter for processors that are there.
 
 A span is turned into OTLP's JSON and read as the importer ``otlp`` reads a file of it, so that both
 make the same of a run. It knows the SDK's spans, and no attribute.
@@ -7,11 +7,13 @@ make the same of a run. It knows the SDK's spans, and no attribute.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from traceark.capture.extras import needs
 from traceark.capture.live_trace import LiveTrace
+from traceark.capture.outcome import Endings, outcome_of
 from traceark.capture.plain import plain
 from traceark.capture.recorder import Recorder, StoreOptions
 from traceark.importers.base import ImportCounts
@@ -22,19 +24,18 @@ from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject
 
 with needs("otel"):
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
     from opentelemetry.trace import SpanContext
 
 _INT64 = 2**63
 
 
-class ArchiveSpanExporter(SpanExporter):
-    """Writes every span to an archive as it ends.
+class ArchiveSpanProcessor(SpanProcessor):
+    """Writes every span to an archive: an agent's as it begins, everything as it ends.
 
-    A call returns when its spans are durable. With `SimpleSpanProcessor` a span is in the archive
-    before the program goes on behind it; with `BatchSpanProcessor` seconds later, and what it still
-    held dies with a process that is killed.
+    A call hands over what it tells and returns; another thread writes it at once.
 
     Parameters
     ----------
@@ -44,9 +45,8 @@ class ArchiveSpanExporter(SpanExporter):
     Examples
     --------
     >>> from opentelemetry.sdk.trace import TracerProvider
-    >>> from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     >>> provider = TracerProvider()
-    >>> provider.add_span_processor(SimpleSpanProcessor(ArchiveSpanExporter("memory://otel-example")))
+    >>> provider.add_span_processor(ArchiveSpanProcessor("memory://otel-example"))
     >>> tracer = provider.get_tracer("example")
     >>> with tracer.start_as_current_span("invoke_agent guide"):
     ...     with tracer.start_as_current_span("chat m-1", attributes={"gen_ai.operation.name": "chat"}) as span:
@@ -60,6 +60,55 @@ class ArchiveSpanExporter(SpanExporter):
 
     def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
         self.recorder = Recorder(url, **options)
+        self._running: dict[int, ReadableSpan] = {}
+        self._endings = Endings()
+
+    def on_start(self, span: ReadableSpan, parent_context: Context | None = None) -> None:
+        """Take what is known of a span as it begins."""
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._running[span.context.span_id] = span
+            self._endings.begin(str(span.context.span_id))
+            self._record(span, _beginning(span))
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Write a span."""
+        if span.context is not None and span.context.trace_flags.sampled:
+            self._running.pop(span.context.span_id, None)
+            # OpenTelemetry keeps errors, but not that a task was cancelled.
+            error = self._endings.end(str(span.context.span_id))
+            self._record(span, _taking([span], error if outcome_of(error) == "cancelled" else None))
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Write everything, also what failed before."""
+        return self.recorder.flush()
+
+    def shutdown(self) -> None:
+        """Write everything, also spans that have not ended, as they are; seal what has ended, and end."""
+        for span in list(self._running.values()):
+            self._record(span, _taking([span]))
+        self._running.clear()
+        self.recorder.close()
+
+    def _record(self, span: ReadableSpan, change: Any) -> None:
+        assert span.context is not None
+        trace_id = f"{span.context.trace_id:032x}"
+        self.recorder.record(trace_id, lambda: _OtelTrace(trace_id), change)
+
+
+class ArchiveSpanExporter(SpanExporter):
+    """Writes every span to an archive as it ends; for those who have a processor that exports.
+
+    A call returns when its spans are durable: with `SimpleSpanProcessor` a span is in the archive
+    before the program goes on behind it, with `BatchSpanProcessor` seconds later.
+
+    Parameters
+    ----------
+    url, **options
+        As for `ArchiveStore`: `storage_options`, `durability`, `allow_unsafe_writes`.
+    """
+
+    def __init__(self, url: str | Path, **options: Unpack[StoreOptions]) -> None:
+        self.recorder = Recorder(url, **options)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write spans that have ended."""
@@ -67,11 +116,9 @@ class ArchiveSpanExporter(SpanExporter):
         for span in spans:
             if span.context is not None:
                 by_trace.setdefault(f"{span.context.trace_id:032x}", []).append(span)
-        done = [
+        for trace_id, of_it in by_trace.items():
             self.recorder.record(trace_id, lambda trace_id=trace_id: _OtelTrace(trace_id), _taking(of_it))  # type: ignore[misc]
-            for trace_id, of_it in by_trace.items()
-        ]
-        return SpanExportResult.SUCCESS if all(done) else SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS if self.recorder.write(by_trace) else SpanExportResult.FAILURE
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Write everything, also what failed before."""
@@ -90,7 +137,7 @@ class _OtelTrace(LiveTrace):
         super().__init__(trace_id, NAME, self.facts.describe)
 
 
-def _taking(spans: Sequence[ReadableSpan]) -> Any:
+def _taking(spans: Sequence[ReadableSpan], cancelled: BaseException | None = None) -> Any:
     def take(trace: LiveTrace) -> None:
         assert isinstance(trace, _OtelTrace)
         typed = Typed(ImportCounts().repaired)
@@ -101,10 +148,23 @@ def _taking(spans: Sequence[ReadableSpan]) -> Any:
                     trace.around(kind, told)
                 trace.event("span", found.span.raw)
                 trace.facts.note(found)
-                trace.put(span_of(found.span, typed))
+                meant = span_of(found.span, typed)
+                trace.put(replace(meant, cancelled=cancelled is not None and not meant.failed))
             # What was called from elsewhere is a root here.
-            if span.parent is None or span.parent.is_remote:
-                trace.end()
+            if span.end_time is not None and (span.parent is None or span.parent.is_remote):
+                trace.end(cancelled)
+
+    return take
+
+
+def _beginning(span: ReadableSpan) -> Any:
+    document = _document(span)
+
+    def take(trace: LiveTrace) -> None:
+        typed = Typed(ImportCounts().repaired)
+        for found in spans_in(document, typed) or ():
+            assert isinstance(found, Found)
+            trace.put(span_of(found.span, typed))
 
     return take
 

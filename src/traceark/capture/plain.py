@@ -21,7 +21,36 @@ _MOST_DEPTH = 60
 _MOST_TEXT = 10_000
 
 
-def plain(value: object, depth: int = 0) -> Json:
+class Repeated:
+    """Objects that a run tells again and again, such as its messages: each is turned into JSON once.
+
+    One that was changed meanwhile is turned anew. While it is unchanged it is the same JSON, not a copy.
+
+    Parameters
+    ----------
+    kind : type
+        Of these objects, a model of pydantic.
+    """
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+        self._known: dict[int, tuple[object, Json]] = {}
+
+    def known(self, value: object) -> Json:
+        """Return the JSON of an object that was told before as it is now, else None."""
+        known = self._known.get(id(value))
+        try:
+            return known[1] if known is not None and known[1] == vars(value) else None
+        except Exception:  # whatever a value in it makes of being compared: it is told anew
+            return None
+
+    def take(self, value: object, told: Json) -> None:
+        """Keep the JSON of an object."""
+        if isinstance(value, self._kind):
+            self._known[id(value)] = (value, told)
+
+
+def plain(value: object, repeated: Repeated | None = None, depth: int = 0) -> Json:
     """Return a value as JSON.
 
     Examples
@@ -29,6 +58,8 @@ def plain(value: object, depth: int = 0) -> Json:
     >>> plain({"at": date(2026, 3, 1), 7: (1, float("nan")), "key": b"ab"})
     {'at': '2026-03-01', '7': [1, 'nan'], 'key': 'YWI='}
     """
+    if repeated is not None and (known := repeated.known(value)) is not None:
+        return known
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, bool | int):
@@ -46,21 +77,26 @@ def plain(value: object, depth: int = 0) -> Json:
     if depth >= _MOST_DEPTH:
         return _shown(value)
     if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(key): plain(each, depth + 1) for key, each in value.items()}
+        return {
+            key if isinstance(key, str) else str(key): plain(each, repeated, depth + 1) for key, each in value.items()
+        }
     if isinstance(value, list | tuple | Set):
-        return [plain(each, depth + 1) for each in value]
-    return _told(value, depth)
+        return [plain(each, repeated, depth + 1) for each in value]
+    told = _told(value, repeated, depth)
+    if repeated is not None:
+        repeated.take(value, told)
+    return told
 
 
-def _told(value: object, depth: int) -> Json:
+def _told(value: object, repeated: Repeated | None, depth: int) -> Json:
     """Return what an object tells of itself, or how Python shows it."""
     dump = getattr(type(value), "model_dump", None)
     try:
         if dump is not None:
-            return plain(dump(value), depth + 1)
+            return plain(dump(value), None, depth + 1)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             names = [field.name for field in dataclasses.fields(value)]
-            return {name: plain(getattr(value, name), depth + 1) for name in names}
+            return {name: plain(getattr(value, name), repeated, depth + 1) for name in names}
     except Exception:  # whatever the user's class raises: its text is told then
         return _shown(value)
     return _shown(value)

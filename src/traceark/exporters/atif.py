@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from traceark.exporters.base import Run
 from traceark.exporters.content import Part, tools_of
-from traceark.exporters.turns import Answers, Role, Turn, is_copied, turns_of
+from traceark.exporters.turns import Answers, Role, Turn, is_copied, model_of, turns_of
 from traceark.layout import trace_key
 from traceark.models import Event, Json, JsonObject, Message, Usage
 
@@ -22,6 +22,7 @@ VERSION = "ATIF-v1.7"
 _SOURCES: dict[Role, str] = {"system": "system", "user": "user", "assistant": "agent", "tool": "system"}
 _UNKNOWN = "unknown"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_HEADER = ("task", "agent_type", "uid", "parent_trace_id", "parent_goal_id", "result_summary", "error_message")
 # What an agent may have beside its name and version, and its type.
 _AGENT = {"model_name": str, "tool_definitions": list, "extra": dict}
 
@@ -54,13 +55,14 @@ class Atif:
 
 def _document(run: Run, left_out: Counter[str]) -> JsonObject:
     trace = run.trace
-    steps = _Steps(run, left_out)
+    agent = _agent(run)
+    steps = _Steps(run, agent.get("model_name"), left_out)
     left_out["events"] += len(run.events)
     document: JsonObject = {
         "schema_version": VERSION,
         "session_id": trace.trace_id,
         "trajectory_id": trace.trace_id,
-        "agent": _agent(run),
+        "agent": agent,
         "steps": list[Json](steps.steps) or [{"step_id": 1, "source": "system", "message": ""}],
     }
     document["final_metrics"] = {
@@ -68,7 +70,8 @@ def _document(run: Run, left_out: Counter[str]) -> JsonObject:
         "total_steps": max(len(steps.steps), 1),
         "extra": {"total_tokens": trace.total_tokens, "total_duration_ms": trace.total_duration_ms},
     }
-    document["extra"] = _about(run)
+    # Under a name of its own, an import knows it from what others put there.
+    document["extra"] = {"traceark": _about(run)}
     return document
 
 
@@ -100,22 +103,21 @@ def _is_agent(event: Event) -> bool:
 def _about(run: Run) -> JsonObject:
     """Return what of the header and the goals has no place of its own."""
     trace = run.trace
-    told: JsonObject = {"status": trace.status, "mode": trace.mode}
-    for name in ("task", "uid", "parent_trace_id", "parent_goal_id", "result_summary", "error_message"):
-        if getattr(trace, name) is not None:
-            told[name] = getattr(trace, name)
+    # What is null is told too, or an import would take it from the steps.
+    told: JsonObject = {"status": trace.status, "mode": trace.mode, **{name: getattr(trace, name) for name in _HEADER}}
     if run.goals is not None and run.goals.goals:
         told["goals"] = [json.loads(goal.model_dump_json(exclude_none=True)) for goal in run.goals.goals]
     return told
 
 
 class _Steps:
-    """The steps of a run, and what the model's ones used."""
+    """The steps of a run, and what the model's ones used; a step names its model where it is not the agent's."""
 
-    def __init__(self, run: Run, left_out: Counter[str]) -> None:
+    def __init__(self, run: Run, model: Json, left_out: Counter[str]) -> None:
         self.steps: list[JsonObject] = []
         self.usage = Usage(input_tokens=0, output_tokens=0, cache_read_tokens=0)
         self.cost: Decimal | None = None
+        self._model = model
         self._left_out = left_out
         goals = run.goals.goals if run.goals is not None else []
         self._children = {goal.id: goal.sub_trace_ids for goal in goals if goal.sub_trace_ids}
@@ -162,6 +164,9 @@ class _Steps:
         return step
 
     def _add_agent(self, step: JsonObject, turn: Turn, at: int, answers: Answers) -> None:
+        model = model_of(turn)
+        if model is not None and model != self._model:
+            step["model_name"] = model
         thoughts = [part.text for part in turn.parts if part.kind == "thinking" and part.text]
         if thoughts:
             step["reasoning_content"] = "\n\n".join(thoughts)
@@ -178,9 +183,9 @@ class _Steps:
             step["tool_calls"] = calls
         if results:
             step["observation"] = {"results": results}
-        spent = [message for message in turn.messages if _spends(message)]
-        if spent:
-            step["metrics"] = self._metrics(spent, counts=not any(map(is_copied, turn.messages)))
+        metrics = self._metrics(turn.messages, counts=not any(map(is_copied, turn.messages)))
+        if metrics:
+            step["metrics"] = metrics
 
     def _result(self, message: Message, part: Part, call_id: str | None) -> JsonObject:
         result: JsonObject = {"content": part.text}
@@ -216,13 +221,14 @@ class _Steps:
             observation["results"].append(self._result(message, part, None))
 
     def _metrics(self, messages: Sequence[Message], *, counts: bool) -> JsonObject:
-        usage = _sum([_usage(message) for message in messages])
-        costs = [Decimal(repr(message.cost)) for message in messages if message.cost is not None]
+        spent = [message for message in messages if _spends(message)]
+        usage = _sum([_usage(message) for message in spent])
+        costs = [Decimal(repr(message.cost)) for message in spent if message.cost is not None]
         cost = sum(costs, Decimal(0)) if costs else None
         if counts:
             self.usage = _sum([self.usage, usage])
             self.cost = cost if self.cost is None else self.cost + (cost or 0)
-        metrics = _told(usage, cost, final=False)
+        metrics = _told(usage, cost, final=False) if spent else {}
         extra: JsonObject = {
             name: value for name in ("cache_write_tokens", "reasoning_tokens") if (value := getattr(usage, name))
         }

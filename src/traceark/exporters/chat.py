@@ -37,11 +37,14 @@ class Chat:
         told = [message for message in run.messages if _is_learnt(message, run, left_out)]
         messages = _paired(turns_of(told), left_out)
         left_out["events"] += len(run.events)
-        if not any(message["role"] == "assistant" for message in messages):
+        spoken = max((at for at, message in enumerate(messages, start=1) if message["role"] == "assistant"), default=0)
+        if not spoken:
             left_out["runs in which the model says nothing"] += 1
             return
-        line: JsonObject = {"messages": list[Json](messages)}
-        if tools := tools_of(run.events):
+        # Nothing is learnt from what follows, and trainers refuse a chat that the model does not end.
+        left_out["messages behind the model's last"] += len(messages) - spoken
+        line: JsonObject = {"messages": list[Json](messages[:spoken])}
+        if tools := _tools(run, left_out):
             line["tools"] = tools
         yield json_line(line)
 
@@ -123,6 +126,19 @@ def _call(call: Part, call_id: str) -> JsonObject:
     arguments = told if isinstance(told, dict) else {} if told is None else {"input": told}
     function: JsonObject = {"name": call.name, "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": call_id, "type": "function", "function": function}
+
+
+def _tools(run: Run, left_out: Counter[str]) -> list[Json]:
+    """Return the definitions of tools that are a function's, as OpenAI has them."""
+    kept = tools_of(run.events)
+    found = [tool for tool in kept if isinstance(tool, dict) and _names_a_function(tool)]
+    left_out["definitions of tools in another shape"] += len(kept) - len(found)
+    return list[Json](found)
+
+
+def _names_a_function(tool: JsonObject) -> bool:
+    function = tool.get("function")
+    return tool.get("type") == "function" and isinstance(function, dict) and isinstance(function.get("name"), str)
 
 
 def _count(turn: Turn, left_out: Counter[str]) -> None:

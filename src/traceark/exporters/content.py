@@ -45,6 +45,9 @@ _ATTACHMENTS = frozenset(
         "video",
     }
 )
+# Where an attachment has what it is, and the names that tell that.
+_WITHIN = ("source", "image_url", "file", "input_audio")
+_WHERE = ("media_type", "mime_type", "url", "image_url", "path", "uri", "filename", "format")
 _TOOL_ROLES = frozenset({"tool", "function"})
 # JSON may hold these raw, and programs that split lines stumble over them.
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
@@ -241,10 +244,10 @@ def _first_text(block: Mapping[str, Json], *names: str) -> str | None:
 
 
 def _described(block: Mapping[str, Json], kind: str) -> str:
-    source = block.get("source")
-    about: Mapping[str, Json] = source if isinstance(source, dict) else block
-    where = next((about[name] for name in ("media_type", "mime_type", "url", "path", "uri") if about.get(name)), "")
+    about = next((told for name in _WITHIN if isinstance(told := block.get(name), dict)), block)
+    told = json_text(next((about[name] for name in _WHERE if about.get(name)), ""))
     data = about.get("data")
+    if told.startswith("data:"):
+        told, _, data = told.removeprefix("data:").partition(",")
     size = f", {len(data):,} characters" if isinstance(data, str) else ""
-    told = json_text(where)
     return f"[{kind} {told if len(told) <= 200 else ''}{size}]".replace(" ]", "]").replace(" ,", ",")

@@ -16,11 +16,14 @@ from importlib.resources import files
 from traceark.exporters.base import Run
 from traceark.exporters.content import Part, parts_of
 from traceark.exporters.telling import (
+    about_goal,
     arguments_of,
     child_of,
     facts_of,
+    says,
+    sign_of,
+    size_of,
     spent_of,
-    stats_of,
     time_of,
     tool_of,
 )
@@ -29,7 +32,8 @@ from traceark.layout import trace_key
 from traceark.models import Goal, GoalTree, Message
 from traceark.showing import count_of, one_line, time_text, visible
 
-_SIGNS = {"completed": "✓", "failed": "✗", "cancelled": "✗", "in_progress": "▸", "running": "▸", "pending": "○"}
+# The statuses that have a colour.
+_COLOURED = frozenset({"completed", "failed", "cancelled", "in_progress", "running"})
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 # An output of so many lines and characters is not folded, nor the beginning of a long text.
 _LINES, _CHARS = 12, 1500
@@ -117,15 +121,10 @@ def _goals(tree: GoalTree, run: Run) -> Iterator[str]:
 
 
 def _goal(goal: Goal, tree: GoalTree, first: int | None) -> str:
-    told = [one_line(goal.status, 40), *stats_of(goal.cumulative_stats)]
-    if goal.cumulative_stats != goal.self_stats:
-        told.append(f"own: {', '.join(stats_of(goal.self_stats)) or 'nothing'}")
-    if goal.id == tree.current_id:
-        told.append("current")
-    sign = f'<span class="sign {_word(goal.status)}">{_SIGNS.get(goal.status, "•")}</span>'
+    sign = f'<span class="sign {_word(goal.status)}">{sign_of(goal)}</span>'
     name = _text(one_line(goal.description or goal.id, 500))
     linked = f'<a href="#m{first}">{name}</a>' if first is not None else name
-    took = f'<span class="took">{_text(" · ".join(told))}</span>'
+    took = f'<span class="took">{_text(" · ".join(about_goal(goal, tree)))}</span>'
     notes = "".join(_note(note) for note in (goal.reason, goal.summary) if note)
     return f'<div class="goal">{sign}<span class="name">{linked}</span>{took}</div>{notes}'
 
@@ -170,15 +169,9 @@ def _message(message: Message, run: Run, number: int) -> Iterator[str]:
     for part in parts:
         # Instructions are long, and not what one opens a run for.
         yield _piece(part, _FEW_LINES if role == "system" else _TEXT_LINES)
-    if message.error and not any(_says(part, message.error) for part in parts):
+    if message.error and not any(says(part, message.error) for part in parts):
         yield f'<div class="text error">{_text(message.error)}</div>\n'
     yield "</article>\n"
-
-
-def _says(part: Part, error: str) -> bool:
-    """Say whether an error only repeats, perhaps shortened to a line, what a part says."""
-    line = one_line(error).removesuffix("…")
-    return line in one_line(part.text, len(line) + 1000)
 
 
 def _piece(part: Part, most_lines: int) -> str:
@@ -191,7 +184,7 @@ def _piece(part: Part, most_lines: int) -> str:
     if not text.strip():
         return ""
     if part.kind == "thinking":
-        return _folded(f'<span class="what">reasoning · {_size(text)}</span>', text, "thinking")
+        return _folded(f'<span class="what">reasoning · {size_of(text)}</span>', text, "thinking")
     if part.kind == "text":
         return _long_text(text, most_lines)
     return _long_output(text)
@@ -200,14 +193,14 @@ def _piece(part: Part, most_lines: int) -> str:
 def _long_text(text: str, most_lines: int) -> str:
     head, rest = _cut(text, most_lines, _TEXT_CHARS)
     shown = f'<div class="text">{_text(head)}</div>\n'
-    return shown + (_folded(f'<span class="what">… {_size(rest)} more</span>', rest, "text") if rest else "")
+    return shown + (_folded(f'<span class="what">… {size_of(rest)} more</span>', rest, "text") if rest else "")
 
 
 def _long_output(text: str) -> str:
     _, rest = _cut(text, _LINES, _CHARS)
     if not rest:
         return f"<pre>{_text(text)}</pre>\n"
-    return _folded(f'<span class="what">{_size(text)}: {_text(one_line(text, 120))}</span>', text)
+    return _folded(f'<span class="what">{size_of(text)}: {_text(one_line(text, 120))}</span>', text)
 
 
 def _cut(text: str, lines: int, chars: int) -> tuple[str, str]:
@@ -217,11 +210,6 @@ def _cut(text: str, lines: int, chars: int) -> tuple[str, str]:
         return text, ""
     end = len("\n".join(text[:chars].split("\n")[:lines]))
     return text[:end], text[end:].removeprefix("\n")
-
-
-def _size(text: str) -> str:
-    lines = text.count("\n") + 1
-    return count_of(lines, "line") if lines > 3 else count_of(len(text), "character")
 
 
 def _folded(summary: str, body: str, kind: str = "") -> str:
@@ -235,4 +223,4 @@ def _text(text: str) -> str:
 
 def _word(status: str) -> str:
     """Return a status as a class, if it is one that has a colour."""
-    return status if status in _SIGNS else ""
+    return status if status in _COLOURED else ""

@@ -13,18 +13,20 @@ from collections.abc import Iterator
 from traceark.exporters.base import Run
 from traceark.exporters.content import Part, parts_of
 from traceark.exporters.telling import (
+    about_goal,
     arguments_of,
     child_of,
     facts_of,
+    says,
+    sign_of,
+    size_of,
     spent_of,
-    stats_of,
     time_of,
     tool_of,
 )
 from traceark.models import Goal, GoalTree, Message, Trace
 from traceark.showing import one_line, visible
 
-_SIGNS = {"completed": "✓", "failed": "✗", "cancelled": "✗", "in_progress": "▸", "running": "▸", "pending": "○"}
 # Where one that is indented ends cannot be told without knowing its list; all behind it is escaped.
 _INDENTED = re.compile(r" +(`{3}|~{3})")
 # Behind the mark of a quote a tab is not as wide as it seems.
@@ -78,9 +80,9 @@ def _blocks(run: Run) -> Iterator[str]:
     yield "## Messages"
     for number, message in enumerate(run.messages, start=1):
         yield _heading(message, trace, number)
-        pieces = [_piece(part) for part in parts_of(message)]
-        yield from (piece for piece in pieces if piece)
-        if message.error:
+        parts = parts_of(message)
+        yield from filter(None, map(_piece, parts))
+        if message.error and not any(says(part, message.error) for part in parts):
             yield f"*error:* {_inline(one_line(message.error, 2000))}"
 
 
@@ -95,13 +97,8 @@ def _goals(tree: GoalTree, run: Run) -> Iterator[str]:
 
 
 def _goal(goal: Goal, tree: GoalTree) -> str:
-    told = [one_line(goal.status, 40), *stats_of(goal.cumulative_stats)]
-    if goal.cumulative_stats != goal.self_stats:
-        told.append(f"own: {', '.join(stats_of(goal.self_stats)) or 'nothing'}")
-    if goal.id == tree.current_id:
-        told.append("current")
-    sign = _SIGNS.get(goal.status, "•")
-    return f"{sign} {_inline(one_line(goal.description or goal.id, 500))} ({_inline(' · '.join(told))})"
+    told = _inline(" · ".join(about_goal(goal, tree)))
+    return f"{sign_of(goal)} {_inline(one_line(goal.description or goal.id, 500))} ({told})"
 
 
 def _heading(message: Message, trace: Trace, number: int) -> str:
@@ -136,7 +133,7 @@ def _piece(part: Part) -> str:
     lines = text.count("\n") + 1
     if lines <= _LINES and len(text) <= _CHARS:
         return _fenced(text)
-    return _folded(f"← {lines:,} lines: {one_line(text, 100)}", _fenced(text))
+    return _folded(f"← {size_of(text)}: {one_line(text, 100)}", _fenced(text))
 
 
 def _quoted(text: str) -> str:

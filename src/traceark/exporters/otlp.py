@@ -8,6 +8,7 @@ a tool a span ``execute_tool``. Ids are made of the trace's own, so that exports
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -26,7 +27,7 @@ from traceark.exporters.otel import (
     span_id_of,
     trace_id_of,
 )
-from traceark.exporters.turns import Answers, Turn, is_copied, turns_of
+from traceark.exporters.turns import Answers, Turn, is_copied, model_of, turns_of
 from traceark.models import Goal, Json, JsonObject, Message
 
 _INTERNAL, _CLIENT = 1, 3
@@ -43,6 +44,15 @@ _PROVIDERS = (
     ("deepseek", "deepseek"),
     ("command", "cohere"),
 )
+# Who serves a model whose name begins with a route to it, whoever made it.
+_ROUTES = (
+    ("bedrock/", "aws.bedrock"),
+    ("azure/", "azure.ai.openai"),
+    ("vertex_ai/", "gcp.vertex_ai"),
+    ("groq/", "groq"),
+)
+# Such as us.anthropic.claude-sonnet-4-20250514-v1:0.
+_OF_BEDROCK = re.compile(r"([a-z]+\.)?(anthropic|amazon|meta|mistral|cohere|ai21|deepseek|openai)\.")
 
 
 class Otlp:
@@ -188,7 +198,7 @@ class _Spans:
         called = any(part.kind == "call" for part in turn.parts)
         stop = "tool_call" if called else "stop"
         output: JsonObject = {"role": "assistant", "parts": list[Json](_parts(turn, at)), "finish_reason": stop}
-        model = _model(turn, self._run)
+        model = model_of(turn) or self._run.trace.model
         told: dict[str, Value] = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": _provider(model),
@@ -276,19 +286,13 @@ def _begin(messages: Sequence[Message], before: datetime, moment: datetime) -> d
         return min(before, moment)
 
 
-def _model(turn: Turn, run: Run) -> str | None:
-    """Return the model that an import kept beside a message, else the run's."""
-    extra = turn.messages[0].model_extra or {}
-    source = extra.get("source")
-    about = source if isinstance(source, dict) else {}
-    inner = about.get("message")
-    told = (extra.get("model"), inner.get("model") if isinstance(inner, dict) else None, about.get("model_name"))
-    return next((each for each in told if isinstance(each, str) and each), run.trace.model)
-
-
 def _provider(model: str | None) -> str | None:
-    name = (model or "").rpartition("/")[2].lower()
-    return next((provider for prefix, provider in _PROVIDERS if name.startswith(prefix)), None)
+    told = (model or "").lower()
+    name = told.rpartition("/")[2]
+    if _OF_BEDROCK.match(name):
+        return "aws.bedrock"
+    served = next((provider for route, provider in _ROUTES if told.startswith(route)), None)
+    return served or next((provider for prefix, provider in _PROVIDERS if name.startswith(prefix)), None)
 
 
 def _usage(messages: Sequence[Message]) -> dict[str, Value]:

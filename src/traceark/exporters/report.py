@@ -8,7 +8,7 @@ from typing import Literal, cast
 
 from traceark.models import Json, JsonObject
 
-Outcome = Literal["written", "same", "failed"]
+Outcome = Literal["written", "same", "empty", "failed"]
 
 
 @dataclass(slots=True)
@@ -18,7 +18,8 @@ class ExportedTrace:
     Attributes
     ----------
     outcome : str
-        ``written``; ``same``: the file was there with this very content; ``failed``: `reason` tells why.
+        ``written``; ``same``: the file was there with this very content; ``empty``: the format has
+        nothing to say of the trace, so there is no file; ``failed``: `reason` tells why.
     path : str, optional
         The file; None where bytes went elsewhere.
     left_out : Counter

@@ -11,9 +11,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, Unpack, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from traceark.asking import Asking
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailedError, TraceNotFoundError
 from traceark.exporters.atif import Atif
 from traceark.exporters.base import Exporter, Format, Packer, Run
@@ -24,7 +23,6 @@ from traceark.exporters.markdown import Markdown
 from traceark.exporters.otlp import Otlp
 from traceark.exporters.pack import Pack
 from traceark.exporters.report import ExportedTrace, ExportReport, Outcome
-from traceark.filters import Filters
 from traceark.layout import trace_key
 from traceark.models import GoalTree, Trace
 from traceark.plugins import installed
@@ -33,7 +31,6 @@ from traceark.storage.base import Storage
 
 GROUP = "traceark.exporters"
 _TRIES = 4
-_PAGE = 1000
 
 _OWN: tuple[Callable[[], Format], ...] = (Atif, Chat, Html, Markdown, Otlp, Pack)
 
@@ -84,18 +81,6 @@ def target_of(output: str | Path) -> Path:
     if str(output).endswith("/"):
         _make(path)
     return path
-
-
-async def matching(store: Asking, **filters: Unpack[Filters]) -> list[str]:
-    """Return the ids of all traces that match filters, as `ArchiveStore.traces` takes them, the newest first."""
-    found: list[str] = []
-    after: str | None = None
-    while True:
-        page = await store.traces(limit=_PAGE, after=after, **filters)
-        found += [trace.trace_id for trace in page]
-        after = page.next
-        if after is None:
-            return found
 
 
 async def read_run(store: TraceStore, trace_id: str) -> Run:
@@ -191,7 +176,7 @@ async def export_traces(
             _tell(progress, trace_id, number, len(trace_ids))
             exported, data = await _exported(store, trace_id, exporter)
             report.traces.append(exported)
-            if data is not None:
+            if data:
                 _write(target / f"{trace_key(trace_id)}{exporter.suffix}", data, [exported], force=force)
         return report
     if several and not exporter.joins:
@@ -203,11 +188,11 @@ async def export_traces(
         _tell(progress, trace_id, number, len(trace_ids))
         exported, data = await _exported(store, trace_id, exporter)
         report.traces.append(exported)
-        if data is not None and isinstance(target, Path):
+        if isinstance(target, Path):
             pieces.append(data)
-        elif data is not None and not isinstance(target, Path):
+        elif data:
             target(data)
-    if pieces and isinstance(target, Path):
+    if any(pieces) and isinstance(target, Path):
         written = [exported for exported in report.traces if exported.outcome == "written"]
         _write(target, b"".join(pieces), written, force=force)
     return report
@@ -218,8 +203,8 @@ def _tell(progress: Progress | None, trace_id: str, done: int, total: int) -> No
         progress(trace_id, done, total)
 
 
-async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple[ExportedTrace, bytes | None]:
-    """Return a trace's bytes, or why there are none."""
+async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple[ExportedTrace, bytes]:
+    """Return what became of a trace, and its bytes, if there are any."""
     left_out: Counter[str] = Counter()
     try:
         if isinstance(exporter, Packer):
@@ -230,8 +215,9 @@ async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple
             pieces = exporter.export(await read_run(store, trace_id), left_out)
         data = b"".join(pieces)
     except (DamagedTraceError, TraceNotFoundError) as error:
-        return ExportedTrace(trace_id, "failed", reason=str(error)), None
-    return ExportedTrace(trace_id, "written", size=len(data), left_out=+left_out), data
+        return ExportedTrace(trace_id, "failed", reason=str(error)), b""
+    outcome: Outcome = "written" if data else "empty"
+    return ExportedTrace(trace_id, outcome, size=len(data), left_out=+left_out), data
 
 
 def _make(directory: Path) -> None:
@@ -247,7 +233,11 @@ def _write(path: Path, data: bytes, exported: Sequence[ExportedTrace], *, force:
         each.path = str(path)
     outcome: Outcome
     try:
-        if path.exists() and path.read_bytes() == data:
+        if path.exists() and not path.is_file():
+            # A device or a pipe takes the bytes: there is nothing to compare, and its name is not ours to give away.
+            path.write_bytes(data)
+            outcome, reason = "written", ""
+        elif path.exists() and path.read_bytes() == data:
             outcome, reason = "same", ""
         elif path.exists() and not force:
             outcome, reason = "failed", f"{path} is there already, with other content; --force replaces it"

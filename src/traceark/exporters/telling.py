@@ -6,11 +6,13 @@ For terminals, Markdown and pages alike; it knows none of them.
 from __future__ import annotations
 
 from traceark.exporters.content import Part, json_text
-from traceark.models import GoalStats, Message, Trace
-from traceark.showing import cost_text, count_of, duration_text, short_number, time_text
+from traceark.models import Goal, GoalStats, GoalTree, Message, Trace
+from traceark.showing import cost_text, count_of, duration_text, one_line, short_number, time_text
 
 _TOOL_ROLES = ("tool", "function")
-_ARGUMENT_CHARS = 60
+# Each argument of a call gets as much of a line, and where there are few, they share this much.
+_ARGUMENT_CHARS, _LINE_CHARS = 60, 180
+_SIGNS = {"completed": "✓", "failed": "✗", "cancelled": "✗", "in_progress": "▸", "running": "▸", "pending": "○"}
 
 
 def facts_of(trace: Trace) -> list[tuple[str, str]]:
@@ -68,6 +70,21 @@ def stats_of(stats: GoalStats) -> list[str]:
     return told
 
 
+def sign_of(goal: Goal) -> str:
+    """Return a character that stands for a goal's status."""
+    return _SIGNS.get(goal.status, "•")
+
+
+def about_goal(goal: Goal, tree: GoalTree) -> list[str]:
+    """Return a goal's status, what it took with all below it, and itself where that differs."""
+    told = [one_line(goal.status, 40), *stats_of(goal.cumulative_stats)]
+    if goal.cumulative_stats != goal.self_stats:
+        told.append(f"own: {', '.join(stats_of(goal.self_stats)) or 'nothing'}")
+    if goal.id == tree.current_id:
+        told.append("current")
+    return told
+
+
 def child_of(child: Trace) -> list[str]:
     """Return what a sub-agent took."""
     told = [child.status, count_of(child.total_messages, "message"), f"{short_number(child.total_tokens)} tokens"]
@@ -92,6 +109,18 @@ def time_of(message: Message, trace: Trace) -> str:
     return text.partition(" ")[2] if same_day else text if moment is not None else ""
 
 
+def says(part: Part, error: str) -> bool:
+    """Say whether an error only repeats, perhaps shortened to a line, what a part says."""
+    line = one_line(error).removesuffix("…")
+    return line in one_line(part.text, len(line) + 1000)
+
+
+def size_of(text: str) -> str:
+    """Return how long a text is: in lines, or where they are few in characters."""
+    lines = text.count("\n") + 1
+    return count_of(lines, "line") if lines > 3 else count_of(len(text), "character")
+
+
 def tool_of(message: Message) -> str:
     """Return the tool whose result a message is."""
     return message.tool_name or "" if message.role in _TOOL_ROLES else ""
@@ -103,9 +132,10 @@ def arguments_of(call: Part, *, full: bool) -> str:
         return call.text
     if full:
         return "\n".join(f"{key}: {json_text(value)}" for key, value in call.arguments.items())
-    return ", ".join(f"{key}={_short(json_text(value))}" for key, value in call.arguments.items())
+    room = max(_ARGUMENT_CHARS, _LINE_CHARS // max(len(call.arguments), 1))
+    return ", ".join(f"{key}={_short(json_text(value), room)}" for key, value in call.arguments.items())
 
 
-def _short(text: str) -> str:
-    joined = " ".join(text[: _ARGUMENT_CHARS * 20].split())
-    return joined if len(joined) <= _ARGUMENT_CHARS else f"{joined[: _ARGUMENT_CHARS - 1]}…"
+def _short(text: str, room: int) -> str:
+    joined = " ".join(text[: room * 20].split())
+    return joined if len(joined) <= room else f"{joined[: room - 1]}…"

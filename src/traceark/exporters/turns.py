@@ -108,6 +108,16 @@ def is_copied(message: Message) -> bool:
     return (message.model_extra or {}).get("copied") is True
 
 
+def model_of(turn: Turn) -> str | None:
+    """Return the model that an import kept beside a turn's first message."""
+    extra = turn.messages[0].model_extra or {}
+    source = extra.get("source")
+    about = source if isinstance(source, dict) else {}
+    inner = about.get("message")
+    told = (extra.get("model"), inner.get("model") if isinstance(inner, dict) else None, about.get("model_name"))
+    return next((each for each in told if isinstance(each, str) and each), None)
+
+
 def _response_of(message: Message) -> str | None:
     """Return what tells one response of a model from another, where the source has several rows for one."""
     source = (message.model_extra or {}).get("source")

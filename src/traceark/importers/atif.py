@@ -11,13 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import cast, get_args
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, with_calls, without
 from traceark.importers.typed import Typed
-from traceark.models import Json, JsonObject, Trace, Usage
+from traceark.models import Json, JsonObject, Trace, TraceStatus, Usage
 
 _VERSION = re.compile(rb'"schema_version"\s*:\s*"ATIF-')
+# What traceark's own export tells of a header, be it null, beside status and mode.
+_HEADER = ("task", "agent_type", "uid", "parent_trace_id", "parent_goal_id", "result_summary", "error_message")
 _ROLES = {"user": "user", "agent": "assistant", "system": "system"}
 
 
@@ -72,6 +75,7 @@ def _traces(document: JsonObject, parent: str | None, path: Path, counts: Import
     for number, step in building.each("step", document.get("steps")):
         _add_step(building, number, step)
     _take_totals(building, document.get("final_metrics"))
+    _take_header(trace, building.typed, _more(document).get("traceark"))
     yield building.finish(path, _stated(document.get("final_metrics"), building.typed))
     for child in children:
         yield from _traces(child, trace_id, path, counts)
@@ -104,11 +108,14 @@ def _add_step(building: DocumentTrace, number: int, step: JsonObject) -> None:
         message.tokens = message.usage.total()
         message.duration_ms = typed.duration_ms(metrics.get("latency_ms", _more(metrics).get("latency_ms")))
     for at, result in enumerate(results, start=1):
-        call_id = typed.identifier(result.get("source_call_id"))
+        more = _more(result)
+        call_id = typed.identifier(result.get("source_call_id")) or typed.identifier(more.get("tool_call_id"))
         answer = building.message(
             f"step-{number}-result-{at}", "tool", result.get("content"), without(result, "content"), **copied
         )
         building.answers(answer, call_id)
+        answer.duration_ms = typed.duration_ms(more.get("duration_ms"))
+        answer.status = "failed" if more.get("status") == "failed" else None
         for child in objects_of(result.get("subagent_trajectory_ref")):
             child_id = typed.identifier(child.get("trajectory_id")) or typed.identifier(child.get("session_id"))
             if child_id is not None and child_id != building.trace.trace_id:
@@ -160,10 +167,22 @@ def _usage(metrics: Mapping[str, Json], typed: Typed) -> Usage:
     )
 
 
-def _more(metrics: Mapping[str, Json]) -> Mapping[str, Json]:
-    """Return what traceark's own export tells of a step beyond the format's metrics."""
-    more = metrics.get("extra")
+def _more(told: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return what is told beyond the format's own fields, by traceark's export among others."""
+    more = told.get("extra")
     return more if isinstance(more, dict) else {}
+
+
+def _take_header(trace: Trace, typed: Typed, told: Json) -> None:
+    """Take what traceark's own export tells of the header; all of it stays in the metadata."""
+    if not isinstance(told, dict):
+        return
+    for name in _HEADER:
+        if name in told and isinstance(told[name], str | None):
+            setattr(trace, name, typed.text(told[name]))
+    trace.mode = typed.text(told.get("mode")) or trace.mode
+    if told.get("status") in get_args(TraceStatus):
+        trace.status = cast("TraceStatus", told["status"])
 
 
 def _take_totals(building: DocumentTrace, final: Json) -> None:

@@ -20,6 +20,11 @@ _TODO_TOOLS = frozenset({"TodoWrite", "TaskCreate", "TaskUpdate"})
 _CREATED = re.compile(r"Task #(\S+) created")
 # What an agent's own result says of it, in the words of goals.
 _AGENT_STATUS = {"completed": "completed", "async_launched": "in_progress"}
+# What is said when an agent in the background has ended, and what that is in the words of goals.
+_NOTIFICATION = "<task-notification>"
+_ENDED = re.compile(r"<task-id>(.*?)</task-id>.*?<status>(.*?)</status>", re.DOTALL)
+_ENDED_STATUS = {"completed": "completed", "failed": "failed", "killed": "failed"}
+_REPORT = re.compile(r"<result>(.*)</result>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,17 @@ class ClaudeGoals(GoalFold):
         elif tool == "TodoWrite":
             todos = arguments.get("todos")
             self.write_todos(todos if isinstance(todos, list) else [], at)
+
+    def notice(self, told: Json, at: datetime | None) -> None:
+        """Take what may be the news that an agent in the background has ended."""
+        if not isinstance(told, str) or not told.startswith(_NOTIFICATION) or (ended := _ENDED.search(told)) is None:
+            return
+        child, status = child_trace_id(self.session, ended[1]), _ENDED_STATUS.get(ended[2])
+        for goal in self.goals.values():
+            if child in goal.sub_trace_ids and goal.status == "in_progress" and status is not None:
+                self.set_status(goal, status, at)
+                report = _REPORT.search(told)
+                goal.summary = self.typed.summary(report[1]) if report is not None else None
 
     def link_agent(self, call_id: str, agent_id: str) -> None:
         """Note which sub-agent a call started."""

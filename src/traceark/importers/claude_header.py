@@ -8,7 +8,7 @@ from datetime import datetime
 
 from traceark.importers.claude_goals import child_trace_id
 from traceark.importers.typed import Typed
-from traceark.models import Json, Message, Trace, TraceStatus
+from traceark.models import Json, Trace, TraceStatus
 
 # Text that the program itself puts into a user's row.
 _NO_PROMPT = re.compile(
@@ -44,56 +44,77 @@ class HeaderFold:
     def __init__(self, trace_id: str, session: str, agent_id: str | None, typed: Typed) -> None:
         self._typed = typed
         self._session = session
-        self._trace = Trace(trace_id=trace_id, agent_type="claude-code", status="completed")
-        self._metadata: dict[str, Json] = {"sessionId": session}
-        self._models: list[Json] = []
+        self._trace_id = trace_id
+        self._parent = session if agent_id is not None else None
+        self._parent_goal: str | None = None
+        self._began: datetime | None = None
+        self._ended: datetime | None = None
+        self._status: TraceStatus = "completed"
+        self._error: str | None = None
+        self._result: str | None = None
+        self._task: str | None = None
         self._command: str | None = None
+        self._model: str | None = None
+        self._models: list[Json] = []
+        self._metadata: dict[str, Json] = {"sessionId": session}
         if agent_id is not None:
-            self._trace.parent_trace_id = session
             self._metadata["agentId"] = agent_id
 
     def under(self, parent_agent: str | None, goal_id: str | None) -> None:
         """Say which trace and goal this one belongs to."""
         if parent_agent is not None:
-            self._trace.parent_trace_id = child_trace_id(self._session, parent_agent)
-        self._trace.parent_goal_id = goal_id
+            self._parent = child_trace_id(self._session, parent_agent)
+        self._parent_goal = goal_id
 
     def see(self, row: Mapping[str, Json], at: datetime | None) -> None:
         """Take what any row says of the whole run."""
-        trace = self._trace
         if at is not None:
-            trace.created_at = min(trace.created_at or at, at)
-            trace.completed_at = max(trace.completed_at or at, at)
+            if self._began is None or at < self._began:
+                self._began = at
+            if self._ended is None or at > self._ended:
+                self._ended = at
         for name, metadata_name in _FACTS.items():
             if name in row and (fact := self._typed.text(row[name])) is not None:
                 self._metadata[metadata_name] = fact
         if row.get("type") == "summary" and (summary := self._typed.text(row.get("summary"))) is not None:
             self._metadata.setdefault("title", summary)
 
-    def see_message(self, message: Message, row: Mapping[str, Json]) -> None:
+    def see_message(self, role: str, content: Json, row: Mapping[str, Json]) -> None:
         """Take what a message says of the whole run."""
-        from_user = message.role == "user"
-        text = _prompt_of(message.content)
-        if from_user and self._trace.task is None and not (row.get("isMeta") or row.get("isCompactSummary")):
+        text = _prompt_of(content)
+        if role == "user" and self._task is None and not (row.get("isMeta") or row.get("isCompactSummary")):
             self._take_prompt(text)
-        if message.role == "assistant":
+        if role == "assistant":
             self._take_model(row)
-        self._take_outcome(message, row, text)
+        self._take_outcome(role, row, text)
 
     def trace(self) -> Trace:
         """Return the header."""
-        trace = self._trace.model_copy()
-        trace.task = trace.task or self._command
-        trace.metadata = dict(self._metadata)
+        metadata = dict(self._metadata)
         if len(self._models) > 1:
-            trace.metadata["models"] = list(self._models)
-        return trace
+            metadata["models"] = list(self._models)
+        return Trace.parse(
+            {
+                "trace_id": self._trace_id,
+                "agent_type": "claude-code",
+                "status": self._status,
+                "task": self._task or self._command,
+                "model": self._model,
+                "parent_trace_id": self._parent,
+                "parent_goal_id": self._parent_goal,
+                "result_summary": self._typed.summary(self._result, 500),
+                "error_message": self._error,
+                "metadata": metadata,
+                "created_at": self._began,
+                "completed_at": self._ended,
+            }
+        )
 
     def _take_prompt(self, text: str) -> None:
         if not text.strip():
             return
         if not _NO_PROMPT.match(text):
-            self._trace.task = self._typed.summary(text)
+            self._task = self._typed.summary(text)
         elif self._command is None and (command := _COMMAND.search(text)):
             arguments = _ARGUMENTS.search(text)
             self._command = self._typed.summary(f"{command[1]} {arguments[1] if arguments else ''}")
@@ -103,20 +124,18 @@ class HeaderFold:
         model = self._typed.text(inner.get("model")) if isinstance(inner, dict) else None
         if model is None or model.startswith("<"):
             return
-        self._trace.model = model
+        self._model = model
         if model not in self._models:
             self._models.append(model)
 
-    def _take_outcome(self, message: Message, row: Mapping[str, Json], text: str) -> None:
-        status: TraceStatus = "completed"
-        self._trace.error_message = None
+    def _take_outcome(self, role: str, row: Mapping[str, Json], text: str) -> None:
+        self._status, self._error = "completed", None
         if row.get("isApiErrorMessage") is True:
-            status, self._trace.error_message = "failed", self._typed.summary(text, 1000)
-        elif message.role != "assistant" and _INTERRUPTED in text[:100]:
-            status = "cancelled"
-        elif message.role == "assistant" and text.strip():
-            self._trace.result_summary = self._typed.summary(text, 500)
-        self._trace.status = status
+            self._status, self._error = "failed", self._typed.summary(text, 1000)
+        elif role != "assistant" and _INTERRUPTED in text[:100]:
+            self._status = "cancelled"
+        elif role == "assistant" and text.strip():
+            self._result = text
 
 
 def _prompt_of(content: Json) -> str:

@@ -1,7 +1,8 @@
 """One trace of a Claude Code session, put together row by row.
 
 Each user or assistant row becomes one message, every other row one event; goals and header are
-derived from them. What a row says beyond the message's fields stays in its extra field `source`.
+derived from them. What a row says beyond the message's fields stays in its extra field `source`,
+where `elsewhere` refers to what is said twice.
 It is a fold over the past: the trace of the first rows is a beginning of the whole one, but that
 usage moves to the last row of its streamed message.
 """
@@ -11,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+from traceark.importers import elsewhere
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.claude_goals import ClaudeGoals, Result
 from traceark.importers.claude_header import HeaderFold
 from traceark.importers.jsonl import Row
 from traceark.importers.rows import RowTrace
-from traceark.models import Json, JsonObject, Message, Usage
+from traceark.models import Json, JsonObject, Usage
 
 NAME = "claude-code"
 _CALLS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
@@ -29,12 +32,15 @@ _USAGE_NAMES = {
 }
 
 
+_OWN_NAMES = frozenset(Usage.model_fields)
+
+
 @dataclass(slots=True)
 class _Spent:
     """What one streamed message cost, by its last row so far."""
 
     index: int
-    usage: Usage | None = None
+    usage: Json = None
     cost: float | None = None
 
 
@@ -49,6 +55,9 @@ class TraceBuilder(RowTrace):
         self._texts_by_id: dict[str, str] = {}
         self._spent: dict[str, _Spent] = {}
         self._tool_names: dict[str, str] = {}
+        # By the id of a call the place of its message, and of each message that of the call it answers.
+        self._calls: dict[str, int] = {}
+        self._answered: list[int | None] = []
         self._time: datetime | None = None
 
     def add(self, row: Row) -> None:
@@ -69,19 +78,24 @@ class TraceBuilder(RowTrace):
                 self._add_message(row, value, inner, message_id, kind)
                 return
         self._link(value)
+        self.goals.notice(value.get("content"), self._time)
         self.event(kind, row)
 
     def finish(self) -> SourceTrace:
         """Return the trace."""
         for spent in self._spent.values():
-            message = self.messages[spent.index]
-            message.usage = spent.usage
-            message.tokens = spent.usage.total() if spent.usage is not None else None
-            message.cost = spent.cost
+            fields = self.messages[spent.index]
+            if isinstance(spent.usage, dict):
+                fields["usage"] = usage = self._usage(spent.usage)
+                fields["tokens"] = usage.total()
+            fields["cost"] = spent.cost
         trace = self.header.trace()
         goals = self.goals.tree(trace.task or "")
         trace.current_goal_id = goals.current_id if goals is not None else None
-        return SourceTrace(trace, self.messages, self.events, goals, self.digests, torn_tail=self.torn_tail)
+        messages = self.made()
+        for message, call in zip(messages, self._answered, strict=True):
+            elsewhere.shorten(message, messages[call] if call is not None else None)
+        return SourceTrace(trace, messages, self.events, goals, self.digests, torn_tail=self.torn_tail)
 
     def _message_id(self, row: Row) -> str | None:
         """Return the row's id; None when the very same row has been taken already."""
@@ -101,7 +115,7 @@ class TraceBuilder(RowTrace):
 
     def _add_message(self, row: Row, value: JsonObject, inner: JsonObject, message_id: str, kind: str) -> None:
         without_content: JsonObject = {name: item for name, item in inner.items() if name != "content"}
-        fields: dict[str, object] = {
+        fields: dict[str, Any] = {
             "message_id": message_id,
             "trace_id": self._trace_id,
             "role": kind,
@@ -111,36 +125,38 @@ class TraceBuilder(RowTrace):
         }
         if not row.exact:
             fields["source_text"] = row.text
-        message = Message.parse(fields)
         before = self.goals.current()
         if kind == "assistant":
-            self._take_calls(message, inner)
+            self._take_calls(fields, inner)
             self._take_usage(value, inner)
         else:
-            self._take_results(message, value, inner)
-        if message.goal_id is None:
-            message.goal_id = before or self.goals.current()
-        self.header.see_message(message, value)
-        self.messages.append(message)
+            self._take_results(fields, value, inner)
+            self.goals.notice(inner["content"], self._time)
+        if fields.get("goal_id") is None:
+            fields["goal_id"] = before or self.goals.current()
+        self.header.see_message(fields["role"], inner["content"], value)
+        self._answered.append(self._calls.get(fields.get("tool_call_id") or ""))
+        self.messages.append(fields)
 
-    def _take_calls(self, message: Message, inner: Mapping[str, Json]) -> None:
+    def _take_calls(self, fields: dict[str, Any], inner: Mapping[str, Json]) -> None:
         calls = [block for block in _blocks(inner["content"]) if block.get("type") in _CALLS]
         for block in calls:
             call_id, tool = self.typed.identifier(block.get("id")), self.typed.text(block.get("name"))
             if call_id is None or tool is None:
                 continue
             self._tool_names[call_id] = tool
+            self._calls[call_id] = len(self.messages)
             arguments = block.get("input")
             self.goals.call(call_id, tool, arguments if isinstance(arguments, dict) else {}, self._time)
             if len(calls) == 1:
-                message.tool_call_id, message.tool_name = call_id, tool
-                message.goal_id = self.goals.agent_goal(call_id)
+                fields["tool_call_id"], fields["tool_name"] = call_id, tool
+                fields["goal_id"] = self.goals.agent_goal(call_id)
 
-    def _take_results(self, message: Message, value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
+    def _take_results(self, fields: dict[str, Any], value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
         results = [block for block in _blocks(inner["content"]) if block.get("type") == "tool_result"]
         if not results:
             return
-        message.role = "tool"
+        fields["role"] = "tool"
         beside = value.get("toolUseResult")
         alone = len(results) == 1
         details: Mapping[str, Json] = beside if alone and isinstance(beside, dict) else {}
@@ -151,31 +167,30 @@ class TraceBuilder(RowTrace):
             result = Result(call_id, text_of(block.get("content")), block.get("is_error") is True, details)
             self.goals.result(result, self._time)
             if alone:
-                message.tool_call_id, message.tool_name = call_id, self._tool_names.get(call_id)
-                message.goal_id = self.goals.agent_goal(call_id)
-                message.duration_ms = self.typed.duration_ms(details.get("durationMs", details.get("totalDurationMs")))
+                duration = details.get("durationMs", details.get("totalDurationMs"))
+                fields["tool_call_id"], fields["tool_name"] = call_id, self._tool_names.get(call_id)
+                fields["goal_id"] = self.goals.agent_goal(call_id)
+                fields["duration_ms"] = self.typed.duration_ms(duration)
                 if result.is_error:
-                    message.status, message.error = "failed", self.typed.summary(result.text)
+                    fields["status"], fields["error"] = "failed", self.typed.summary(result.text)
 
     def _take_usage(self, value: Mapping[str, Json], inner: Mapping[str, Json]) -> None:
-        usage, cost = self._usage(inner.get("usage")), self.typed.cost(value.get("costUSD"))
-        if usage is None and cost is None:
+        usage, cost = inner.get("usage"), self.typed.cost(value.get("costUSD"))
+        if not isinstance(usage, dict) and cost is None:
             return
         index = len(self.messages)
         told = inner.get("id")
         spent = self._spent.setdefault(told if isinstance(told, str) and told else f"#{index}", _Spent(index))
         spent.index = index
-        spent.usage = usage or spent.usage
+        spent.usage = usage if isinstance(usage, dict) else spent.usage
         spent.cost = cost if cost is not None else spent.cost
 
-    def _usage(self, raw: Json) -> Usage | None:
-        if not isinstance(raw, dict):
-            return None
+    def _usage(self, raw: JsonObject) -> Usage:
         fields: dict[str, object] = {}
         for name, value in raw.items():
             if name in _USAGE_NAMES:
                 fields[_USAGE_NAMES[name]] = self.typed.count(value)
-            elif name not in Usage.model_fields and self.typed.identifier(name) is not None:
+            elif name not in _OWN_NAMES and self.typed.identifier(name) is not None:
                 fields[name] = value
         return Usage.parse(fields)
 

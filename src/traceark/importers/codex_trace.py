@@ -19,7 +19,7 @@ from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.goals import GoalFold
 from traceark.importers.jsonl import Row
 from traceark.importers.rows import RowTrace
-from traceark.models import Json, JsonObject, Message, Trace, Usage
+from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "codex"
 _OUTPUTS = frozenset(
@@ -39,7 +39,17 @@ class CodexTrace(RowTrace):
     def __init__(self, trace_id: str, counts: ImportCounts) -> None:
         super().__init__(NAME, counts)
         self._goals = GoalFold(self.typed)
-        self._trace = Trace(trace_id=trace_id, agent_type=NAME, status="completed", metadata={})
+        self._trace_id = trace_id
+        # The header's fields, made a trace when nothing of them changes any more.
+        self._metadata: JsonObject = {}
+        self._header: dict[str, Any] = {
+            "trace_id": trace_id,
+            "agent_type": NAME,
+            "status": "completed",
+            "metadata": self._metadata,
+        }
+        self._began: datetime | None = None
+        self._ended_at: datetime | None = None
         self._born = _time_of_id(trace_id)
         self._models: list[Json] = []
         self._tool_names: dict[str, str] = {}
@@ -47,7 +57,7 @@ class CodexTrace(RowTrace):
         self._plans: dict[str, list[Json]] = {}
         self._total: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
         # The message that the model wrote last, and what it used.
-        self._answer: Message | None = None
+        self._answer: dict[str, Any] | None = None
         self._copying = False
         self._time: datetime | None = None
 
@@ -77,14 +87,14 @@ class CodexTrace(RowTrace):
 
     def finish(self) -> SourceTrace:
         """Return the trace."""
-        trace = self._trace
         if len(self._models) > 1:
-            trace.metadata["models"] = list(self._models)
-        goals = self._goals.tree(trace.task or "")
-        trace.current_goal_id = goals.current_id if goals is not None else None
+            self._metadata["models"] = list(self._models)
+        goals = self._goals.tree(self._header.get("task") or "")
+        self._header["current_goal_id"] = goals.current_id if goals is not None else None
+        self._header["created_at"], self._header["completed_at"] = self._began, self._ended_at
         return SourceTrace(
-            trace,
-            self.messages,
+            Trace.parse(self._header),
+            self.made(),
             self.events,
             goals,
             self.digests,
@@ -98,22 +108,24 @@ class CodexTrace(RowTrace):
         if at is None:
             return
         self._time = at
-        self._trace.created_at = min(self._trace.created_at or at, at)
-        self._trace.completed_at = max(self._trace.completed_at or at, at)
+        if self._began is None or at < self._began:
+            self._began = at
+        if self._ended_at is None or at > self._ended_at:
+            self._ended_at = at
 
     def _see_session(self, payload: Mapping[str, Json]) -> None:
         other = self.typed.identifier(payload.get("id"))
-        if other is not None and other != self._trace.trace_id:
+        if other is not None and other != self._trace_id:
             # What follows was copied from the session that this one was forked from.
             self._copying = True
-            self._trace.metadata.setdefault("forked_from_id", other)
+            self._metadata.setdefault("forked_from_id", other)
             return
         for name in _FACTS:
             if payload.get(name) is not None:
-                self._trace.metadata[name] = payload[name]
+                self._metadata[name] = payload[name]
         source = payload.get("source")
         if isinstance(source, dict):
-            self._trace.parent_trace_id = self.typed.identifier(
+            self._header["parent_trace_id"] = self.typed.identifier(
                 _inside(source, "subagent", "thread_spawn", "parent_thread_id")
             )
 
@@ -121,7 +133,7 @@ class CodexTrace(RowTrace):
         self._begin_turn(payload)
         model = self.typed.text(payload.get("model"))
         if model is not None:
-            self._trace.model = model
+            self._header["model"] = model
             if model not in self._models:
                 self._models.append(model)
 
@@ -130,23 +142,23 @@ class CodexTrace(RowTrace):
         began = _time_of_id(payload.get("turn_id"))
         if self._copying and (began is None or self._born is None or began >= self._born):
             self._copying = False
-            self._trace.metadata["copied_messages"] = len(self.messages)
+            self._metadata["copied_messages"] = len(self.messages)
 
     def _see_event(self, subtype: str, payload: Mapping[str, Json]) -> None:
-        trace = self._trace
+        header = self._header
         if subtype == "task_started":
             self._begin_turn(payload)
-            trace.status, trace.error_message = "completed", None
-        elif subtype == "user_message" and trace.task is None and not self._copying:
-            trace.task = self.typed.summary(payload.get("message"))
+            header["status"], header["error_message"] = "completed", None
+        elif subtype == "user_message" and header.get("task") is None and not self._copying:
+            header["task"] = self.typed.summary(payload.get("message"))
         elif subtype == "agent_message":
-            trace.result_summary = self.typed.summary(payload.get("message"), 500) or trace.result_summary
+            header["result_summary"] = self.typed.summary(payload.get("message"), 500) or header.get("result_summary")
         elif subtype == "thread_name_updated":
-            trace.metadata["title"] = payload.get("thread_name")
+            self._metadata["title"] = payload.get("thread_name")
         elif subtype == "turn_aborted":
-            trace.status = "cancelled"
+            header["status"] = "cancelled"
         elif subtype == "error":
-            trace.status, trace.error_message = "failed", self.typed.summary(payload.get("message"), 1000)
+            header["status"], header["error_message"] = "failed", self.typed.summary(payload.get("message"), 1000)
         elif subtype == "token_count":
             self._take_total(_inside(payload, "info", "total_token_usage"))
         elif subtype.endswith("_end") and (call_id := self.typed.identifier(payload.get("call_id"))) is not None:
@@ -165,7 +177,7 @@ class CodexTrace(RowTrace):
         self._total = now
         if self._copying or self._answer is None or not any(grown.values()):
             return
-        known = self._answer.usage or Usage()
+        known = self._answer.get("usage") or Usage()
         cached = min(grown["cached_input_tokens"], grown["input_tokens"])
         usage = Usage(
             input_tokens=(known.input_tokens or 0) + grown["input_tokens"] - cached,
@@ -173,7 +185,7 @@ class CodexTrace(RowTrace):
             cache_read_tokens=(known.cache_read_tokens or 0) + cached,
             reasoning_tokens=(known.reasoning_tokens or 0) + grown["reasoning_output_tokens"],
         )
-        self._answer.usage, self._answer.tokens = usage, usage.total()
+        self._answer["usage"], self._answer["tokens"] = usage, usage.total()
 
     # Messages
 
@@ -184,8 +196,8 @@ class CodexTrace(RowTrace):
         content: Json = payload.get(content_name) if content_name is not None else [payload]
         rest: JsonObject = {name: item for name, item in payload.items() if name != content_name}
         fields: dict[str, Any] = {
-            "message_id": f"{self._trace.trace_id}-row-{row.number}",
-            "trace_id": self._trace.trace_id,
+            "message_id": f"{self._trace_id}-row-{row.number}",
+            "trace_id": self._trace_id,
             "role": told or ("tool" if is_output else "assistant"),
             "content": content,
             "created_at": self._time,
@@ -195,38 +207,36 @@ class CodexTrace(RowTrace):
             fields["source_text"] = row.text
         if self._copying:
             fields["copied"] = True
-        message = Message.parse(fields)
         if kind in _CALLS:
-            self._take_call(message, payload, kind)
+            self._take_call(fields, payload, kind)
         elif is_output:
-            self._take_output(message, payload)
-        if message.goal_id is None:
-            message.goal_id = self._goals.current()
-        if message.role == "assistant":
-            self._answer = message
-        self.messages.append(message)
+            self._take_output(fields, payload)
+        fields["goal_id"] = self._goals.current()
+        if fields["role"] == "assistant":
+            self._answer = fields
+        self.messages.append(fields)
 
-    def _take_call(self, message: Message, payload: Mapping[str, Json], kind: str) -> None:
+    def _take_call(self, fields: dict[str, Any], payload: Mapping[str, Json], kind: str) -> None:
         call_id = self.typed.identifier(payload.get("call_id"))
         tool = self.typed.text(payload.get("name")) or _TOOLS.get(kind)
-        message.tool_call_id, message.tool_name = call_id, tool
+        fields["tool_call_id"], fields["tool_name"] = call_id, tool
         if call_id is None or tool is None:
             return
         self._tool_names[call_id] = tool
         if tool == "update_plan":
             self._plans[call_id] = _plan_of(payload.get("arguments"))
 
-    def _take_output(self, message: Message, payload: Mapping[str, Json]) -> None:
+    def _take_output(self, fields: dict[str, Any], payload: Mapping[str, Json]) -> None:
         call_id = self.typed.identifier(payload.get("call_id"))
         if call_id is None:
             return
-        message.tool_call_id, message.tool_name = call_id, self._tool_names.get(call_id)
+        fields["tool_call_id"], fields["tool_name"] = call_id, self._tool_names.get(call_id)
         ended = self._ended.pop(call_id, {})
-        message.duration_ms = self._duration(ended.get("duration"))
+        fields["duration_ms"] = self._duration(ended.get("duration"))
         failed = ended.get("status") == "failed" or ended.get("success") is False
         if failed or ended.get("exit_code") not in (None, 0):
-            message.status = "failed"
-            message.error = self.typed.summary(
+            fields["status"] = "failed"
+            fields["error"] = self.typed.summary(
                 ended.get("stderr") or ended.get("aggregated_output") or payload.get("output")
             )
         plan = self._plans.pop(call_id, None)

@@ -80,6 +80,8 @@ class Conversations:
 
     def __init__(self) -> None:
         self._taken: Counter[Part] = Counter()
+        # The last input of each agent, and how often everything stands in it: the next mostly goes on from there.
+        self._last: dict[str, tuple[list[Told], Counter[Part]]] = {}
 
     def take(self, agent: str, told: Told) -> None:
         """Take a message, known or not."""
@@ -88,8 +90,12 @@ class Conversations:
 
     def new(self, agent: str, told: Sequence[Told]) -> Iterator[tuple[int, Told]]:
         """Take one input of a model, and yield what is new of it with its places, which count from 1."""
-        seen: Counter[Part] = Counter()
-        for number, each in enumerate(told, start=1):
+        last, seen = self._last.get(agent, ([], Counter()))
+        told = list(told)
+        if told[: len(last)] != last:
+            last, seen = [], Counter()
+        self._last[agent] = told, seen
+        for number, each in enumerate(told[len(last) :], start=len(last) + 1):
             fresh = False
             for part in _parts(each):
                 names = [_placed(agent, name) for name in part]

@@ -20,6 +20,7 @@ from traceark.models import Goal, GoalTree, Json, JsonObject, Message, Trace
 
 # A format that is told by a word near the beginning of a file is looked for in so many bytes.
 _HEAD_BYTES = 65_536
+_sorted = json.JSONEncoder(sort_keys=True, check_circular=False)
 INEXACT = "a number beyond any type, or a key that comes twice; all else was taken"
 # A text that a header may hold beside its own fields.
 _SHORT = 200
@@ -107,7 +108,7 @@ class DocumentTrace:
     def row(self, kind: str, record: Json) -> None:
         """Count a record of the document."""
         before = self._digests[-1] if self._digests else ""
-        text = json.dumps(record, sort_keys=True)
+        text = _sorted.encode(record)
         self._digests.append(hashlib.sha256(f"{before}{text}".encode()).hexdigest())
         self._counts.rows[kind] += 1
 
@@ -136,8 +137,11 @@ class DocumentTrace:
         at = self.typed.time(told)
         if at is not None:
             self._time = at
-            self.trace.created_at = min(self.trace.created_at or at, at)
-            self.trace.completed_at = max(self.trace.completed_at or at, at)
+            # What is assigned is looked at again, so only what changes is.
+            if self.trace.created_at is None or at < self.trace.created_at:
+                self.trace.created_at = at
+            if self.trace.completed_at is None or at > self.trace.completed_at:
+                self.trace.completed_at = at
         return self._time
 
     def model(self, told: Json) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,12 +65,13 @@ def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
     ImportFailedError
         A path does not exist.
     """
-    for path in paths:
-        if not path.exists():
-            raise ImportFailedError(f"{path} does not exist")
-    for path in paths:
-        if not path.is_dir():
+    for path in [each for each in paths if _can_be_seen(each, report)]:
+        if path.is_file():
             yield path
+            continue
+        if not path.is_dir():
+            # To open a pipe would wait for whoever writes into it.
+            report.unreadable(str(path), OSError(errno.EINVAL, "it is neither a file nor a directory"))
             continue
         found: list[Path] = []
         for folder, folders, names in os.walk(
@@ -77,11 +79,22 @@ def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
         ):
             for name in (*folders, *names):
                 entry = Path(folder, name)
-                if entry.is_symlink():
-                    report.skipped.append(str(entry))
-                elif entry.is_file():
+                if entry.is_file() and not entry.is_symlink():
                     found.append(entry)
+                elif entry.is_symlink() or not entry.is_dir():
+                    report.skipped.append(str(entry))
         yield from sorted(found)
+
+
+def _can_be_seen(path: Path, report: ImportReport) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImportFailedError(f"{path} does not exist") from None
+    except OSError as error:
+        report.unreadable(str(path), error)
+        return False
+    return True
 
 
 def size_of(path: Path) -> int:

@@ -23,6 +23,7 @@ from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, objects_of, without
 from traceark.importers.jsonl import whole_value
 from traceark.importers.typed import Typed
+from traceark.importers.usage import usage_of
 from traceark.importers.zips import BAD_ZIP
 from traceark.models import Json, JsonObject, Message, Trace, Usage
 
@@ -32,9 +33,10 @@ _ATTACHMENT = "attachment://"
 _USAGE_NAMES = {
     "input_tokens": "input_tokens",
     "output_tokens": "output_tokens",
-    "input_tokens_cache_read": "cache_read_tokens",
-    "input_tokens_cache_write": "cache_write_tokens",
-    "reasoning_tokens": "reasoning_tokens",
+    "input_tokens_cache_read": "cache_read",
+    "input_tokens_cache_write": "cache_write",
+    "reasoning_tokens": "reasoning",
+    "total_tokens": "total",
 }
 # Of the zip format (APPNOTE 4.4.5); Python's own library reads it from 3.14 on.
 _ZSTANDARD = 93
@@ -163,8 +165,8 @@ def _trace(sample: JsonObject, log: JsonObject, kept_in: str | None, path: Path,
         building.time(event.get("timestamp"))
         building.event(typed.text(event.get("event")) or "unknown", event)
     _take_outcome(building, sample)
-    _take_usage(building, told_events, sample.get("model_usage"))
-    return building.finish(path)
+    stated_tokens = _take_usage(building, told_events, sample.get("model_usage"))
+    return building.finish(path, stated_tokens)
 
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject, texts: JsonObject) -> None:
@@ -223,10 +225,11 @@ def _take_outcome(building: DocumentTrace, sample: Mapping[str, Json]) -> None:
         building.trace.error_message = building.typed.text(f"limit: {limit.get('type')} {limit.get('limit')}")
 
 
-def _take_usage(building: DocumentTrace, events: list[JsonObject], stated: Json) -> None:
+def _take_usage(building: DocumentTrace, events: list[JsonObject], stated: Json) -> int | None:
     """Give messages the usage of the calls that wrote them, if that is all that the sample states for its model.
 
-    Otherwise what is stated stands at the last message of the model, marked `whole_run`.
+    Otherwise what is stated stands at the last message of the model, marked `whole_run`. Return the total that
+    is stated.
     """
     usages = stated if isinstance(stated, dict) else {}
     told = usages.get(building.trace.model or "")
@@ -241,27 +244,22 @@ def _take_usage(building: DocumentTrace, events: list[JsonObject], stated: Json)
         choices, usage = objects_of(output.get("choices")), output.get("usage")
         answer = choices[0].get("message") if choices else None
         message_id = answer.get("id") if isinstance(answer, dict) else None
-        if isinstance(usage, dict) and isinstance(message_id, str) and by_id.get(message_id) is not None:
-            found[message_id] = _usage(usage, building.typed)
+        spent = _usage(usage, building.typed) if isinstance(usage, dict) else None
+        if spent is not None and isinstance(message_id, str) and message_id in by_id:
+            found[message_id] = spent
     if total is None or sum(usage.total() for usage in found.values()) == total.total():
         for message_id, spent in found.items():
             _spend(by_id[message_id], spent)
-        return
-    last = next((each for each in reversed(building.messages) if each.role == "assistant"), None)
-    if last is not None:
+    elif (last := next((each for each in reversed(building.messages) if each.role == "assistant"), None)) is not None:
         _spend(last, total)
         setattr(last, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
+    # Logs that state no total have 0 there.
+    return (building.typed.count(told.get("total_tokens")) or None) if isinstance(told, dict) else None
 
 
 def _spend(message: Message, usage: Usage) -> None:
     message.usage, message.tokens = usage, usage.total()
 
 
-def _usage(told: Mapping[str, Json], typed: Typed) -> Usage:
-    """Return a usage; in some logs cached tokens are among the input's, which the total tells."""
-    fields = {ours: typed.count(told.get(theirs)) for theirs, ours in _USAGE_NAMES.items()}
-    fresh, cached = fields["input_tokens"] or 0, fields["cache_read_tokens"] or 0
-    stated = typed.count(told.get("total_tokens"))
-    if cached and stated == fresh + (fields["output_tokens"] or 0) and cached <= fresh:
-        fields["input_tokens"] = fresh - cached
-    return Usage(**fields)
+def _usage(told: Mapping[str, Json], typed: Typed) -> Usage | None:
+    return usage_of(typed, **{ours: told.get(theirs) for theirs, ours in _USAGE_NAMES.items()})

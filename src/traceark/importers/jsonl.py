@@ -30,7 +30,7 @@ _HEAD_ROWS = 50
 _HEAD_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
     """A row, or a piece of a file that is none.
 
@@ -65,20 +65,28 @@ class _Decoder:
 
     def __init__(self) -> None:
         self.exact = True
-        self._json = json.JSONDecoder(
-            strict=False,
-            parse_float=self._float,
-            parse_int=self._int,
-            parse_constant=self._constant,
-            object_pairs_hook=self._object,
+        # Numbers of so many digits that the quick one refuses them are rare.
+        self._quick, self._careful = (
+            json.JSONDecoder(
+                strict=False,
+                parse_float=self._float,
+                parse_int=parse_int,
+                parse_constant=self._constant,
+                object_pairs_hook=self._object,
+            )
+            for parse_int in (None, self._int)
         )
 
     def decode(self, text: str, start: int) -> tuple[object, int]:
         """Return a value and where it ends; ValueError or RecursionError when there is none."""
         self.exact = True
-        value, end = self._json.raw_decode(text, start)
-        piece = text[start:end]
-        if piece.count("{") + piece.count("[") > MAX_ROW_DEPTH and _depth(value) > MAX_ROW_DEPTH:
+        try:
+            value, end = self._quick.raw_decode(text, start)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:
+            value, end = self._careful.raw_decode(text, start)
+        if text.count("{", start, end) + text.count("[", start, end) > MAX_ROW_DEPTH and _depth(value) > MAX_ROW_DEPTH:
             raise RecursionError
         return value, end
 
@@ -128,8 +136,8 @@ def rows_of(data: bytes) -> Iterator[Row]:
     for line, raw in enumerate(lines, start=1):
         text = raw.decode("utf-8", "surrogateescape")
         for row in _pieces(decoder, text, line, terminated=line < len(lines)):
-            number += 1
-            yield Row(number, line, row.text, row.value, row.exact, row.torn, row.reason)
+            row.number = number = number + 1
+            yield row
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from traceark.importers.base import SourceEvent, SourceTrace
+from traceark.importers.elsewhere import whole
 from traceark.importers.report import Outcome
 from traceark.models import Event, GivenEvent, Goal, GoalTree, JsonObject, Message, Trace
 
@@ -177,7 +178,7 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
         The name of the format.
     """
     state = State.of(stored.trace)
-    by_id = {str(message.message_id): message for message in stored.messages}
+    by_id = _by_id(stored.messages)
     new = [message for message in source.messages if message.message_id not in by_id]
     if state is None or not (state.rows or state.until) or not _agrees(source, state, by_id, stored.events):
         return plan_diverged(source, stored, state or State(importer), new)
@@ -212,9 +213,10 @@ def _agrees(source: SourceTrace, state: State, by_id: Mapping[str, Message], eve
     """Say whether what is stored is an earlier or a later state of the source."""
     if 0 < state.rows <= len(source.digests) and source.digests[state.rows - 1] != state.sha256:
         return False
+    told = _by_id(source.messages)
     for message in source.messages:
         known = by_id.get(str(message.message_id))
-        if known is not None and not _same(known, message):
+        if known is not None and not _same(known, message) and not _same(whole(known, by_id), whole(message, told)):
             return False
         if known is None and state.rows > len(source.digests):
             return False
@@ -227,6 +229,10 @@ def _agrees(source: SourceTrace, state: State, by_id: Mapping[str, Message], eve
     )
 
 
+def _by_id(messages: Sequence[Message]) -> dict[str, Message]:
+    return {str(message.message_id): message for message in messages}
+
+
 def _same(stored: Message, message: Message) -> bool:
     one, other = stored.__pydantic_extra__ or {}, message.__pydantic_extra__ or {}
     return (stored.role, stored.content, one) == (message.role, message.content, other)
@@ -236,9 +242,9 @@ def plan_diverged(source: SourceTrace, stored: Stored, state: State, new: list[M
     """Return what is taken of a source that disagrees with the archive: new messages, where that can be told."""
     last = source.digests[-1] if source.digests else ""
     marked = replace(state, diverged=(*state.diverged, last))
-    # Its goals are not those of this tree, even where they have the same names.
-    taken = [] if source.positional else new
-    strangers = [message.model_copy(update={"goal_id": None}) for message in taken]
+    # Neither its goals nor the messages it refers to are those of this trace, even where they have the same names.
+    taken, told = [] if source.positional else new, _by_id(source.messages)
+    strangers = [whole(message, told).model_copy(update={"goal_id": None}) for message in taken]
     header: dict[str, object] = {"metadata": {**stored.trace.metadata, STATE: marked.to_json()}}
     return Plan("diverged", messages=strangers, header=header)
 

@@ -24,9 +24,16 @@ _SPEAKERS = frozenset({"human", "ai", "system", "user", "assistant"})
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
 # Where responses have their messages, each in a list.
 _ANSWERS = (("choices", "message"), ("choices", "delta"), ("candidates", "content"))
-_INPUT = ("input_tokens", "prompt_tokens", "promptTokens", "inputTokens", "prompt_token_count")
-_OUTPUT = ("output_tokens", "completion_tokens", "completionTokens", "outputTokens", "candidates_token_count")
-_TOTAL = ("total_tokens", "totalTokens", "total_token_count")
+_INPUT = ("input_tokens", "prompt_tokens", "promptTokens", "inputTokens", "prompt_token_count", "promptTokenCount")
+_OUTPUT = (
+    "output_tokens",
+    "completion_tokens",
+    "completionTokens",
+    "outputTokens",
+    "candidates_token_count",
+    "candidatesTokenCount",
+)
+_TOTAL = ("total_tokens", "totalTokens", "total_token_count", "totalTokenCount")
 _INPUT_DETAILS = ("input_token_details", "input_tokens_details", "prompt_tokens_details", "prompt_token_details")
 _OUTPUT_DETAILS = (
     "output_token_details",
@@ -34,9 +41,15 @@ _OUTPUT_DETAILS = (
     "completion_tokens_details",
     "completion_token_details",
 )
-_CACHE_READ = ("cache_read", "cached_tokens", "cache_read_input_tokens", "cached_content_token_count")
+_CACHE_READ = (
+    "cache_read",
+    "cached_tokens",
+    "cache_read_input_tokens",
+    "cached_content_token_count",
+    "cachedContentTokenCount",
+)
 _CACHE_WRITE = ("cache_creation", "cache_write_tokens", "cache_creation_input_tokens")
-_REASONING = ("reasoning", "reasoning_tokens", "thoughts_token_count")
+_REASONING = ("reasoning", "reasoning_tokens", "thoughts_token_count", "thoughtsTokenCount")
 
 
 @dataclass(frozen=True, slots=True)

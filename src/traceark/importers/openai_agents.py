@@ -190,9 +190,12 @@ def _object(value: Json) -> JsonObject | None:
 
 
 def _error(error: Json, typed: Typed) -> str | None:
-    if isinstance(error, dict):
-        return typed.text(error.get("message"))
-    return typed.text(error)
+    if not isinstance(error, dict):
+        return typed.text(error)
+    message, data = typed.text(error.get("message")), error.get("data")
+    # What went wrong in a tool stands beside "Error running tool".
+    cause = typed.text(data.get("error")) if isinstance(data, dict) else None
+    return ": ".join(each for each in (message, cause) if each is not None) or None
 
 
 def _usage(told: Json, typed: Typed) -> Usage | None:

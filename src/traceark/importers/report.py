@@ -68,7 +68,7 @@ class ImportReport:
     ----------
     files : list of FileReport
     skipped : list of str
-        Files in no format that an importer knows, and symbolic links.
+        Files in no format that an importer knows, symbolic links, and what is no file, as pipes are.
     covered : set of str
         Files that were read together with another one, as parts of one run.
     stopped_at : str, optional

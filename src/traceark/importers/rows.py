@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from traceark.importers.base import ImportCounts, SourceEvent
 from traceark.importers.jsonl import Row
@@ -23,7 +24,8 @@ class RowTrace:
     def __init__(self, name: str, counts: ImportCounts) -> None:
         self.typed = Typed(counts.repaired)
         self.torn_tail: str | None = None
-        self.messages: list[Message] = []
+        # Their fields: a message is made when nothing of it changes any more, which spares looking at every change.
+        self.messages: list[dict[str, Any]] = []
         self.events: list[SourceEvent] = []
         self.digests: list[str] = []
         self.counts = counts
@@ -41,6 +43,10 @@ class RowTrace:
         elif not row.exact:
             self.counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
         return row.value
+
+    def made(self) -> list[Message]:
+        """Return the messages."""
+        return [Message.parse(fields) for fields in self.messages]
 
     def event(self, kind: str, row: Row) -> None:
         """Keep a row as an event."""

@@ -34,6 +34,8 @@ class Span:
     start, end : datetime, optional
         UTC. A span with a start and no end is still running.
     failed : bool
+    cancelled : bool
+        It was stopped from outside, by a person or the program around it; it has not failed then.
     error : str, optional
         What went wrong, in words.
     agent, model, tool : str, optional
@@ -62,6 +64,7 @@ class Span:
     start: datetime | None = None
     end: datetime | None = None
     failed: bool = False
+    cancelled: bool = False
     error: str | None = None
     agent: str | None = None
     model: str | None = None

@@ -348,6 +348,8 @@ class SpanMessages:
         """Say how a span ended, and how long it took."""
         if span.failed:
             message.status, message.error = "failed", self._document.typed.summary(span.error, 1000)
+        elif span.cancelled:
+            message.status = "cancelled"
         if span.start is not None and span.end is not None:
             milliseconds = round((span.end - span.start).total_seconds() * 1000)
             message.duration_ms = self._document.typed.duration_ms(milliseconds)

@@ -166,6 +166,7 @@ def _filled(span: Span, around: Span) -> Span:
     return replace(
         span,
         failed=span.failed or (around.failed and not span.outputs and span.result is None),
+        cancelled=span.cancelled or (around.cancelled and not span.outputs and span.result is None),
         error=span.error or around.error,
         agent=span.agent or around.agent,
         model=span.model or around.model,

@@ -132,10 +132,13 @@ class SpanTrace:
         trace.created_at = trace.created_at or min((*starts, *ends), default=None)
         running = any(span.start is not None and span.end is None for span in told)
         failed = [span for span in told if span.failed]
+        cancelled = any(span.cancelled for span in told)
         if failed:
             trace.error_message = trace.error_message or typed.summary(failed[0].error, 1000)
-        if trace.status == "running" and tree.spans:
-            trace.status = "failed" if failed else "running" if running else "completed"
+        if trace.status == "running" and tree.spans and not running:
+            trace.status = "failed" if failed else "cancelled" if cancelled else "completed"
+        elif failed and trace.status == "running":
+            trace.status = "failed"
         if trace.status != "running":
             trace.completed_at = trace.completed_at or max((*starts, *ends), default=None)
 
@@ -144,14 +147,21 @@ def _begin(span: Span) -> datetime:
     return span.start or span.end or _FIRST
 
 
+def _status(span: Span) -> str:
+    if span.failed:
+        return "failed"
+    if span.cancelled:
+        return "cancelled"
+    return "in_progress" if span.start is not None and span.end is None else "completed"
+
+
 def _goal(span: Span, tree: SpanTree, messages: SpanMessages, typed: Typed) -> Goal:
-    running = span.start is not None and span.end is None
     return Goal(
         id=span.span_id,
         description=typed.summary(span.agent or span.name) or span.span_id,
         type="agent",
         parent_id=tree.agent_above(span),
-        status="failed" if span.failed else "in_progress" if running else "completed",
+        status=_status(span),
         summary=messages.answers.get(span.span_id),
         reason=typed.summary(span.error) if span.failed else None,
         created_at=span.start,

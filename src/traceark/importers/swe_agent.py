@@ -1,8 +1,10 @@
 """SWE-agent and mini-swe-agent: the ``.traj`` files, one JSON document per run.
 
-They have no times and no run's id. The history is the messages; the steps of ``trajectory`` tell
-the same with the environment's state, and are events. What a run used is stated for all of it
-alone: it stands at the model's last message, marked `whole_run`, so that totals are right.
+They have no run's id. The history is the messages; the steps of ``trajectory`` tell the same with the
+environment's state, and are events. SWE-agent has no times and states what was used for the whole run
+alone: that stands at the model's last message, marked `whole_run`, so that totals are right.
+mini-swe-agent (https://mini-swe-agent.com) has the model's response, its cost and the time in a message's
+``extra``; with the responses API the message is the response itself.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, without
-from traceark.models import Json, JsonObject, Trace, Usage
+from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, without
+from traceark.importers.model_calls import usage_in
+from traceark.models import Json, JsonObject, Message, Trace, Usage
 
 NAME = "swe-agent"
-_TRAJECTORY = re.compile(rb'"trajectory"\s*:\s*\[\s*\{\s*"(action|response|observation|thought)"|"mini-swe-agent')
+_TRAJECTORY = re.compile(
+    rb'"trajectory"\s*:\s*\[\s*\{\s*"(action|response|observation|thought)"|"mini-swe-agent|"mini_version"'
+)
 
 
 class SweAgent:
@@ -64,6 +69,7 @@ def _trace(document: JsonObject, name: str, path: Path, counts: ImportCounts) ->
     typed = building.typed
     info = document.get("info")
     about: JsonObject = info if isinstance(info, dict) else {}
+    trace.model = _model(about)
     ended = typed.text(about.get("exit_status"))
     if ended is not None and "submitted" not in ended.lower():
         trace.status, trace.error_message = "failed", ended
@@ -71,32 +77,75 @@ def _trace(document: JsonObject, name: str, path: Path, counts: ImportCounts) ->
         _add_message(building, number, message)
     for _, step in building.each("step", document.get("trajectory")):
         building.event("step", step)
-    _take_usage(building, about.get("model_stats"))
+    _take_usage(building, about.get("model_stats"), path, counts)
     return building.finish(path)
+
+
+def _model(about: JsonObject) -> str | None:
+    """Return the model that a run of mini-swe-agent was configured for."""
+    told: Json = about
+    for name in ("config", "model", "model_name"):
+        told = told.get(name) if isinstance(told, dict) else None
+    return told if isinstance(told, str) and told else None
 
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:
     typed = building.typed
-    added = building.spoken(number, message)
+    told = message.get("extra")
+    extra: JsonObject = told if isinstance(told, dict) else {}
+    building.time(extra.get("timestamp", message.get("timestamp")))
+    added = building.spoken(number, _with_role(message))
+    if message.get("object") == "response":
+        building.calls(added, [{**each, "id": each.get("call_id")} for each in _calls(message)])
     answered = message.get("tool_call_ids")
     if isinstance(answered, list) and len(answered) == 1:
         building.answers(added, answered[0])
+    elif added.role == "tool":
+        building.answers(added, message.get("tool_call_id") or message.get("call_id"))
     demonstrates = message.get("is_demo") is True
     if added.role == "user" and building.trace.task is None and not demonstrates:
         building.trace.task = typed.summary(message.get("content"))
-    elif added.role == "assistant" and not demonstrates:
-        building.trace.result_summary = typed.summary(message.get("content"), 500) or building.trace.result_summary
+    elif added.role == "assistant":
+        if not demonstrates:
+            building.trace.result_summary = typed.summary(message.get("content"), 500) or building.trace.result_summary
+        added.usage = usage_in(extra.get("response", message), typed)
+        added.tokens = added.usage.total() if added.usage is not None else None
+        added.cost = typed.cost(extra.get("cost"))
 
 
-def _take_usage(building: DocumentTrace, stats: Json) -> None:
-    last = next((each for each in reversed(building.messages) if each.role == "assistant"), None)
-    if not isinstance(stats, dict) or last is None:
+def _with_role(message: JsonObject) -> JsonObject:
+    """Return a message of the responses API as one with a role and content."""
+    if "role" in message or "output" not in message:
+        return message
+    role = "tool" if message.get("type") == "function_call_output" else "assistant"
+    return {"role": role, "content": message["output"], **without(message, "output")}
+
+
+def _calls(response: JsonObject) -> list[JsonObject]:
+    return [each for each in objects_of(response.get("output")) if each.get("type") == "function_call"]
+
+
+def _take_usage(building: DocumentTrace, stats: Json, path: Path, counts: ImportCounts) -> None:
+    """Take what is stated of the whole run, where no message tells it; else compare."""
+    spoken = [each for each in building.messages if each.role == "assistant"]
+    if not isinstance(stats, dict) or not spoken:
         return
-    typed = building.typed
+    typed, last = building.typed, spoken[-1]
     usage = Usage(
         input_tokens=typed.count(stats.get("tokens_sent")), output_tokens=typed.count(stats.get("tokens_received"))
     )
-    cost = typed.cost(stats.get("instance_cost"))
-    if usage.total() or cost:
-        last.usage, last.tokens, last.cost = usage, usage.total(), cost
-        setattr(last, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
+    stated = typed.cost(stats.get("instance_cost"))
+    if all(each.usage is None for each in spoken) and usage.total():
+        last.usage, last.tokens = usage, usage.total()
+        _mark(last)
+    cost = sum(each.cost or 0.0 for each in spoken)
+    if not cost and stated:
+        last.cost = stated
+        _mark(last)
+    elif stated is not None and abs(cost - stated) > 1e-9 * max(1.0, stated):
+        told = f"{building.trace.trace_id}: the messages cost {cost:.6f}, the file states {stated:.6f}"
+        counts.differences.append(Problem(str(path), 0, told))
+
+
+def _mark(message: Message) -> None:
+    setattr(message, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)

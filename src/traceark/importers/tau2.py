@@ -1,7 +1,8 @@
 """tau-bench and tau2-bench results: one JSON document of many simulations, or one simulation alone.
 
-A simulation is a trace. The user of a simulation is a model too: its tokens and cost stay in its
-messages' `source`, and are in no total. Everything of a simulation but its messages is an event
+tau-bench's are a list of runs (https://github.com/sierra-research/tau-bench, `EnvRunResult`), which are
+simulations by other names. A simulation is a trace. The user of a simulation is a model too: its tokens and cost stay
+in its messages' `source`, and are in no total. Everything of a simulation but its messages is an event
 ``tau2.simulation``, and what the document says of all of them, with its task, one ``tau2.results``.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, without
+from traceark.importers.document import DocumentTrace, documents_of, head_of, objects_of, without
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace, Usage
 
@@ -22,6 +23,7 @@ NAME = "tau2"
 # One of these stands near the beginning of the document; `info` says what ran.
 _RESULTS = re.compile(rb'"(agent_info|user_info)"\s*:')
 _SIMULATION = re.compile(rb'"task_id"\s*:.*"(termination_reason|trial)"\s*:', re.DOTALL)
+_RUN = re.compile(rb'\A\[?\s*\{\s*"task_id"\s*:.*"traj"\s*:', re.DOTALL)
 
 
 class Tau2:
@@ -44,39 +46,49 @@ class Tau2:
 
     def detect(self, path: Path) -> bool:
         """Say whether the beginning of the file is that of results or of a simulation."""
-        head = head_of(path)
-        return _RESULTS.search(head) is not None or _SIMULATION.search(head) is not None
+        head = head_of(path, lists=True)
+        if _RUN.search(head) is not None:
+            return True
+        return head.startswith(b"{") and any(each.search(head) is not None for each in (_RESULTS, _SIMULATION))
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of each simulation."""
-        document = document_of(path, counts)
-        if document is None:
-            return
-        simulations = document.get("simulations")
-        if not isinstance(simulations, list):
-            yield from _trace(document, {}, path, counts)
-            return
-        tasks = {str(task.get("id")): task for task in objects_of(document.get("tasks"))}
-        about = without(document, "simulations", *(("tasks",) if tasks else ()))
-        simulated = {str(simulation.get("task_id")) for simulation in simulations if isinstance(simulation, dict)}
-        if left_out := sorted(tasks.keys() - simulated):
-            told = f"tasks without a simulation belong to no trace and were not taken: {', '.join(left_out)}"
-            counts.problems.append(Problem(str(path), 0, told))
-        for simulation in simulations:
-            if isinstance(simulation, dict):
-                task = tasks.get(str(simulation.get("task_id")))
-                shared: JsonObject = {**about, "task": task} if task is not None else about
-                yield from _trace(simulation, shared, path, counts)
+        for line, document in documents_of(path, counts):
+            if isinstance(document, list):
+                yield from _traces({"simulations": document}, path, counts)
+            elif isinstance(document, dict):
+                yield from _traces(document, path, counts)
             else:
-                counts.problems.append(Problem(str(path), 0, f"no simulation, and not taken: {str(simulation)[:60]}"))
+                counts.problems.append(Problem(str(path), line, "JSON, but no results; nothing was taken"))
 
 
-def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+def _traces(document: JsonObject, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+    """Yield the trace of each simulation of some results; a document without any is one."""
+    simulations = document.get("simulations")
+    if not isinstance(simulations, list):
+        yield _trace(document, {}, path, counts)
+        return
+    tasks = {str(task.get("id")): task for task in objects_of(document.get("tasks"))}
+    about = without(document, "simulations", *(("tasks",) if tasks else ()))
+    simulated = {str(simulation.get("task_id")) for simulation in simulations if isinstance(simulation, dict)}
+    if left_out := sorted(tasks.keys() - simulated):
+        told = f"tasks without a simulation belong to no trace and were not taken: {', '.join(left_out)}"
+        counts.problems.append(Problem(str(path), 0, told))
+    for simulation in simulations:
+        if isinstance(simulation, dict):
+            task = tasks.get(str(simulation.get("task_id")))
+            shared: JsonObject = {**about, "task": task} if task is not None else about
+            yield _trace(simulation, shared, path, counts)
+        else:
+            counts.problems.append(Problem(str(path), 0, f"no simulation, and not taken: {str(simulation)[:60]}"))
+
+
+def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: ImportCounts) -> SourceTrace:
     typed = Typed(counts.repaired)
-    # tau-bench has no ids, and other names for messages and the ids of calls.
+    # tau-bench has no ids, and other names for messages and the ids of calls; one that failed at once has no messages.
     messages_name = "traj" if "traj" in simulation else "messages"
     messages = simulation.get(messages_name)
-    digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(simulation, sort_keys=True).encode()).hexdigest()[:8]
     trace_id = typed.identifier(simulation.get("id")) or f"tau-{simulation.get('task_id')}-{digest}"
     info = shared.get("info")
     agent = info.get("agent_info") if isinstance(info, dict) else None
@@ -89,6 +101,9 @@ def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: Impor
     ended = simulation.get("termination_reason")
     if isinstance(ended, str) and ("error" in ended or ended == "max_steps"):
         trace.status, trace.error_message = "failed", typed.text(ended)
+    told = simulation.get("info")
+    if isinstance(told, dict) and (error := typed.text(told.get("error"))) is not None:
+        trace.status, trace.error_message = "failed", error
     building.time(simulation.get("start_time"))
     trace.task = typed.summary(f"task {simulation['task_id']}") if "task_id" in simulation else None
     for number, message in building.each("message", messages):
@@ -97,7 +112,7 @@ def _trace(simulation: JsonObject, shared: JsonObject, path: Path, counts: Impor
         building.event("tick", tick)
     building.time(simulation.get("end_time"))
     _check_cost(building, simulation.get("agent_cost"), path, counts)
-    yield building.finish(path)
+    return building.finish(path)
 
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:

@@ -19,7 +19,8 @@ def usage_of(
     """Return the usage of a call; None where nothing is told, or nothing but zeros.
 
     Cached tokens are among the input's with OpenAI and Google, and beside them with Anthropic. They
-    are taken for beside where they are more than the input, or where the total says so.
+    are taken for beside where they are more than the input, or where the total says so. Those of
+    reasoning are among the output's, with Google beside them; that the total alone tells.
 
     Examples
     --------
@@ -30,15 +31,19 @@ def usage_of(
     (40, 60, 107)
     >>> usage_of(typed, input_tokens=100, output_tokens=7, cache_read=60, total=167).total()
     167
+    >>> usage_of(typed, input_tokens=100, output_tokens=7, reasoning=40, total=147).output_tokens
+    47
     """
     told = (input_tokens, output_tokens, cache_read, cache_write, reasoning)
     fresh, written, read, stored, thought = (typed.count(each) for each in told)
     if not any((fresh, written, read, stored)):
         return None
-    cached = (read or 0) + (stored or 0)
-    beside = typed.count(total) == (fresh or 0) + (written or 0) + cached
-    if fresh is not None and cached <= fresh and not beside:
+    stated, cached = typed.count(total), (read or 0) + (stored or 0)
+    apart = (fresh or 0) + (written or 0) + cached
+    if fresh is not None and cached <= fresh and stated not in (apart, apart + (thought or 0)):
         fresh -= cached
+    if thought and stated == (fresh or 0) + (written or 0) + cached + thought:
+        written = (written or 0) + thought
     return Usage(
         input_tokens=fresh,
         output_tokens=written,

@@ -167,6 +167,20 @@ class MessageTests(StoreTests):
             await store.update_message("t-0002", **{field: value})
         assert (await header(store)).total_messages == 2
 
+    @pytest.mark.parametrize(
+        ("field", "value"), [("tokens", INT64_MAX), ("duration_ms", INT64_MAX), ("cost", 1.7e308), ("cost", -1.7e308)]
+    )
+    @scenario
+    async def test_a_total_beyond_its_type_is_refused_within_a_batch(
+        self, store: TraceStore, field: str, value: Any
+    ) -> None:
+        await store.create_trace(Trace(trace_id="t"))
+        added = [store.add_message(message(**{field: value})) for _ in range(2)]
+        refused = [each for each in await asyncio.gather(*added, return_exceptions=True) if not isinstance(each, str)]
+        assert list(map(type, refused)) == [InvalidValueError]
+        trace = await header(store)
+        assert (trace.total_messages, getattr(trace, f"total_{field}")) == (1, value)
+
     @scenario
     async def test_the_same_message_again_counts_once(self, store: TraceStore) -> None:
         await store.create_trace(Trace(trace_id="t"))

@@ -1,0 +1,241 @@
+"""Syncing archives: what one lacks is copied from the other, trace by trace.
+
+A sealed trace is compared by its manifest alone. Nothing is overwritten but by a later state of
+itself; traces that were written to on both sides are reported as diverged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Unpack
+
+from traceark.errors import DamagedTraceError, InvalidValueError, UnsupportedFormatError
+from traceark.filters import Filters
+from traceark.layout import HEADER, MANIFEST, TRACES, trace_id_of, trace_prefix
+from traceark.reading import scan
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
+from traceark.store import ArchiveStore
+from traceark.sync.carry import ChangedMeanwhileError, carry
+from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
+from traceark.sync.report import SyncedTrace, SyncReport
+from traceark.sync.sides import Side, look
+
+# Called with traces done, of how many, and bytes written so far.
+Progress = Callable[[int, int, int], None]
+_AT_A_TIME = 16
+_ATTEMPTS = 8
+# The version of an object that was put in one piece: its ETag is the MD5 of its content.
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?-\d+')
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOptions:
+    """How to sync.
+
+    Attributes
+    ----------
+    dry_run : bool
+        Compare only.
+    delete : bool
+        Delete at the target what the source does not have.
+    check : bool
+        Read back what was written.
+    """
+
+    dry_run: bool = False
+    delete: bool = False
+    check: bool = True
+
+
+async def sync(
+    source: ArchiveStore,
+    target: ArchiveStore,
+    options: SyncOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    **filters: Unpack[Filters],
+) -> SyncReport:
+    """Copy to `target` what it lacks of `source`, as both are now; either may be written to meanwhile.
+
+    Parameters
+    ----------
+    source, target : ArchiveStore
+    options : SyncOptions, optional
+    progress : callable, optional
+    **filters
+        Which traces, as `ArchiveStore.traces` takes them; all without.
+
+    Returns
+    -------
+    SyncReport
+
+    Raises
+    ------
+    InvalidValueError
+        Both are the same archive, or `delete` is asked for with filters.
+    StorageError
+        One of them cannot be read or written.
+
+    Examples
+    --------
+    >>> import asyncio, traceark
+    >>> async def run():
+    ...     async with traceark.ArchiveStore("memory://here") as here, traceark.ArchiveStore("memory://there") as there:
+    ...         await here.create_trace(traceark.Trace(trace_id="run-9"))
+    ...         first, again = await sync(here, there), await sync(here, there)
+    ...         return dict(first.outcomes), dict(again.outcomes)
+    >>> asyncio.run(run())
+    ({'new': 1}, {'same': 1})
+    """
+    options = options or SyncOptions()
+    if source.url == target.url:
+        raise InvalidValueError(f"{source.url} is the source and the target")
+    if options.delete and filters:
+        raise InvalidValueError("with filters it cannot be told what the source does not have; sync without them")
+    chosen = await source.trace_ids(**filters) if filters else None
+    if not options.dry_run:
+        await target.make_ready()
+    return await _Sync(source, target, options, progress).run(chosen)
+
+
+@dataclass(slots=True)
+class _Sync:
+    source: ArchiveStore
+    target: ArchiveStore
+    options: SyncOptions
+    progress: Progress | None
+    report: SyncReport = field(default_factory=SyncReport)
+    _done: int = 0
+
+    async def run(self, chosen: list[str] | None) -> SyncReport:
+        ours, theirs = await _listing(self.source.storage), await _listing(self.target.storage)
+        for key in ours.strangers:
+            self.report.problems.append(f"{self.source.url}/{TRACES}/{key}: its name is no trace key; it was left")
+        wanted = sorted(ours.traces if chosen is None else ours.traces.keys() & set(chosen))
+        at_a_time = asyncio.Semaphore(_AT_A_TIME)
+
+        async def one(trace_id: str) -> None:
+            async with at_a_time:
+                await self._one(trace_id, ours, theirs)
+                self._done += 1
+                if self.progress is not None:
+                    self.progress(self._done, len(wanted), self.report.copied_bytes)
+
+        await asyncio.gather(*map(one, wanted))
+        if self.options.delete:
+            for trace_id in sorted(theirs.traces.keys() - ours.traces.keys()):
+                if not self.options.dry_run:
+                    await self.target.delete_trace(trace_id)
+                self._told(SyncedTrace(trace_id, "deleted"))
+        self.report.traces.sort(key=lambda trace: trace.trace_id)
+        self.report.problems.sort()
+        return self.report
+
+    def _told(self, trace: SyncedTrace) -> None:
+        self.report.outcomes[trace.outcome] += 1
+        if trace.outcome != "same":
+            self.report.traces.append(trace)
+
+    async def _one(self, trace_id: str, ours: _Listing, theirs: _Listing) -> None:
+        try:
+            if await _is_same(trace_id, ours, theirs):
+                self.report.outcomes["same"] += 1
+                return
+            for attempt in range(_ATTEMPTS):
+                try:
+                    outcome = await self._compare_and_copy(trace_id)
+                except (ChangedMeanwhileError, KeyMissingError):
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+                    continue
+                if outcome is not None:
+                    self._told(outcome)
+                return
+        except (DamagedTraceError, UnsupportedFormatError, ChangedMeanwhileError, KeyMissingError) as error:
+            self.report.outcomes["failed"] += 1
+            self.report.problems.append(f"trace {trace_id}: {error}; it was not copied")
+
+    async def _compare_and_copy(self, trace_id: str) -> SyncedTrace | None:
+        side = await look(self.source.storage, trace_id)
+        if side is None:
+            return None  # deleted meanwhile
+        there = await look(self.target.storage, trace_id)
+        found = await _compared(side, there)
+        if found.outcome not in ("new", "forward") or self.options.dry_run:
+            return SyncedTrace(trace_id, found.outcome, found.where)
+        async with self.target.replacing(trace_id):
+            written = await carry(side, self.target.storage, there, check=self.options.check)
+        return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    outcome: Outcome
+    where: str = ""
+
+
+async def _compared(side: Side, there: Side | None) -> _Found:
+    if there is None:
+        return _Found("new")
+    found: Comparison
+    if side.header.incarnation == there.header.incarnation:
+        found = compare(await side.copy(), await there.copy())
+        if found.outcome == "same" and side.manifest is not None and there.manifest is None:
+            return _Found("forward")  # sealed since
+    else:
+        found = compare_contents(await side.content(), await there.content())
+    return _Found(found.outcome, found.where)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """The traces of an archive, with their files where one listing tells them all."""
+
+    storage: Storage
+    traces: Mapping[str, Mapping[str, Entry] | None]
+    strangers: list[str]
+
+    async def manifest(self, trace_id: str) -> bytes | str | None:
+        """Return a trace's manifest, or its MD5 where the listing tells that; None where it has none."""
+        entries = self.traces.get(trace_id)
+        if entries is not None:
+            if MANIFEST not in entries or HEADER not in entries:
+                return None
+            if match := _MD5.fullmatch(entries[MANIFEST].version):
+                return match[1]
+        try:
+            return await self.storage.read(f"{trace_prefix(trace_id)}/{MANIFEST}")
+        except KeyMissingError:
+            return None
+
+
+async def _listing(storage: Storage) -> _Listing:
+    if not isinstance(storage, AppendStorage):
+        listed, strangers = await scan(storage)
+        return _Listing(storage, listed, strangers)
+    keys = {key: trace_id_of(key) for key in await storage.children(TRACES)}
+    return _Listing(
+        storage,
+        {trace_id: None for trace_id in keys.values() if trace_id is not None},
+        sorted(key for key, trace_id in keys.items() if trace_id is None),
+    )
+
+
+async def _is_same(trace_id: str, ours: _Listing, theirs: _Listing) -> bool:
+    """Say whether both sides are sealed and have the same manifest."""
+    if trace_id not in theirs.traces:
+        return False
+    one, other = await ours.manifest(trace_id), await theirs.manifest(trace_id)
+    if one is None or other is None:
+        return False
+    if isinstance(one, str) != isinstance(other, str):
+        one, other = _md5(one), _md5(other)
+    return one == other
+
+
+def _md5(manifest: bytes | str) -> str:
+    return manifest if isinstance(manifest, str) else hashlib.md5(manifest, usedforsecurity=False).hexdigest()

@@ -1,0 +1,133 @@
+"""One side of a sync: a trace's files as they are read, in the order that makes them one true state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from traceark.codec.lines import to_record
+from traceark.codec.parquet import PartInfo, Run
+from traceark.errors import CorruptFileError
+from traceark.headers import Header, TreeFile
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
+from traceark.log import log_names, read_log
+from traceark.manifest import decode_manifest, sha256
+from traceark.reading import StoredTrace
+from traceark.storage.base import Entry, KeyMissingError, Storage
+from traceark.sync.compare import Content, Copy
+
+
+@dataclass(slots=True)
+class Side:
+    """One trace in one archive.
+
+    The headers were read before the logs were listed, so that the logs hold all that they are as of.
+
+    Attributes
+    ----------
+    header_data, tree_data, manifest : bytes
+        As they are in the files; None for what is not there, or of another state.
+    entries : mapping of str to Entry
+        All files, by key relative to the trace.
+    """
+
+    storage: Storage
+    trace_id: str
+    header_data: bytes
+    header: Header
+    tree_data: bytes | None
+    tree: TreeFile | None
+    manifest: bytes | None
+    entries: Mapping[str, Entry]
+    parts: dict[str, PartInfo] = field(default_factory=dict)
+
+    @property
+    def prefix(self) -> str:
+        """Where the trace lies."""
+        return trace_prefix(self.trace_id)
+
+    def log_files(self) -> list[str]:
+        """Return the files that hold its logs, by key relative to the trace, in their order."""
+        return [
+            f"{log}/{name}"
+            for log in LOGS
+            for name in sorted(log_names(self.entries, log))
+            if (parsed := parse_log_name(name)) is not None and parsed.incarnation == self.header.incarnation
+        ]
+
+    async def copy(self) -> Copy:
+        """Return what tells it from another copy.
+
+        Raises
+        ------
+        DamagedTraceError
+        """
+        return Copy(self.header, self.tree, {log: await self._runs(log) for log in LOGS})
+
+    async def content(self) -> Content:
+        """Return what it says; raises as `copy` does."""
+        stored = self._stored()
+        messages = [row.record for row in await stored.messages()]
+        events = [row.record for row in (await stored.log("events")).records]
+        tree = await stored.tree()
+        return Content(messages, events, self.header.told(), to_record(tree) if tree is not None else None)
+
+    async def _runs(self, log: LogName) -> list[Run]:
+        # Of a part the footer tells who wrote it; only what follows the parts has to be read.
+        parsed = [parse_log_name(name) for name in log_names(self.entries, log)]
+        last = max((each.last for each in parsed if isinstance(each, PartName)), default=0)
+        read = await read_log(
+            self.storage, self.prefix, log, self.header.incarnation, self.entries, self.parts, after=last
+        )
+        return read.runs
+
+    def _stored(self) -> StoredTrace:
+        return StoredTrace(self.storage, self.trace_id, self.prefix, self.entries, self.header, self.parts)
+
+
+async def look(storage: Storage, trace_id: str) -> Side | None:
+    """Return a trace as it is now, or None where there is none.
+
+    Raises
+    ------
+    CorruptFileError, UnsupportedFormatError
+        A header cannot be read.
+    """
+    prefix = trace_prefix(trace_id)
+    try:
+        header_data = await storage.read(f"{prefix}/{HEADER}")
+    except KeyMissingError:
+        return None
+    header = Header.decode(header_data, f"{prefix}/{HEADER}")
+    if header.trace.trace_id != trace_id:
+        raise CorruptFileError(
+            f"{prefix}/{HEADER} is the header of trace {header.trace.trace_id!r}, whose directory has another name; "
+            "rename it or restore it"
+        )
+    tree_data = await _read_if_there(storage, f"{prefix}/{GOAL_TREE}")
+    tree = None if tree_data is None else TreeFile.decode(tree_data, f"{prefix}/{GOAL_TREE}")
+    if tree is not None and tree.incarnation != header.incarnation:
+        tree_data = tree = None
+    entries = await storage.list(prefix)
+    manifest = await _read_if_there(storage, f"{prefix}/{MANIFEST}") if MANIFEST in entries else None
+    if manifest is not None and not _is_of(manifest, prefix, header_data, tree_data, entries):
+        manifest = None
+    return Side(storage, trace_id, header_data, header, tree_data, tree, manifest, entries)
+
+
+def _is_of(manifest: bytes, prefix: str, header: bytes, tree: bytes | None, entries: Mapping[str, Entry]) -> bool:
+    """Say whether a manifest is that of these very headers, and all its files are there."""
+    try:
+        hashes = decode_manifest(manifest, f"{prefix}/{MANIFEST}")
+    except CorruptFileError:
+        return False
+    told = {HEADER: sha256(header)} | ({GOAL_TREE: sha256(tree)} if tree is not None else {})
+    headers = {name: digest for name, digest in hashes.items() if name in (HEADER, GOAL_TREE)}
+    return headers == told and hashes.keys() <= entries.keys()
+
+
+async def _read_if_there(storage: Storage, key: str) -> bytes | None:
+    try:
+        return await storage.read(key)
+    except KeyMissingError:
+        return None

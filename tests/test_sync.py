@@ -1,0 +1,246 @@
+"""Syncing: what a target lacks is copied, what went on on both sides is told, and nothing is overwritten."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from traceark.errors import InvalidValueError
+from traceark.models import Goal, GoalTree, Message, Trace
+from traceark.store import ArchiveStore
+from traceark.sync import SyncOptions, SyncReport, sync
+from traceark.testing.compare import exact_text, exact_texts
+
+RUN = "run-7"
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def archive(root: Path) -> ArchiveStore:
+    return ArchiveStore(root, durability="os")
+
+
+async def add(root: Path, *contents: str, trace_id: str = RUN, status: str = "running") -> None:
+    """Add messages to a trace as one process does, and close it."""
+    async with archive(root) as store:
+        if await store.get_trace(trace_id) is None:
+            await store.create_trace(Trace(trace_id=trace_id, task="t"))
+        for content in contents:
+            await store.add_message(Message(trace_id=trace_id, role="user", content=content))
+            await store.append_event(trace_id, "said", {"content": content})
+        if status != "running":
+            await store.update_trace(trace_id, status=status)
+
+
+async def synced(source: Path, target: Path, options: SyncOptions | None = None) -> SyncReport:
+    async with archive(source) as one, archive(target) as other:
+        report = await sync(one, other, options)
+        assert {trace.trace_id for trace in await other.list_traces(limit=1000)} >= {
+            trace.trace_id for trace in report.traces if trace.outcome in ("new", "forward") and not _is_dry(options)
+        }
+        return report
+
+
+def _is_dry(options: SyncOptions | None) -> bool:
+    return options is not None and options.dry_run
+
+
+async def told(root: Path, trace_id: str = RUN) -> tuple[object, ...]:
+    """Return all that a trace says."""
+    async with archive(root) as store:
+        trace, tree = await store.get_trace(trace_id), await store.get_goal_tree(trace_id)
+        assert trace is not None
+        return (
+            exact_text(trace),
+            exact_texts(await store.get_trace_messages(trace_id)),
+            exact_texts(await store.get_events(trace_id)),
+            None if tree is None else exact_text(tree),
+        )
+
+
+async def sound(root: Path) -> bool:
+    async with archive(root) as store:
+        return await store.verify(deep=True) == []
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    return tmp_path / "there"
+
+
+async def test_what_is_missing_is_copied_and_then_the_same(here: Path, there: Path) -> None:
+    await add(here, "a", "b", status="completed")
+    await add(here, "c", trace_id="live")
+    report = await synced(here, there)
+    assert report.outcomes == {"new": 2} and report.copied_bytes > 0 and report.is_clean
+    for trace_id in (RUN, "live"):
+        assert await told(there, trace_id) == await told(here, trace_id)
+    again = await synced(here, there)
+    assert again.outcomes == {"same": 2} and again.copied_bytes == 0
+    assert await sound(there)
+
+
+async def test_a_sealed_trace_is_the_same_bytes(here: Path, there: Path) -> None:
+    await add(here, "a", status="completed")
+    await synced(here, there)
+    ours, theirs = (
+        {path.relative_to(root): path.read_bytes() for path in root.glob("traces/*/**/*.*")} for root in (here, there)
+    )
+    assert len(ours) >= 4
+    assert {path: data for path, data in ours.items() if path.name != ".lock"} == {
+        path: data for path, data in theirs.items() if path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("before", ["running", "completed"])
+@pytest.mark.parametrize("after", ["running", "completed"])
+async def test_a_run_that_went_on_is_brought_forward(here: Path, there: Path, before: str, after: str) -> None:
+    await add(here, "a", status=before)
+    await synced(here, there)
+    await add(here, "b", "c", status=after)
+    report = await synced(here, there)
+    assert report.outcomes == {"forward": 1}
+    assert await told(there) == await told(here)
+    assert await sound(there)
+    assert (await synced(here, there)).outcomes == {"same": 1}
+
+
+async def test_of_a_segment_only_what_is_new_is_copied(here: Path, there: Path) -> None:
+    async with archive(here) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        await store.add_message(Message(trace_id=RUN, role="user", content="x" * 100_000))
+        await synced(here, there)
+        await store.add_message(Message(trace_id=RUN, role="user", content="y"))
+        report = await synced(here, there)
+    assert report.outcomes == {"forward": 1} and report.copied_bytes < 5_000
+    assert await told(there) == await told(here)
+
+
+async def test_an_earlier_state_overwrites_nothing(here: Path, there: Path) -> None:
+    await add(here, "a")
+    await synced(here, there)
+    await add(there, "b")
+    before = await told(there)
+    report = await synced(here, there)
+    assert report.outcomes == {"behind": 1} and report.copied_bytes == 0
+    assert await told(there) == before
+
+
+@pytest.mark.parametrize("sealed", ["neither", "source", "target", "both"])
+async def test_a_trace_written_to_on_both_sides_is_told_with_the_offset_where_they_part(
+    here: Path, there: Path, sealed: str
+) -> None:
+    await add(here, "a")
+    await synced(here, there)
+    await add(here, "b", status="completed" if sealed in ("source", "both") else "running")
+    await add(there, "c", status="completed" if sealed in ("target", "both") else "running")
+    before = await told(here), await told(there)
+    report = await synced(here, there)
+    assert [(trace.outcome, trace.where) for trace in report.traces] == [("diverged", "messages offset 2")]
+    assert not report.is_clean
+    assert (await told(here), await told(there)) == before
+
+
+@pytest.mark.parametrize("what", ["task", "goals", "total_tokens"])
+async def test_headers_that_were_changed_on_both_sides_diverged(here: Path, there: Path, what: str) -> None:
+    await add(here, "a")
+    await synced(here, there)
+    for root, times in ((here, 1), (there, 2)):
+        async with archive(root) as store:
+            for each in range(times):
+                if what == "goals":
+                    await store.add_goal(RUN, Goal(id=f"{root.name}-{each}", description="d"))
+                else:
+                    value = f"{root.name} {each}" if what == "task" else 100 * times + each
+                    await store.update_trace(RUN, **{what: value})
+    report = await synced(here, there)
+    where = "goal_tree.json" if what == "goals" else "trace.json"
+    assert [(trace.outcome, trace.where) for trace in report.traces] == [("diverged", where)]
+
+
+@pytest.mark.parametrize("times", [1, 3, 40])
+async def test_a_header_changed_on_one_side_only_is_a_later_state(here: Path, there: Path, times: int) -> None:
+    await add(here, "a")
+    await synced(here, there)
+    for each in range(times):
+        async with archive(here) as store:
+            await store.update_trace(RUN, task=f"task {each}")
+            await store.update_goal_tree(RUN, GoalTree(mission=f"mission {each}"))
+    assert (await synced(there, here)).outcomes == {"behind": 1}
+    assert (await synced(here, there)).outcomes == {"forward": 1}
+    assert await told(there) == await told(here)
+
+
+async def test_what_only_one_side_sealed_is_no_difference(here: Path, there: Path) -> None:
+    await add(here, "a")
+    await synced(here, there)
+    async with archive(here) as store:
+        await store.seal(RUN)
+    assert (await synced(there, here)).outcomes == {"same": 1}
+    assert (await synced(here, there)).outcomes == {"forward": 1}
+    assert (await synced(here, there)).outcomes == {"same": 1}
+    assert await sound(there)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "outcome"), [(2, 2, "same"), (3, 2, "forward"), (2, 3, "behind")])
+async def test_a_run_made_on_both_sides_is_told_by_what_it_says(
+    here: Path, there: Path, ours: int, theirs: int, outcome: str
+) -> None:
+    """As imports do, of one source at two points of its growth."""
+    for root, count in ((here, ours), (there, theirs)):
+        async with archive(root) as store:
+            trace = Trace(trace_id=RUN, status="completed", created_at=NOW, task=f"as of {count}")
+            said = [Message(trace_id=RUN, role="user", content=str(each), created_at=NOW) for each in range(count)]
+            if count == 3:
+                await store.add_trace(trace, said)
+            else:
+                await store.create_trace(trace)
+                await store.add_messages(said)
+                await store.update_trace(RUN, task="as of 2")
+    if ours == theirs:
+        for root in (here, there):
+            async with archive(root) as store:
+                await store.seal(RUN)
+    before = await told(there)
+    assert (await synced(here, there)).outcomes == {outcome: 1}
+    assert await told(there) == (await told(here) if outcome == "forward" else before)
+    assert await sound(there)
+
+
+async def test_runs_made_on_both_sides_that_say_other_things_diverged(here: Path, there: Path) -> None:
+    for root in (here, there):
+        async with archive(root) as store:
+            said = [Message(trace_id=RUN, role="user", content=root.name, created_at=NOW)]
+            await store.add_trace(Trace(trace_id=RUN, status="completed", created_at=NOW), said)
+    report = await synced(here, there)
+    assert [(trace.outcome, trace.where) for trace in report.traces] == [("diverged", "message 1")]
+
+
+async def test_a_dry_run_writes_nothing(here: Path, there: Path) -> None:
+    await add(here, "a")
+    report = await synced(here, there, SyncOptions(dry_run=True))
+    assert report.outcomes == {"new": 1}
+    assert not there.exists()
+
+
+async def test_what_the_source_does_not_have_is_deleted_only_when_asked(here: Path, there: Path) -> None:
+    await add(here, "a")
+    await add(there, "b", trace_id="other")
+    await synced(here, there)
+    assert await told(there, "other")
+    report = await synced(here, there, SyncOptions(delete=True))
+    assert report.outcomes == {"same": 1, "deleted": 1}
+    async with archive(there) as store:
+        assert [trace.trace_id for trace in await store.list_traces()] == [RUN]
+
+
+async def test_an_archive_is_not_synced_with_itself(here: Path) -> None:
+    await add(here, "a")
+    with pytest.raises(InvalidValueError, match="is the source and the target"):
+        await synced(here, here)
