@@ -24,7 +24,7 @@ from traceark.importers.run import import_paths
 from traceark.importers.swe_agent import SweAgent
 from traceark.importers.tau2 import Tau2
 from traceark.importers.who_and_when import WhoAndWhen
-from traceark.models import GoalTree, JsonObject, Message, Trace
+from traceark.models import GoalTree, Json, JsonObject, Message, Trace
 from traceark.testing import ModelStore
 
 STEPS: list[JsonObject] = [
@@ -241,11 +241,62 @@ def test_a_line_is_a_trace(tmp_path: Path) -> None:
     assert counts.rows == {"message": 10, "chat": 2}
 
 
-def test_the_same_chat_is_the_same_trace_in_any_file(tmp_path: Path) -> None:
-    (one,), _ = read(Chat(), tmp_path / "a.jsonl", json.dumps(CHAT))
-    two = '{"messages":[{"role":"user","content":"x"}]}\n' + json.dumps(CHAT)
-    (_, other), _ = read(Chat(), tmp_path / "b.jsonl", two)
-    assert (one.trace, one.messages) == (other.trace, other.messages)
+def said(*texts: str) -> list[Json]:
+    return [{"role": role, "content": text} for role, text in zip(itertools.cycle(["user", "assistant"]), texts)]
+
+
+def write_chats(path: Path, *chats: Sequence[Json]) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps({"messages": list(chat)}) + "\n" for chat in chats))
+    return path
+
+
+def test_a_file_of_chats_is_the_same_traces_wherever_it_lies(tmp_path: Path) -> None:
+    sources = []
+    for folder in ("here", "there"):
+        path = write_chats(tmp_path / folder / "c.jsonl", said("hi", "Hello."), said("bye"))
+        sources.append([(each.trace, each.messages) for each in Chat().read(path, ImportCounts())])
+    assert sources[0] == sources[1]
+
+
+def test_chats_that_begin_alike_or_are_alike_are_traces_of_their_own_in_any_order(tmp_path: Path) -> None:
+    answers = [["Hello."], ["Hello.", "Rome?", "Sunny."], ["Hello."], ["Hi!"]]
+    one = write_chats(tmp_path / "one.jsonl", *(said("hi", *each) for each in answers))
+    two = write_chats(tmp_path / "two.jsonl", *(said("hi", *each) for each in answers))
+    folded = write_chats(tmp_path / "other" / "one.jsonl", said("hi", "Good day."))
+
+    async def imported(*paths: Path) -> dict[str, list[Json]]:
+        store = ModelStore()
+        assert (await import_paths(store, paths)).ok
+        traces = await store.list_traces()
+        return {
+            each.trace_id: [message.content for message in await store.get_trace_messages(each.trace_id)]
+            for each in traces
+        }
+
+    found = asyncio.run(imported(one, two, folded))
+    assert len(found) == 9
+    assert found == asyncio.run(imported(folded, two, one))
+
+
+def test_a_chat_that_went_on_adds_its_tail_and_a_file_that_grew_its_new_chats(tmp_path: Path) -> None:
+    store = ModelStore()
+    states = [
+        [said("hi", "Hello.")],
+        [said("hi", "Hello.", "Rome?", "Sunny.")],
+        [said("hi", "Hello.", "Rome?", "Sunny."), said("hi", "Hello.")],
+    ]
+    for chats in states:
+        report = asyncio.run(import_paths(store, [write_chats(tmp_path / "c.jsonl", *chats)]))
+        assert report.ok and report.totals()["new_messages"] == 2
+    assert sorted(each.total_messages for each in asyncio.run(store.list_traces())) == [2, 4]
+
+
+def test_calls_of_a_model_that_were_asked_alike_are_told_apart_by_their_responses(tmp_path: Path) -> None:
+    for number in (1, 2):
+        call: JsonObject = {"messages": said("hi"), "response": {"id": f"resp_{number}", "output": []}}
+        (source,), _ = read(Chat(), tmp_path / "call.json", json.dumps(call))
+        assert source.trace.trace_id == f"resp_{number}"
 
 
 def test_lines_that_are_no_chats_are_named_and_the_others_taken(tmp_path: Path) -> None:

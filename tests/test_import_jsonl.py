@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceark.importers.jsonl import Row, rows_of
+from traceark.importers.jsonl import Row, rows_of, values_of
 
 A = b'{"type":"user","uuid":"a","n":1}'
 B = b'{"type":"user","uuid":"b","n":2}'
@@ -107,3 +107,11 @@ def test_what_is_taken_of_a_beginning_is_taken_of_the_whole(parts: list[bytes], 
     data = b"".join(parts)
     before = [row for row in rows_of(data[:size]) if not row.torn]
     assert list(rows_of(data))[: len(before)] == before
+
+
+@given(st.lists(st.sampled_from([A, B, b'{"torn":', b"{\n", b"\n", b"\n{", b"}", b"[7]", b"<<<<", b" ", b"\xff"])))
+def test_nothing_is_lost_of_objects_that_stand_one_after_the_other(parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    texts = b"".join(row.text.encode("utf-8", "surrogateescape") for row in values_of(data))
+    blank = b" \t\r\n"
+    assert texts.translate(None, blank) == data.translate(None, blank)

@@ -215,7 +215,8 @@ FILES: dict[str, str] = {
     "a list in an object": json.dumps({"session_id": "s", "spans": DUMP}),
     "traces with lists": json.dumps({"traces": [{"trace_id": TRACE, "spans": DUMP}]}),
     "spans, a line each": "\n".join(map(json.dumps, DUMP)),
-    "as printed": json.dumps([console(each) for each in RUN]),
+    "as printed, in a list": json.dumps([console(each) for each in RUN]),
+    "as printed, one after the other": "\n".join(json.dumps(console(each), indent=4) for each in RUN) + "\n",
 }
 
 
@@ -252,6 +253,15 @@ def test_what_is_no_span_is_named(tmp_path: Path) -> None:
     assert list(sources) == [TRACE]
     assert [problem.line for problem in counts.problems] == [2, 3, 4, 5]
     assert all("not taken" in problem.reason for problem in counts.problems)
+
+
+def test_what_a_program_prints_between_spans_is_named(tmp_path: Path) -> None:
+    first, second, third = (json.dumps(console(each), indent=4) for each in RUN[:3])
+    text = "\n".join([first, "Listening.", "{not", second, third[:-9]])
+    sources, counts = read(Otlp(), tmp_path / "t.log", text)
+    lines = first.count("\n") + 2
+    assert [problem.line for problem in counts.problems] == [lines, lines + 1, lines + 3 + second.count("\n")]
+    assert sum(each.event_type == "otlp.span" for each in sources[TRACE].events) == 2
 
 
 def test_what_is_no_span_within_a_document_is_named(tmp_path: Path) -> None:

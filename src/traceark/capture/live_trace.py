@@ -17,15 +17,13 @@ from traceark.codec.lines import dumps
 from traceark.errors import InvalidValueError, MessageConflictError, StaleGoalTreeError, TraceExistsError
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.conversation import Told
-from traceark.importers.merge import CAPTURE, merged_goals
+from traceark.importers.merge import CAPTURE, SUPERSEDED, merged_goals
 from traceark.importers.span import Span
 from traceark.importers.spans import SpanTrace
 from traceark.importers.typed import Typed
 from traceark.models import TERMINAL, GoalTree, Json, JsonObject, Message, Trace
 from traceark.store import ArchiveStore
 
-# The status of a message that a later span told better: it is another message now, and counts there.
-SUPERSEDED = "superseded"
 # What of a message may change as more of its trace is known.
 _CHANGING = (
     "content",

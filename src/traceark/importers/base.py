@@ -11,9 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from traceark.models import GoalStats, GoalTree, Json, Message, Trace
+
+if TYPE_CHECKING:
+    from traceark.importers.pieces import PiecedTrace
 
 # Where the metadata of a trace says that its messages' times were not told: "run", they have that of the run;
 # "id", that which the trace's id names; "unknown", the epoch.
@@ -72,6 +75,8 @@ class SourceTrace:
         disagrees with what is stored adds nothing: what is new cannot be told.
     parent_untold : bool
         Whether the trace may be a sub-agent's without saying so: then only its parent tells.
+    pieced : PiecedTrace, optional
+        Of a trace that comes in pieces: those. Then messages may change as more of them are told.
     copied : Copied, optional
         Of a trace of an archive: every field is the trace's own, exactly, and a later state may have
         changed any of them; messages are in the order of adding.
@@ -86,6 +91,7 @@ class SourceTrace:
     torn_tail: str | None = None
     positional: bool = False
     parent_untold: bool = False
+    pieced: PiecedTrace | None = None
     copied: Copied | None = None
 
 
@@ -121,6 +127,13 @@ class ImportCounts:
     repaired: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     differences: list[Problem] = field(default_factory=list)
+
+    def add(self, other: ImportCounts) -> None:
+        """Take in what became of other rows."""
+        self.rows.update(other.rows)
+        self.repaired.update(other.repaired)
+        self.problems += other.problems
+        self.differences += other.differences
 
 
 @runtime_checkable

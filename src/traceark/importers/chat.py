@@ -23,8 +23,9 @@ NAME = "chat"
 class Chat:
     """Reads a file of chats.
 
-    The trace id is the line's ``id``, where it has one, else made of a hash of its messages: the
-    same chat is the same trace wherever it comes from.
+    The trace id is the line's ``id`` where it has one, else that of its ``response``. Else it is made of the
+    file's name, the number of the line, and how the chat begins, up to the first answer: two chats are two
+    traces even where one begins as the other does, and one that went on is the same as before.
 
     Examples
     --------
@@ -34,7 +35,7 @@ class Chat:
     ...     _ = path.write_text('{"messages": [{"role": "user", "content": "hi"}]}')
     ...     [source] = Chat().read(path, ImportCounts())
     >>> source.trace.trace_id, source.trace.task
-    ('chat-5aced9397fc4a6ba', 'hi')
+    ('chat-bf08c21de6216279', 'hi')
     """
 
     name = NAME
@@ -67,9 +68,7 @@ def _is_chat(value: Mapping[str, Json]) -> bool:
 
 def _trace(row: Row, chat: JsonObject, counts: ImportCounts, path: Path) -> SourceTrace:
     typed = Typed(counts.repaired)
-    digest = hashlib.sha256(json.dumps(chat["messages"], sort_keys=True).encode()).hexdigest()
-    trace_id = typed.identifier(chat.get("id")) or f"{NAME}-{digest[:16]}"
-    trace = Trace(trace_id=trace_id, mode="call", status="completed")
+    trace = Trace(trace_id=_trace_id(row, chat, typed, path), mode="call", status="completed")
     building = DocumentTrace(NAME, trace, counts)
     if short := building.keep("chat", without(chat, "messages")):
         trace.metadata = {NAME: short}
@@ -79,6 +78,23 @@ def _trace(row: Row, chat: JsonObject, counts: ImportCounts, path: Path) -> Sour
     if not row.exact:
         building.event("text", row.text)
     return building.finish(path)
+
+
+def _trace_id(row: Row, chat: JsonObject, typed: Typed, path: Path) -> str:
+    response = chat.get("response")
+    own = chat.get("id"), response.get("id") if isinstance(response, dict) else None
+    if told := next(filter(None, map(typed.identifier, own)), None):
+        return told
+    place = json.dumps([path.name, row.line, list(_beginning(chat["messages"]))], sort_keys=True)
+    return f"{NAME}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
+
+
+def _beginning(messages: Json) -> Iterator[Json]:
+    """Yield messages up to the first answer."""
+    for message in messages if isinstance(messages, list) else ():
+        yield message
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            return
 
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceEvent, SourceTrace
-from traceark.importers.jsonl import head_rows, rows_of, whole_value
+from traceark.importers.jsonl import head_rows, rows_of, values_of, whole_value
 from traceark.importers.typed import Typed
 from traceark.models import Goal, GoalTree, Json, JsonObject, Message, Trace
 
@@ -46,7 +46,7 @@ def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
 
 
 def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]:
-    """Yield the documents of a file with their lines: the file is one, or has one a line."""
+    """Yield the documents of a file with their lines: the file is one, or has one a line, or one after the other."""
     data = path.read_bytes()
     whole = whole_value(data)
     if not whole.reason:
@@ -56,6 +56,9 @@ def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]
         return
     rows = rows_of(data)
     first = next(rows, None)
+    if first is not None and first.value is None:
+        rows = values_of(data)
+        first = next(rows, None)
     if first is None or first.value is None:
         counts.problems.append(Problem(str(path), 0, f"{whole.reason}; nothing was taken"))
         return
@@ -69,11 +72,13 @@ def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]
 
 
 def first_document(path: Path) -> Json:
-    """Return the document that a file is, or the first of those that it has one a line; None for neither."""
+    """Return the document that a file is, or the first of those that it has; None for neither."""
     first = next(head_rows(path), None)
     if first is not None and first.value is not None:
         return first.value
-    return whole_value(path.read_bytes()).value
+    data = path.read_bytes()
+    whole = whole_value(data)
+    return whole.value if not whole.reason else next((row.value for row in values_of(data)), None)
 
 
 class DocumentTrace:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +21,8 @@ MAX_ROW_DEPTH = 480
 # Python parses no longer integer (sys.int_info.default_max_str_digits).
 _MAX_DIGITS = 4299
 _ROW_START = re.compile(r'\{\s*"')
+_OBJECT_LINE = re.compile(r"(?<=\n)\{")
+_BLANKS = re.compile(r"\s*")
 # Each try may scan the rest of the line; a line with more starts than this is not worth it.
 _MAX_TRIES = 1000
 # A file whose first pieces do not tell its format is in none.
@@ -159,6 +161,38 @@ def whole_value(data: bytes) -> Whole:
     ([{'a': 1}], 'more than one JSON value')
     """
     return whole_text(data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
+
+
+def values_of(data: bytes) -> Iterator[Row]:
+    """Yield the objects of a file that has them one after the other, each on as many lines as it likes.
+
+    So programs print them. A piece that is none reaches to the next line that begins with an object.
+
+    Examples
+    --------
+    >>> [(row.line, row.value) for row in values_of(b'{"a":\\n1}\\n{"b": 2}\\n')]
+    [(1, {'a': 1}), (3, {'b': 2})]
+    """
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    decoder = _Decoder()
+    number, line, counted, start = 0, 1, 0, 0
+    end = len(text.rstrip())
+    while start < end:
+        start = cast("re.Match[str]", _BLANKS.match(text, start)).end()
+        line, counted = line + text.count("\n", counted, start), start
+        number += 1
+        try:
+            value, stop = decoder.decode(text, start)
+        except (ValueError, RecursionError) as error:
+            following = _OBJECT_LINE.search(text, start + 1)
+            stop = following.start() if following is not None else end
+            is_deep = isinstance(error, RecursionError)
+            reason = f"nested deeper than {MAX_ROW_DEPTH}" if is_deep else f"not JSON: {error}"
+            yield Row(number, line, text[start:stop], reason=reason, torn=stop == end)
+        else:
+            row = _row(decoder, text[start:stop], value, line, torn=False)
+            yield replace(row, number=number)
+        start = stop
 
 
 def whole_text(text: str) -> Whole:

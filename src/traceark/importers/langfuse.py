@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
@@ -20,6 +20,7 @@ from traceark.importers.gen_ai import span_of
 from traceark.importers.langgraph import GraphRun, graphs
 from traceark.importers.model_calls import answered, asked, tool_answer, tool_arguments, unpacked, usage_in
 from traceark.importers.otel_span import OtelSpan
+from traceark.importers.pieces import SPAN, Piece, PiecedTrace, fullest, replayed, sources_of
 from traceark.importers.spans import Kind, Span, SpanTrace
 from traceark.importers.typed import Typed
 from traceark.importers.usage import number_of, usage_of
@@ -57,68 +58,53 @@ class Langfuse:
     """
 
     name = NAME
+    records = frozenset({SPAN, "trace"})
 
     def detect(self, path: Path) -> bool:
         """Say whether the file's document, or its first, is a trace or an observation, or has some."""
         if _MARK.search(head_of(path, lists=True)) is None:
             return False
         first = _pieces(first_document(path), {})
-        return any(_is_observation(each.record) or each.is_trace for each in first)
+        return any(_is_observation(each.record) or each.kind == "trace" for each in first)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the traces of the file, in the order in which they are told of first."""
-        traces: dict[str, _LangfuseTrace] = {}
+        yield from sources_of(self.pieced(path, counts), counts)
+
+    def pieced(self, path: Path, counts: ImportCounts) -> Iterator[PiecedTrace]:
+        """Yield what the file tells of each trace."""
+        traces: dict[str, PiecedTrace] = {}
         typed = Typed(counts.repaired)
         for line, document in documents_of(path, counts):
             for piece in _pieces(document, {}):
                 record = piece.record
-                name = "id" if piece.is_trace else "traceId"
+                name = "id" if piece.kind == "trace" else "traceId"
                 trace_id = typed.identifier(record.get(name)) if isinstance(record, dict) else None
-                if not isinstance(record, dict) or trace_id is None or not (piece.is_trace or _is_observation(record)):
+                if trace_id is None or not (piece.kind == "trace" or _is_observation(record)):
                     told = f"neither a trace nor an observation of one, and not taken: {str(record)[:60]}"
                     counts.problems.append(Problem(str(path), line, told))
                     continue
-                traces.setdefault(trace_id, _LangfuseTrace(trace_id)).pieces.append(piece)
-        for trace in traces.values():
-            yield trace.finish(path, counts)
+                traces.setdefault(trace_id, PiecedTrace(self, trace_id, path)).pieces.append(piece)
+        yield from traces.values()
 
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A trace or an observation; `about` is what the document says beside it."""
-
-    record: Json
-    about: JsonObject
-    is_trace: bool = False
-
-
-@dataclass(slots=True)
-class _LangfuseTrace:
-    """What a file tells of one trace."""
-
-    trace_id: str
-    pieces: list[_Piece] = field(default_factory=list)
-
-    def finish(self, path: Path, counts: ImportCounts) -> SourceTrace:
-        building = SpanTrace(NAME, Trace(trace_id=self.trace_id), counts, str(path))
+    def put_together(self, trace_id: str, pieces: Sequence[Piece], path: Path, counts: ImportCounts) -> SourceTrace:
+        """Return the trace that its record and observations tell."""
+        building = SpanTrace(NAME, Trace(trace_id=trace_id), counts, str(path))
         typed = building.typed
-        observations = [piece.record for piece in self.pieces if not piece.is_trace and isinstance(piece.record, dict)]
+        observations = [each.record for each in pieces if each.kind == SPAN and isinstance(each.record, dict)]
         agents = graphs(_graph_run(each) for each in observations)
         callers = _around_calls(observations)
-        described: JsonObject = {}
-        for piece in self.pieces:
-            record = piece.record if isinstance(piece.record, dict) else {}
-            building.around("document", piece.about)
-            if piece.is_trace:
-                building.around("trace", record)
-                described = record
-            else:
-                run_id = str(record.get("id"))
-                span = _span(record, typed, is_graph=run_id in agents, calls_models=run_id in callers)
+        for piece, told, _ in replayed(pieces):
+            for kind, each in told:
+                building.around(kind, each)
+            if piece.kind == SPAN and isinstance(piece.record, dict):
+                run_id = str(piece.record.get("id"))
+                span = _span(piece.record, typed, is_graph=run_id in agents, calls_models=run_id in callers)
                 building.add(span)
-                if told := _unlike_its_total(record, span.usage):
-                    counts.differences.append(Problem(str(path), 0, f"{self.trace_id}: {told}"))
+                if differs := _unlike_its_total(piece.record, span.usage):
+                    counts.differences.append(Problem(str(path), 0, f"{trace_id}: {differs}"))
         trace = building.trace
+        described = fullest(piece.record for piece in pieces if piece.kind == "trace") or {}
         _describe(trace, described, typed)
         source = building.finish()
         if trace.result_summary is None:
@@ -127,14 +113,22 @@ class _LangfuseTrace:
         _check_cost(source, described, path, counts)
         return source
 
+    def endings(self, pieces: Sequence[Piece]) -> Iterator[tuple[str, Span]]:
+        """Yield what observations say that have ended."""
+        typed = Typed(Counter())
+        for piece in pieces:
+            if piece.kind == SPAN and isinstance(piece.record, dict) and piece.record.get("endTime") is not None:
+                span = _span(piece.record, typed, is_graph=False, calls_models=False)
+                yield span.span_id, span
 
-def _pieces(document: Json, about: JsonObject) -> Iterator[_Piece]:
+
+def _pieces(document: Json, about: JsonObject) -> Iterator[Piece]:
     """Yield the traces and observations of a document, a trace before what is in it."""
     if isinstance(document, list):
         for each in document:
-            yield from _pieces(each, about) if isinstance(each, dict) and _is_record(each) else [_Piece(each, about)]
+            yield from _pieces(each, about) if isinstance(each, dict) and _is_record(each) else [_piece(each, about)]
     elif not isinstance(document, dict) or _is_observation(document):
-        yield _Piece(document, about)
+        yield _piece(document, about)
     elif isinstance(trace := document.get("trace"), dict) and isinstance(document.get("observations"), list):
         beside = {**about, **without(document, "trace", "observations")}
         yield from _trace_pieces(trace, document["observations"], beside)
@@ -145,10 +139,14 @@ def _pieces(document: Json, about: JsonObject) -> Iterator[_Piece]:
     elif isinstance(inside := document.get("observations"), list):
         yield from _pieces(inside, {**about, **without(document, "observations")})
     else:
-        yield _Piece(document, about)
+        yield _piece(document, about)
 
 
-def _trace_pieces(trace: JsonObject, observations: Json, about: JsonObject) -> Iterator[_Piece]:
+def _piece(record: Json, about: JsonObject, kind: str = SPAN) -> Piece:
+    return Piece(kind, record, (("document", about),))
+
+
+def _trace_pieces(trace: JsonObject, observations: Json, about: JsonObject) -> Iterator[Piece]:
     """Yield a trace and its observations; those in it are left out where they say nothing that others do not."""
     inside = trace.get("observations")
     beside = observations if isinstance(observations, list) else []
@@ -156,9 +154,9 @@ def _trace_pieces(trace: JsonObject, observations: Json, about: JsonObject) -> I
         trace, beside = without(trace, "observations"), inside
     elif isinstance(inside, list) and beside and _say_no_more(inside, beside):
         trace = without(trace, "observations")
-    yield _Piece(trace, about, is_trace=True)
+    yield _piece(trace, about, "trace")
     for each in beside:
-        yield _Piece(each, about)
+        yield _piece(each, about)
 
 
 def _say_no_more(records: Sequence[Json], others: Sequence[Json]) -> bool:

@@ -8,8 +8,9 @@ merged, the tree is that of ``parent_run_id``, else of ``dotted_order``. Every r
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
@@ -17,6 +18,7 @@ from traceark.importers.document import documents_of, first_document, head_of, w
 from traceark.importers.jsonl import head_rows
 from traceark.importers.langgraph import GraphRun, graphs
 from traceark.importers.model_calls import answered, asked, tool_answer, tool_arguments, usage_in
+from traceark.importers.pieces import SPAN, Piece, PiecedTrace, replayed, sources_of
 from traceark.importers.spans import Kind, Span, SpanTrace
 from traceark.importers.typed import Typed
 from traceark.importers.usage import number_of
@@ -53,6 +55,7 @@ class LangSmith:
     """
 
     name = NAME
+    records = frozenset({SPAN})
 
     def detect(self, path: Path) -> bool:
         """Say whether the file's document, or its first, is a run or has some."""
@@ -60,89 +63,139 @@ class LangSmith:
             return False
         # An update may come before any run.
         rows: list[Json] = [row.value for row in head_rows(path) if row.value is not None]
-        return any(_is_run(item) for each in rows or [first_document(path)] for item, _ in _items(each, {}))
+        return any(
+            _is_run(item) or _is_update(item) for each in rows or [first_document(path)] for item, _ in _items(each, {})
+        )
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the traces of the file, in the order in which they are told of first."""
-        runs = _Runs(Typed(counts.repaired))
+        yield from sources_of(self.pieced(path, counts), counts)
+
+    def pieced(self, path: Path, counts: ImportCounts) -> Iterator[PiecedTrace]:
+        """Yield what the file tells of each trace."""
+        typed = Typed(counts.repaired)
+        rows: list[_Row] = []
         for line, document in documents_of(path, counts):
             for item, about in _items(document, {}):
-                if not runs.take(_Row(line, item, about)):
+                run_id = typed.identifier(item.get("id")) if isinstance(item, dict) else None
+                if run_id is None or not isinstance(item, dict) or not (_is_run(item) or item.keys() & _UPDATES):
                     told = f"neither a run nor an update of one, and not taken: {str(item)[:60]}"
                     counts.problems.append(Problem(str(path), line, told))
-        for row in runs.unknown():
-            told = f"an update of a run that the file does not tell of; it was not taken: {str(row.item)[:60]}"
-            counts.problems.append(Problem(str(path), row.line, told))
-        yield from runs.traces(path, counts)
+                else:
+                    rows.append(_Row(line, run_id, item, (("document", about),)))
+        runs = _Runs(rows, typed)
+        traces: dict[str, PiecedTrace] = {}
+        for row in _in_order(rows):
+            trace_id = runs.trace_of(row)
+            if trace_id is None:
+                told = f"an update of a run that the file does not tell of; it was not taken: {str(row.item)[:60]}"
+                counts.problems.append(Problem(str(path), row.line, told))
+            else:
+                trace = traces.setdefault(trace_id, PiecedTrace(self, trace_id, path))
+                trace.pieces.append(Piece(SPAN, row.item, row.around))
+        yield from traces.values()
+
+    def put_together(self, trace_id: str, pieces: Sequence[Piece], path: Path, counts: ImportCounts) -> SourceTrace:
+        """Return the trace that runs and their updates tell."""
+        building = SpanTrace(NAME, Trace(trace_id=trace_id), counts, str(path))
+        runs = _Runs(list(_rows(pieces)), building.typed)
+        spans = runs.spans()
+        for piece, told, _ in replayed(pieces):
+            for kind, each in told:
+                building.around(kind, each)
+            if piece.kind == SPAN and isinstance(piece.record, dict):
+                span = spans.get(str(piece.record.get("id")))
+                if span is not None:
+                    building.add(replace(span, raw=piece.record))
+                else:
+                    building.unknown(piece.record)
+                    shown = f"an update of a run that was not told of so far: {str(piece.record)[:60]}"
+                    counts.problems.append(Problem(str(path), 0, f"{trace_id}: {shown}"))
+        root = runs.runs.get(trace_id)
+        if root is not None:
+            _describe(building.trace, root, building.typed)
+        return building.finish()
+
+    def endings(self, pieces: Sequence[Piece]) -> Iterator[tuple[str, Span]]:
+        """Yield what runs, and apart from them their updates, say that have ended."""
+        typed = Typed(Counter())
+        for row in _rows(pieces):
+            if row.has_ended:
+                told = row.run_id if _is_run(row.item) else f"update of {row.run_id}"
+                yield told, _span(row.run_id, row.item, None, False, typed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A run or an update of one; `about` is what its document says beside it."""
+    """A run or an update of one."""
 
     line: int
-    item: Json
-    about: JsonObject
+    run_id: str
+    item: JsonObject
+    around: tuple[tuple[str, Json], ...] = ()
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self.item.get("end_time"))
 
 
-@dataclass(slots=True)
+def _rows(pieces: Sequence[Piece]) -> Iterator[_Row]:
+    for piece in pieces:
+        if piece.kind == SPAN and isinstance(piece.record, dict):
+            yield _Row(0, str(piece.record.get("id")), piece.record)
+
+
+def _in_order(rows: Sequence[_Row]) -> Iterator[_Row]:
+    """Yield rows, an update after the row that tells of its run."""
+    waiting: dict[str, list[_Row]] = {}
+    known: set[str] = set()
+    for row in rows:
+        if row.run_id not in known and not _is_run(row.item):
+            waiting.setdefault(row.run_id, []).append(row)
+            continue
+        known.add(row.run_id)
+        yield row
+        yield from waiting.pop(row.run_id, [])
+    for left in waiting.values():
+        yield from left
+
+
 class _Runs:
-    """The runs of a file: their rows in order, and what the rows of each say together."""
+    """What rows say together of their runs; `runs` has those that are told of, not merely updated."""
 
-    typed: Typed
-    _rows: list[tuple[str, _Row]] = field(default_factory=list)
-    _runs: dict[str, JsonObject] = field(default_factory=dict)
-    _waiting: dict[str, list[_Row]] = field(default_factory=dict)
+    def __init__(self, rows: Sequence[_Row], typed: Typed) -> None:
+        self._typed = typed
+        told = {row.run_id for row in rows if _is_run(row.item)}
+        self.runs: dict[str, JsonObject] = {}
+        # What tells of a run comes before its updates, and what tells of its end last, however they were written.
+        for row in sorted(rows, key=lambda each: (not _is_run(each.item), each.has_ended)):
+            if row.run_id in told:
+                self.runs[row.run_id] = _updated(self.runs.get(row.run_id, {}), row.item)
 
-    def take(self, row: _Row) -> bool:
-        """Take a row; False where it is none. An update waits for its run."""
-        item = row.item
-        run_id = self.typed.identifier(item.get("id")) if isinstance(item, dict) else None
-        if run_id is None or not isinstance(item, dict) or not (_is_run(item) or item.keys() & _UPDATES):
-            return False
-        if run_id not in self._runs and not _is_run(item):
-            self._waiting.setdefault(run_id, []).append(row)
-            return True
-        for each in (row, *self._waiting.pop(run_id, [])):
-            self._rows.append((run_id, each))
-            told = each.item if isinstance(each.item, dict) else {}
-            self._runs[run_id] = _updated(self._runs.get(run_id, {}), told)
-        return True
-
-    def unknown(self) -> Iterator[_Row]:
-        """Yield the updates of runs that were not told of."""
-        for rows in self._waiting.values():
-            yield from rows
-
-    def traces(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
-        """Yield the traces."""
-        parents = {run_id: self._parent_of(run) for run_id, run in self._runs.items()}
+    def spans(self) -> dict[str, Span]:
+        """Return the spans of the runs."""
+        parents = {run_id: self._parent_of(run) for run_id, run in self.runs.items()}
         agents = graphs(
             GraphRun(run_id, parents[run_id], str(run.get("name")), run.get("tags"), _metadata(run))
-            for run_id, run in self._runs.items()
+            for run_id, run in self.runs.items()
         )
-        spans = {
-            run_id: _span(run_id, run, parents[run_id], run_id in agents, self.typed)
-            for run_id, run in self._runs.items()
+        return {
+            run_id: _span(run_id, run, parents[run_id], run_id in agents, self._typed)
+            for run_id, run in self.runs.items()
         }
-        traces: dict[str, SpanTrace] = {}
-        for run_id, row in self._rows:
-            trace_id = self._trace_of(run_id)
-            if trace_id not in traces:
-                traces[trace_id] = SpanTrace(NAME, Trace(trace_id=trace_id), counts, str(path))
-            traces[trace_id].around("document", row.about)
-            traces[trace_id].add(replace(spans[run_id], raw=row.item))
-        for trace_id, building in traces.items():
-            root = self._runs.get(trace_id)
-            if root is not None:
-                _describe(building.trace, root, self.typed)
-            yield building.finish()
+
+    def trace_of(self, row: _Row) -> str | None:
+        """Return the trace that a row belongs to; None for an update that names none, of a run that is not told of."""
+        return self._trace_of(row.run_id) if row.run_id in self.runs else self._named(row.item)
+
+    def _named(self, run: JsonObject) -> str | None:
+        return self._typed.identifier(run.get("trace_id")) or next(iter(_path_of(run)), None)
 
     def _parent_of(self, run: JsonObject) -> str | None:
         """Return the run above one: the nearest that is known, else the one that is named."""
-        named = self.typed.identifier(run.get("parent_run_id"))
+        named = self._typed.identifier(run.get("parent_run_id"))
         above = [*reversed(_path_of(run)[:-1])]
-        known = next((each for each in (named, *above) if each in self._runs), None)
+        known = next((each for each in (named, *above) if each in self.runs), None)
         return known or named or next(iter(above), None)
 
     def _trace_of(self, run_id: str) -> str:
@@ -150,12 +203,11 @@ class _Runs:
         seen: set[str] = set()
         while run_id not in seen:
             seen.add(run_id)
-            run = self._runs[run_id]
-            named = self.typed.identifier(run.get("trace_id")) or next(iter(_path_of(run)), None)
-            parent = self._parent_of(run)
+            run = self.runs[run_id]
+            named, parent = self._named(run), self._parent_of(run)
             if named is not None or parent is None:
                 return named or run_id
-            if parent not in self._runs:
+            if parent not in self.runs:
                 return parent
             run_id = parent
         return run_id
@@ -187,6 +239,13 @@ def _is_run(value: Json) -> bool:
         and isinstance(value.get("id"), str)
         and isinstance(value.get("run_type"), str)
         and bool(value.keys() & (_PLACES | {"inputs", "start_time"}))
+    )
+
+
+def _is_update(value: Json) -> bool:
+    """Say whether this is an update of a run by itself, as the client sends them with the place of the run."""
+    return (
+        isinstance(value, dict) and {"id", "trace_id", "dotted_order"} <= value.keys() and bool(value.keys() & _UPDATES)
     )
 
 

@@ -19,6 +19,8 @@ from traceark.models import Event, GivenEvent, Goal, GoalTree, JsonObject, Messa
 STATE = "import"
 # Where a trace that was captured as it ran says so.
 CAPTURE = "capture"
+# The status of a message that a later span told better: it is another message now, and counts there.
+SUPERSEDED = "superseded"
 # What a source says in a header; its parents are set when a trace is made and when it is linked.
 _HEADER = (
     "mode",
@@ -32,7 +34,7 @@ _HEADER = (
     "created_at",
     "completed_at",
 )
-_SPENT = ("usage", "tokens", "cost", "duration_ms")
+SPENT = ("usage", "tokens", "cost", "duration_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Plan:
     stats : list of (goal id, updates)
         Stats that somebody set.
     events : list of (event type, payload, perhaps a time)
+    events_first : bool
+        Whether they come before goals and messages, which are made of them.
     header : dict
         Updates of the header that end the import.
     """
@@ -134,6 +138,7 @@ class Plan:
     spent: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     stats: list[tuple[str, dict[str, object]]] = field(default_factory=list)
     events: list[GivenEvent] = field(default_factory=list)
+    events_first: bool = False
     header: dict[str, object] = field(default_factory=dict)
 
 
@@ -186,7 +191,7 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
     by_id = _by_id(stored.messages)
     new = [message for message in source.messages if message.message_id not in by_id]
     if state is None or not (state.rows or state.until) or not _agrees(source, state, by_id, stored.events):
-        return _diverged(source, stored, state or State(importer), new)
+        return plan_diverged(source, stored, state or State(importer), new)
     rows = len(source.digests)
     if state.rows > rows:
         return Plan("older")
@@ -202,7 +207,7 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
         plan.marks = {"status": "running", "metadata": {**stored.trace.metadata, STATE: begins.to_json()}}
     plan.goals = merged_goals(source.goals, stored.goals)
     plan.spent = _spent(source.messages, by_id)
-    plan.header = _header(source, stored.trace, state)
+    plan.header = header_updates(source, stored.trace, state)
     return plan
 
 
@@ -243,7 +248,8 @@ def _same(stored: Message, message: Message) -> bool:
     return (stored.role, stored.content, one) == (message.role, message.content, other)
 
 
-def _diverged(source: SourceTrace, stored: Stored, state: State, new: list[Message]) -> Plan:
+def plan_diverged(source: SourceTrace, stored: Stored, state: State, new: list[Message]) -> Plan:
+    """Return what is taken of a source that disagrees with the archive: new messages, where that can be told."""
     last = source.digests[-1] if source.digests else ""
     marked = replace(state, diverged=(*state.diverged, last))
     # Neither its goals nor the messages it refers to are those of this trace, even where they have the same names.
@@ -259,7 +265,7 @@ def _spent(messages: list[Message], by_id: Mapping[str, Message]) -> list[tuple[
         known = by_id.get(str(message.message_id))
         if known is not None:
             # The goal of a message may be told after it, as the span of an agent is after those in it.
-            names = (*_SPENT, "goal_id") if known.goal_id is None else _SPENT
+            names = (*SPENT, "goal_id") if known.goal_id is None else SPENT
             updates = {name: getattr(message, name) for name in names if getattr(known, name) != getattr(message, name)}
             if updates:
                 found.append((str(message.message_id), updates))
@@ -279,7 +285,8 @@ def _reached(source: SourceTrace, state: State) -> State:
     )
 
 
-def _header(source: SourceTrace, stored: Trace, state: State) -> dict[str, object]:
+def header_updates(source: SourceTrace, stored: Trace, state: State) -> dict[str, object]:
+    """Return the updates of the header that end an import."""
     reached = _reached(source, state)
     updates: dict[str, object] = {
         name: getattr(source.trace, name)

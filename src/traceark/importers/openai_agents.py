@@ -8,12 +8,14 @@ They stand in a list, under ``data`` as they are sent, under ``traces`` with the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.chat_messages import decoded, told_of
 from traceark.importers.document import documents_of, first_document, head_of, without
+from traceark.importers.pieces import SPAN, Piece, PiecedTrace, fullest, replayed, sources_of
 from traceark.importers.python_repr import object_of
 from traceark.importers.spans import Kind, Span, SpanTrace
 from traceark.importers.typed import Typed
@@ -49,6 +51,7 @@ class OpenAIAgents:
     """
 
     name = NAME
+    records = frozenset({SPAN, "trace"})
 
     def detect(self, path: Path) -> bool:
         """Say whether the file's document, or its first, has a trace or a span of the SDK in it."""
@@ -56,14 +59,43 @@ class OpenAIAgents:
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the traces of the file, in the order in which they are told of first."""
-        traces: dict[str, SpanTrace] = {}
+        yield from sources_of(self.pieced(path, counts), counts)
+
+    def pieced(self, path: Path, counts: ImportCounts) -> Iterator[PiecedTrace]:
+        """Yield what the file tells of each trace."""
+        traces: dict[str, PiecedTrace] = {}
         for line, document in documents_of(path, counts):
             for item, about in _items(document, {}):
-                if not _take(item, about, traces, path, counts):
+                kind, trace_id = _place(item, Typed(counts.repaired))
+                if trace_id is None:
                     told = f"neither a trace nor a span of one, and not taken: {str(item)[:60]}"
                     counts.problems.append(Problem(str(path), line, told))
-        for trace in traces.values():
-            yield trace.finish()
+                    continue
+                if kind == "trace" and isinstance(item, dict) and isinstance(item.get("spans"), list):
+                    item = without(item, "spans")
+                trace = traces.setdefault(trace_id, PiecedTrace(self, trace_id, path))
+                trace.pieces.append(Piece(kind, item, (("document", about),)))
+        yield from traces.values()
+
+    def put_together(self, trace_id: str, pieces: Sequence[Piece], path: Path, counts: ImportCounts) -> SourceTrace:
+        """Return the trace that its record and spans tell."""
+        building = SpanTrace(NAME, Trace(trace_id=trace_id), counts, str(path))
+        for piece, told, _ in replayed(pieces):
+            for kind, each in told:
+                building.around(kind, each)
+            if piece.kind == SPAN and isinstance(piece.record, dict):
+                building.add(span_of(piece.record, building.typed))
+        if (about := fullest(piece.record for piece in pieces if piece.kind == "trace")) is not None:
+            building.trace.metadata = facts_of(about, building.typed)
+        return building.finish()
+
+    def endings(self, pieces: Sequence[Piece]) -> Iterator[tuple[str, Span]]:
+        """Yield what spans say that have ended."""
+        typed = Typed(Counter())
+        for piece in pieces:
+            if piece.kind == SPAN and isinstance(piece.record, dict) and piece.record.get("ended_at") is not None:
+                span = span_of(piece.record, typed)
+                yield span.span_id, span
 
 
 def _is_item(value: Json) -> bool:
@@ -97,24 +129,13 @@ def _items(document: Json, about: JsonObject) -> Iterator[tuple[Json, JsonObject
         yield document, about
 
 
-def _take(item: Json, about: JsonObject, traces: dict[str, SpanTrace], path: Path, counts: ImportCounts) -> bool:
+def _place(item: Json, typed: Typed) -> tuple[str, str | None]:
+    """Return the kind of an item and the id of its trace, None where it is neither a trace nor a span."""
     if not isinstance(item, dict):
-        return False
-    is_trace = item.get("object") == "trace"
-    trace_id = Typed(counts.repaired).identifier(item.get("id" if is_trace else "trace_id"))
-    if trace_id is None or not (is_trace or isinstance(item.get("span_data"), dict)):
-        return False
-    if trace_id not in traces:
-        traces[trace_id] = SpanTrace(NAME, Trace(trace_id=trace_id), counts, str(path))
-    building = traces[trace_id]
-    building.around("document", about)
-    if not is_trace:
-        building.add(span_of(item, building.typed))
-        return True
-    told = item if not isinstance(item.get("spans"), list) else without(item, "spans")
-    building.around("trace", told)
-    building.trace.metadata = facts_of(told, building.typed)
-    return True
+        return "", None
+    if item.get("object") == "trace":
+        return "trace", typed.identifier(item.get("id"))
+    return SPAN, typed.identifier(item.get("trace_id")) if isinstance(item.get("span_data"), dict) else None
 
 
 def facts_of(told: JsonObject, typed: Typed) -> JsonObject:

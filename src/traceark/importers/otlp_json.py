@@ -84,6 +84,21 @@ def spans_in(document: Json, typed: Typed) -> Pieces | None:
     return _dumped([document], (), typed) if _is_dumped_trace(document) else None
 
 
+def span_told(told: JsonObject, around: Mapping[str, Json], typed: Typed) -> OtelSpan:
+    """Return the span that a record tells with what stands around it, as `spans_in` has found them."""
+    if "spanID" in told and "operationName" in told:
+        trace = around.get("trace")
+        return _jaeger_span(told, trace if isinstance(trace, dict) else {}, typed)
+    scope = around.get("scope")
+    return _span(told, _scope_name(scope) if isinstance(scope, dict) else "", typed)
+
+
+def _scope_name(scope: Mapping[str, Json]) -> str:
+    inner = scope.get("scope", scope.get("instrumentationLibrary"))
+    told = inner.get("name") if isinstance(inner, dict) else None
+    return told if isinstance(told, str) else ""
+
+
 def _inside(context: tuple[str, Json], pieces: Pieces) -> Pieces:
     for piece in pieces:
         yield Found(piece.span, (context, *piece.around)) if isinstance(piece, Found) else piece
@@ -137,17 +152,11 @@ def _otlp(resources: list[Json], around: tuple[tuple[str, Json], ...], typed: Ty
                 if isinstance(scope, Lost):
                     yield scope
                     continue
-                inner = scope.get("scope", scope.get("instrumentationLibrary"))
-                told = inner.get("name") if isinstance(inner, dict) else None
                 if not scope.get("spans"):
                     yield Lost(f"a scope without spans belongs to no trace: {_shown(scope)}")
                     continue
-                yield from _plain(
-                    scope["spans"],
-                    (*about, ("scope", without(scope, "spans"))),
-                    typed,
-                    told if isinstance(told, str) else "",
-                )
+                told = without(scope, "spans")
+                yield from _plain(scope["spans"], (*about, ("scope", told)), typed, _scope_name(scope))
 
 
 def _dumped(traces: list[Json], around: tuple[tuple[str, Json], ...], typed: Typed) -> Pieces:

@@ -1,7 +1,7 @@
 """An import shared by several processes, each with a store of its own on the same archive.
 
-Files go out in chunks of neighbours. Locks that all processes share keep two of them from importing
-into one trace at a time.
+Files go out in chunks of neighbours; at last those whose traces come in pieces, all of a trace in one
+chunk. Locks that all processes share keep two of them from importing into one trace at a time.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Lock
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from traceark.errors import ImportFailedError
 from traceark.importers.base import Importer
+from traceark.importers.find import size_of
 from traceark.importers.links import Kin
+from traceark.importers.pieces import together, traces_named
 from traceark.importers.report import ImportReport
 from traceark.importers.take import STRIPES, Taker, WholeStore, stripe_of
 from traceark.protocol import TraceStore
@@ -55,6 +57,8 @@ class _Shared:
     locks: Sequence[Lock]
 
 
+# What became of a chunk: the report, what is to be linked, and files that are to be taken together with others.
+_Taken: TypeAlias = "tuple[ImportReport, Kin, list[Path]]"
 # Of this process, when it is one of those that share an import.
 _shared: _Shared | None = None
 
@@ -92,11 +96,16 @@ async def take_in_parallel(
     reports: dict[int, ImportReport] = {}
     done = 0
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shared,)) as pool:
-        running: dict[asyncio.Future[tuple[ImportReport, Kin]], int] = {}
-        futures: list[Future[tuple[ImportReport, Kin]]] = []
-        for number, (chunk, _) in enumerate(chunks):
-            futures.append(pool.submit(_take_chunk, chunk))
-            running[asyncio.wrap_future(futures[-1])] = number
+        running: dict[asyncio.Future[_Taken], int] = {}
+        futures: list[Future[_Taken]] = []
+        left: set[Path] = set()
+
+        def submit(*, pieces: bool) -> None:
+            for number, (chunk, _) in enumerate(chunks[len(futures) :], start=len(futures)):
+                futures.append(pool.submit(_take_chunk, chunk, pieces))
+                running[asyncio.wrap_future(futures[-1])] = number
+
+        submit(pieces=False)
         try:
             waiting = set(running)
             while waiting:
@@ -107,21 +116,31 @@ async def take_in_parallel(
                     if each.cancelled():
                         continue
                     try:
-                        reports[number], found = each.result()
+                        reports[number], found, apart = each.result()
                     except BrokenProcessPool as error:
                         raise ImportFailedError(
                             "a process that shared the import died, perhaps for want of memory; import again, "
                             "which goes on from here, or with one job"
                         ) from error
                     kin.add(found)
-                    done += chunks[number][1]
+                    left.update(apart)
+                    done += chunks[number][1] - sum(map(size_of, apart))
                     if reports[number].stopped_at is not None:
                         for future in futures:
                             future.cancel()
+                if not waiting and left and all(each.stopped_at is None for each in reports.values()):
+                    apart = [path for path in files if path in left]
+                    chunks += await asyncio.to_thread(_chunks_together, apart)
+                    left.clear()
+                    before = set(running)
+                    submit(pieces=True)
+                    waiting = running.keys() - before
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     for number in sorted(reports):
         report.add(reports[number])
+    places = {str(path): place for place, path in enumerate(files)}
+    report.files.sort(key=lambda file: places.get(file.path, -1))
 
 
 def _chunks(files: Sequence[Path], sizes: Sequence[int], workers: int) -> Iterator[tuple[list[Path], int]]:
@@ -139,24 +158,44 @@ def _chunks(files: Sequence[Path], sizes: Sequence[int], workers: int) -> Iterat
         yield chunk, weight
 
 
+def _chunks_together(files: Sequence[Path]) -> list[tuple[list[Path], int]]:
+    """Return chunks of files of which no two tell of the same trace."""
+    chunks: list[tuple[list[Path], int]] = []
+    chunk: list[Path] = []
+    weight = 0
+    for places in together([traces_named(path) for path in files]):
+        group = [files[place] for place in places]
+        size = sum(map(size_of, group))
+        if chunk and (len(chunk) + len(group) > _MOST_FILES or weight + size > _MOST_BYTES):
+            chunks.append((chunk, weight))
+            chunk, weight = [], 0
+        chunk += group
+        weight += size
+    if chunk:
+        chunks.append((chunk, weight))
+    return chunks
+
+
 def _begin(shared: _Shared) -> None:
     global _shared
     _shared = shared
 
 
-def _take_chunk(files: Sequence[Path]) -> tuple[ImportReport, Kin]:
-    return asyncio.run(_take(files))
+def _take_chunk(files: Sequence[Path], pieces: bool) -> _Taken:
+    return asyncio.run(_take(files, pieces=pieces))
 
 
-async def _take(files: Sequence[Path]) -> tuple[ImportReport, Kin]:
+async def _take(files: Sequence[Path], *, pieces: bool) -> _Taken:
     assert _shared is not None
     async with copy.copy(_shared.store) as store:
-        taker = Taker(store, _shared.candidates, _shared.among, strict=_shared.strict, guard=_alone)
+        among = dict.fromkeys(files) if pieces else _shared.among
+        taker = Taker(store, _shared.candidates, among, pieces=pieces, strict=_shared.strict, guard=_alone)
         for path in files:
             await taker.take(path)
             if taker.report.stopped_at is not None:
                 break
-        return taker.report, taker.kin
+        await taker.finish()
+        return taker.report, taker.kin, taker.left
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ neither formats nor how spans belong together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Literal
 
@@ -76,3 +76,13 @@ class Span:
     outputs: list[Told] = field(default_factory=list)
     usage: Usage | None = None
     cost: float | None = None
+
+    def told(self) -> dict[str, object]:
+        """Return what the record says of the span, but nothing of what it does not."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "raw"}
+        return {name: value for name, value in values.items() if value not in (None, "", [], False)}
+
+    def agrees(self, other: Span) -> bool:
+        """Say whether two records of a span say the same of it, or one more than the other."""
+        one, two = self.told(), other.told()
+        return all(one[name] == two[name] for name in one.keys() & two.keys())

@@ -107,14 +107,21 @@ class SpanMessages:
             add()
 
     def _orders(self) -> dict[str, tuple[datetime, datetime, int]]:
-        """Return begin, end and place of each span; where no time is told, that of the span before it."""
-        found = {}
+        """Return begin, end and place of each span; where no time is told, that of the span before it.
+
+        What happened at one time is placed by the tree, outer spans first; by the order of the source only where times
+        are missing, since the files of a trace may come in any order.
+        """
+        times = {}
         last = _FIRST
-        for place, span in enumerate(self._tree.spans):
+        for span in self._tree.spans:
             begin = span.start or span.end or last
             last = begin
-            found[span.span_id] = (begin, max(begin, span.end or begin), place)
-        return found
+            times[span.span_id] = (begin, max(begin, span.end or begin))
+        spans = list(self._tree.spans)
+        if all(span.start or span.end for span in spans):
+            spans.sort(key=lambda span: (self._tree.depth(span), *times[span.span_id], span.span_id))
+        return {span.span_id: (*times[span.span_id], place) for place, span in enumerate(spans)}
 
     def _begins(self, span: Span) -> _Order:
         begin, _, place = self._order[span.span_id]

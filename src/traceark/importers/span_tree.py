@@ -5,6 +5,7 @@ Spans come in any order; parents may be missing, or go in a circle. Pure: it mak
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ class SpanTree:
     Attributes
     ----------
     spans : list of Span
-        In their order, one of each id: of several the last that has ended, else the last.
+        In their order, one of each id: of several the one that has ended, or says more, or is the last.
     circles : list of str
         Spans whose parent was left out of account, since it is below them.
     """
@@ -38,7 +39,8 @@ class SpanTree:
     def __init__(self, spans: Sequence[Span]) -> None:
         last: dict[str, Span] = {}
         for span in spans:
-            if span.span_id not in last or span.end is not None or last[span.span_id].end is None:
+            known = last.get(span.span_id)
+            if known is None or _says(span) >= _says(known):
                 last[span.span_id] = span
         self.spans = [span for span in spans if last[span.span_id] is span]
         self._by_id = last
@@ -145,6 +147,12 @@ class SpanTree:
                 self._agents[each] = None
             else:
                 self._agents[each] = parent if self._by_id[parent].kind == "agent" else self._agents[parent]
+
+
+def _says(span: Span) -> tuple[bool, int, int]:
+    """Return how much a record says of a span; of one that is going on, the longer the later."""
+    has_ended = span.end is not None
+    return has_ended, len(span.told()), 0 if has_ended else len(json.dumps(span.raw))
 
 
 def _same_tool_call(span: Span, around: Span) -> bool:

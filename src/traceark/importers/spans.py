@@ -79,6 +79,11 @@ class SpanTrace:
             span = replace(span, span_id=f"unnamed-{digest[:16]}")
         self._spans.append(span)
 
+    def unknown(self, told: Json) -> None:
+        """Keep a record of a span that is not told of yet."""
+        self._document.row("span", told)
+        self._document.event("span", told)
+
     def around(self, kind: str, told: Json) -> None:
         """Keep what stands around the spans that follow, such as a resource: an event, unless it is as before."""
         if self._around.get(kind, {}) != told:
@@ -98,7 +103,7 @@ class SpanTrace:
         source = self._document.finish(Path(self._path))
         agents = [span for span in tree.spans if span.kind == "agent"]
         if agents:
-            agents.sort(key=lambda span: (_begin(span), tree.depth(span)))
+            agents.sort(key=lambda span: (_begin(span), tree.depth(span), span.span_id))
             goals = [_goal(span, tree, messages, self.typed) for span in agents]
             source.goals = GoalTree(mission=self.trace.task or "", goals=goals)
         source.positional = False
@@ -130,7 +135,7 @@ class SpanTrace:
         cancelled = any(span.cancelled for span in told)
         if failed:
             trace.error_message = trace.error_message or typed.summary(failed[0].error, 1000)
-        if trace.status == "running" and not running:
+        if trace.status == "running" and tree.spans and not running:
             trace.status = "failed" if failed else "cancelled" if cancelled else "completed"
         elif failed and trace.status == "running":
             trace.status = "failed"

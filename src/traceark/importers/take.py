@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers import copies
+from traceark.importers.awaited import Awaited
 from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
 from traceark.importers.links import Kin, children_of
-from traceark.importers.merge import CAPTURE, Plan, Stored, begun, ended, given, plan_import, settled
+from traceark.importers.merge import CAPTURE, Plan, State, Stored, begun, ended, given, plan_import, settled
+from traceark.importers.piece_merge import plan_pieces
+from traceark.importers.pieces import InPieces
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
 from traceark.importers.times import give_times
 from traceark.models import TERMINAL, GivenEvent, GoalTree, Message, Trace
@@ -83,8 +86,11 @@ class Taker:
     store : TraceStore
     candidates : sequence of Importer
         Each file goes to the first one that detects its format.
-    among : container of Path
-        All files of this import: a run that is spread over several is taken with the first of them.
+    among : collection of Path
+        All files of this import, in their order: a run that is spread over several is taken with the first of
+        them, a trace that comes in pieces with the last one that names it.
+    pieces : bool
+        Whether to take files of traces that come in pieces; else they are left, for all of a trace to be taken by one.
     strict : bool
         Whether to stop before a file that cannot be taken whole.
     guard : callable, optional
@@ -95,27 +101,37 @@ class Taker:
     report : ImportReport
     kin : Kin
         What is to be linked when all files have been taken.
+    left : list of Path
     """
 
     def __init__(
         self,
         store: TraceStore,
         candidates: Sequence[Importer],
-        among: Container[Path],
+        among: Collection[Path],
         *,
+        pieces: bool = True,
         strict: bool = False,
         guard: Guard | None = None,
     ) -> None:
         self.report = ImportReport()
         self.kin = Kin()
+        self.left: list[Path] = []
         # Of sub-agents' traces that the sources read so far name: the trace and the goal that started them.
         self._links: dict[str, Link] = {}
+        self._pieces = pieces
         self._store = store
         self._candidates = candidates
         self._among = among
         self._strict = strict
         self._guard = guard
+        self._awaited: Awaited | None = None
         self._locks = [asyncio.Lock() for _ in range(STRIPES)]
+
+    async def finish(self) -> None:
+        """Take what still waits for files that could not be taken."""
+        for source, file in self._awaited.rest() if self._awaited is not None else ():
+            await self._take_sources([source], file)
 
     async def take(self, path: Path) -> None:
         """Take a file; where it was not taken whole and that matters, the report says that the import stopped."""
@@ -127,6 +143,12 @@ class Taker:
             if importer is None:
                 self.report.skipped.append(str(path))
                 return
+            if isinstance(importer, InPieces):
+                if not self._pieces:
+                    self.left.append(path)
+                    return
+                if self._awaited is None:
+                    self._awaited = await asyncio.to_thread(self._await_others)
             if isinstance(importer, ManyFiles):
                 together = importer.files(path)
                 if path != next((each for each in together if each in self._among), None):
@@ -142,12 +164,21 @@ class Taker:
         self.report.files.append(file)
         if self._stop(str(path), counts.problems):
             return
+        if self._awaited is not None:
+            sources = [now for source in sources for now in self._awaited.join(source, file)]
+        await self._take_sources(sources, file)
+        self._stop(str(path), file.problems)
+
+    async def _take_sources(self, sources: Sequence[SourceTrace], file: FileReport) -> None:
+        path = Path(file.path)
         for source in sources:
+            if source.copied is None:
+                give_times(source)
             self.kin.see(source)
             self._links.update(children_of(source))
         at_a_time = asyncio.Semaphore(_AT_A_TIME if isinstance(self._store, WholeStore) else 1)
         taken = await asyncio.gather(
-            *(self._take_trace(source, importer.name, at_a_time) for source in sources), return_exceptions=True
+            *(self._take_trace(source, file, at_a_time) for source in sources), return_exceptions=True
         )
         for source, outcome in zip(sources, taken, strict=True):
             if isinstance(outcome, InvalidValueError | DamagedTraceError):
@@ -162,7 +193,10 @@ class Taker:
                     stored = await self._store.get_trace(source.trace.trace_id)
                     captured = stored is not None and CAPTURE in stored.metadata
                     file.problems.append(Problem(str(path), 0, _diverged(source, captured=captured)))
-        self._stop(str(path), file.problems)
+
+    def _await_others(self) -> Awaited:
+        among = [*self._among]
+        return Awaited([path for path in among if len(among) > 1 and isinstance(self._detect(path), InPieces)])
 
     def _detect(self, path: Path) -> Importer | None:
         return next((importer for importer in self._candidates if importer.detect(path)), None)
@@ -181,16 +215,25 @@ class Taker:
             async with self._guard(trace_id):
                 yield
 
-    async def _take_trace(self, source: SourceTrace, importer: str, at_a_time: asyncio.Semaphore) -> TraceReport:
+    async def _take_trace(self, source: SourceTrace, file: FileReport, at_a_time: asyncio.Semaphore) -> TraceReport:
         async with at_a_time, self._alone(source.trace.trace_id):
-            return await _import_trace(self._store, source, importer, self._links.get(source.trace.trace_id))
+            link = self._links.get(source.trace.trace_id)
+            report = await _import_trace(self._store, source, file.importer, link)
+        if source.pieced is not None:
+            file.problems += source.pieced.counts.problems
+            file.differences += source.pieced.counts.differences
+        return report
 
 
 def _read(importer: Importer, path: Path, counts: ImportCounts) -> list[SourceTrace]:
-    sources = list(importer.read(path, counts))
-    for source in sources:
-        if source.copied is None:
-            give_times(source)
+    if not isinstance(importer, InPieces):
+        return list(importer.read(path, counts))
+    sources = []
+    for trace in importer.pieced(path, counts):
+        sources.append(trace.source())
+        # What else was found when it was put together is told of the whole.
+        counts.rows.update(trace.counts.rows)
+        counts.repaired.update(trace.counts.repaired)
     return sources
 
 
@@ -225,7 +268,11 @@ async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, l
         plan = copies.plan_copy(source, stored)
         await _write(store, trace_id, plan)
         return _report(source, plan.outcome, plan)
-    plan = plan_import(source, stored, importer)
+    state = State.of(header)
+    if source.pieced is not None and state is not None and state.importer == importer:
+        plan, source = plan_pieces(source, source.pieced, stored, state)
+    else:
+        plan = plan_import(source, stored, importer)
     await _write(store, trace_id, plan)
     return _report(source, plan.outcome, plan)
 
@@ -260,7 +307,7 @@ def _report(source: SourceTrace, outcome: Outcome, plan: Plan | None = None) -> 
         source.trace.trace_id,
         outcome,
         new_messages=messages,
-        known_messages=len(source.messages) - messages,
+        known_messages=max(0, len(source.messages) - messages),
         new_events=events,
         known_events=len(source.events) - events if outcome != "diverged" else 0,
         goals=len(source.goals.goals) if source.goals is not None else 0,
@@ -270,6 +317,8 @@ def _report(source: SourceTrace, outcome: Outcome, plan: Plan | None = None) -> 
 async def _write(store: TraceStore, trace_id: str, plan: Plan) -> None:
     if plan.marks:
         await store.update_trace(trace_id, **plan.marks)
+    if plan.events_first:
+        await _append(store, trace_id, plan.events)
     if plan.goals is not None:
         await store.update_goal_tree(trace_id, plan.goals)
     for messages in _batches(plan.messages):
@@ -283,14 +332,19 @@ async def _write(store: TraceStore, trace_id: str, plan: Plan) -> None:
         await store.update_message(message_id, **where, **updates)
     for goal_id, updates in plan.stats:
         await store.update_goal(trace_id, goal_id, **updates)
-    for events in _batches(plan.events):
-        if isinstance(store, BatchStore):
-            await store.append_events(trace_id, events)
-        else:
-            for event in events:
-                await store.append_event(trace_id, event[0], event[1])
+    if not plan.events_first:
+        await _append(store, trace_id, plan.events)
     if plan.header:
         await store.update_trace(trace_id, **plan.header)
+
+
+async def _append(store: TraceStore, trace_id: str, events: Sequence[GivenEvent]) -> None:
+    for batch in _batches(events):
+        if isinstance(store, BatchStore):
+            await store.append_events(trace_id, batch)
+        else:
+            for event in batch:
+                await store.append_event(trace_id, event[0], event[1])
 
 
 def _batches(items: Sequence[T]) -> Iterator[Sequence[T]]:
