@@ -28,8 +28,9 @@ from traceark.sync.sides import Side, look
 Progress = Callable[[int, int, int], None]
 _AT_A_TIME = 16
 _ATTEMPTS = 8
-# The version of an object that was put in one piece: its ETag is the MD5 of its content.
-_MD5 = re.compile(r'"?([0-9a-f]{32})"?-\d+')
+# The entity tag of an object that was put in one piece is the MD5 of its content, but where a key of the
+# server's encrypts it; then it equals no manifest's, and the trace is looked at.
+_MD5 = re.compile(r'"([0-9a-f]{32})"')
 
 
 @dataclass(frozen=True, slots=True)

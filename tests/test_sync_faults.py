@@ -1,0 +1,228 @@
+"""A sync that is killed anywhere and repeated ends where one that was not ends, also beside a writer, also on S3.
+
+Run as a program, this file syncs one archive with another, and can be killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiles import tried
+from servers import Requests, S3Server
+from test_sync import RUN, add, archive, told
+from traceark.models import Message, Trace
+from traceark.storage.local import TEMPORARY
+from traceark.store import ArchiveStore
+from traceark.sync import sync
+
+CHANGING = ("write", "link", "replace", "unlink", "mkdir", "ftruncate")
+
+
+class _Killed(BaseException):
+    pass
+
+
+@contextmanager
+def killed_at(count: int) -> Iterator[None]:
+    """Let this process change so many things on the disk, and none after that."""
+    left = count
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def change(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise _Killed
+            if left == 0 and real is os_write and len(args[1]) > 1:
+                real(args[0], memoryview(args[1])[: len(args[1]) // 2])
+                raise _Killed
+            return real(*args, **kwargs)
+
+        return change
+
+    os_write = os.write
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CHANGING:
+            patch.setattr(os, name, counted(getattr(os, name)))
+        yield
+
+
+async def _sync_killed_at(source: Path, target: Path, count: int) -> bool:
+    """Sync, die after so many changes; say whether it came to its end."""
+    one, other = archive(source), archive(target)
+    with killed_at(count):
+        try:
+            await sync(one, other)
+        except _Killed:
+            return False
+    await one.close()
+    await other.close()
+    return True
+
+
+@pytest.mark.parametrize("before", ["nothing", "live", "sealed"])
+@pytest.mark.parametrize("after", ["live", "sealed"])
+async def test_killed_at_any_change_it_leaves_a_true_state_and_goes_on(tmp_path: Path, before: str, after: str) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    await add(here, "a", status="completed" if before == "sealed" else "running")
+    if before != "nothing":
+        async with archive(here) as one, archive(there) as other:
+            await sync(one, other)
+    states = [await told(here)] if before != "nothing" else []
+    await add(here, "b", "c", status="completed" if after == "sealed" else "running")
+    goal = await told(here)
+    ended = False
+    for count in range(400):
+        copy = tmp_path / f"copy-{count}"
+        if there.exists():
+            shutil.copytree(there, copy)
+        ended = await _sync_killed_at(here, copy, count)
+        async with archive(copy) as store:
+            trace = await store.get_trace(RUN)
+        if trace is None:
+            assert before == "nothing"
+        else:
+            said, happened = await messages_and_events(copy)
+            assert said == goal[1][: len(said)] and happened == goal[2][: len(happened)]  # type: ignore[index]
+            assert not states or len(said) >= len(states[0][1])  # type: ignore[arg-type]
+        if not ended:
+            async with archive(here) as one, archive(copy) as other:
+                assert (await sync(one, other)).is_clean
+        assert await told(copy) == goal
+        assert await sound(copy)
+        shutil.rmtree(copy)
+        if ended:
+            break
+    assert ended and count > 10
+
+
+async def sound(root: Path) -> bool:
+    """Say whether nothing is wrong but that files without a name of their own were left by who was killed."""
+    async with archive(root) as store:
+        return all(TEMPORARY in finding.file for finding in await store.verify(deep=True))
+
+
+async def messages_and_events(root: Path) -> tuple[list[str], list[str]]:
+    _, messages, events, _ = await told(root)
+    return messages, events  # type: ignore[return-value]
+
+
+async def test_beside_a_writer_it_copies_a_true_state_each_time(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    written = asyncio.Event()
+
+    async def write() -> None:
+        async with archive(here) as store:
+            await store.create_trace(Trace(trace_id=RUN))
+            for at in range(tried(60, 1000)):
+                await store.add_message(Message(trace_id=RUN, role="user", content=at, tokens=1))
+                await store.append_event(RUN, "at", at)
+                if at % 7 == 0:
+                    await store.compact(RUN)
+                if at % 11 == 0:
+                    await store.update_trace(RUN, task=str(at))
+                if at % 13 == 0:
+                    await store.seal(RUN)
+                await asyncio.sleep(0)
+        written.set()
+
+    writing = asyncio.create_task(write())
+    rounds = 0
+    while not written.is_set():
+        async with archive(here) as one, archive(there) as other:
+            report = await sync(one, other)
+            assert report.is_clean, report
+            said = [message.content for message in await other.get_trace_messages(RUN)]
+            assert said == list(range(len(said)))
+        rounds += 1
+        await asyncio.sleep(0.001)
+    await writing
+    async with archive(here) as one, archive(there) as other:
+        await sync(one, other)
+    assert rounds > 3
+    assert await told(there) == await told(here)
+    assert await sound(there)
+
+
+def test_killed_for_real_and_repeated_it_ends_with_the_same_manifests(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+
+    async def make() -> None:
+        async with archive(here) as store:
+            for number in range(tried(40, 300)):
+                said = [Message(trace_id=f"run-{number}", role="user", content="x" * 2000) for _ in range(3)]
+                await store.add_trace(Trace(trace_id=f"run-{number}", status="completed"), said)
+
+    asyncio.run(make())
+    command = [sys.executable, __file__, str(here), str(there)]
+    start = time.monotonic()
+    subprocess.run([*command[:3], str(tmp_path / "whole")], check=True)
+    whole = time.monotonic() - start
+    chance, kills = random.Random(7), 0
+    for _ in range(tried(4, 200)):
+        process = subprocess.Popen(command)
+        try:
+            process.wait(chance.uniform(0.3, 1.1) * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    subprocess.run(command, check=True)
+    assert kills
+    assert manifests(there) == manifests(here)
+    assert asyncio.run(sound(there))
+
+
+def manifests(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("traces/*/manifest-sha256.txt")}
+
+
+async def test_to_s3_and_back_it_is_the_same_bytes_and_costs_few_requests(
+    tmp_path: Path, ministack_server: S3Server
+) -> None:
+    here, back = tmp_path / "here", tmp_path / "back"
+    count = 20
+    for number in range(count):
+        await add(here, "a", "b", trace_id=f"run-{number}", status="completed")
+    await add(here, "c", trace_id="live")
+    url, options = ministack_server.place(), ministack_server.storage_options
+    requests = Requests()
+    async with archive(here) as one, ArchiveStore(url, storage_options=options) as other:
+        await other.make_ready()
+        await requests.listen(other)
+        sent = await requests.during(sync(one, other))
+        puts = [each for each in sent if each.startswith("PUT")]
+        # Two parts, a header and a manifest of each sealed trace, and what tells other processes of it.
+        assert 4 * count < len(puts) <= 5 * (count + 1)
+        assert len(sent) <= 13 * count, len(sent)
+        again = await requests.during(sync(one, other))
+        # One listing, of which the entity tags say that the manifests are the same; the live trace is looked at.
+        assert len(again) <= 12, again
+        await add(here, "d", trace_id="live")
+        assert (await sync(one, other)).outcomes == {"same": count, "forward": 1}
+    async with ArchiveStore(url, storage_options=options) as one, archive(back) as other:
+        assert (await sync(one, other)).outcomes == {"new": count + 1}
+    assert manifests(back) == manifests(here)
+    assert await told(back, "live") == await told(here, "live")
+    assert await sound(back)
+
+
+if __name__ == "__main__":
+
+    async def _main() -> None:
+        async with archive(Path(sys.argv[1])) as one, archive(Path(sys.argv[2])) as other:
+            await sync(one, other)
+
+    asyncio.run(_main())
