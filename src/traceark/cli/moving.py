@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
 @click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have.")
 @click.option("--no-check", is_flag=True, help="Do not read back what was written.")
+@click.option(
+    "--sync-once", is_flag=True, help="On a disk, sync file systems, not each file."
+)
 @filter_options
 @shared_options
 def sync_verb(
@@ -31,6 +34,7 @@ def sync_verb(
     dry_run: bool,
     delete: bool,
     no_check: bool,
+    sync_once: bool,
     filters: dict[str, Any],
 ) -> int:
     """Copy to the archive TARGET what it lacks of SOURCE; both may be written to meanwhile.
@@ -40,7 +44,7 @@ def sync_verb(
     """
     from traceark.sync import SyncOptions
 
-    options = SyncOptions(dry_run=dry_run, delete=delete, check=not no_check)
+    options = SyncOptions(dry_run=dry_run, delete=delete, check=not no_check, sync_each=not sync_once)
     with opened_existing(settings, source, target) as archive, progress("syncing") as advance:
         report = archive.sync_to(
             target,

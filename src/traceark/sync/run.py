@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Unpack
 
 from traceark.errors import DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
-from traceark.layout import HEADER, MANIFEST, TRACES, trace_id_of, trace_prefix
+from traceark.layout import HEADER, MANIFEST, TRACES, trace_id_of, trace_key, trace_prefix
 from traceark.reading import scan
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.store import ArchiveStore
+from traceark.sync import disk
 from traceark.sync.carry import ChangedMeanwhileError, carry
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
 from traceark.sync.report import SyncedTrace, SyncReport
@@ -45,11 +46,14 @@ class SyncOptions:
         Delete at the target what the source does not have.
     check : bool
         Read back what was written.
+    sync_each : bool
+        Between local disks, sync each file of a new trace by itself; else the file systems, once for many traces.
     """
 
     dry_run: bool = False
     delete: bool = False
     check: bool = True
+    sync_each: bool = True
 
 
 async def sync(
@@ -117,14 +121,14 @@ class _Sync:
         for key in ours.strangers:
             self.report.problems.append(f"{self.source.url}/{TRACES}/{key}: its name is no trace key; it was left")
         wanted = sorted(ours.traces if chosen is None else ours.traces.keys() & set(chosen))
+        total = len(wanted)
+        wanted = await self._on_disk(wanted, theirs)
         at_a_time = asyncio.Semaphore(_AT_A_TIME)
 
         async def one(trace_id: str) -> None:
             async with at_a_time:
                 await self._one(trace_id, ours, theirs)
-                self._done += 1
-                if self.progress is not None:
-                    self.progress(self._done, len(wanted), self.report.copied_bytes)
+                self._advance(1, total)
 
         await asyncio.gather(*map(one, wanted))
         if self.options.delete:
@@ -135,6 +139,42 @@ class _Sync:
         self.report.traces.sort(key=lambda trace: trace.trace_id)
         self.report.problems.sort()
         return self.report
+
+    def _advance(self, done: int, total: int) -> None:
+        self._done += done
+        if self.progress is not None:
+            self.progress(self._done, total, self.report.copied_bytes)
+
+    async def _on_disk(self, wanted: Sequence[str], theirs: _Listing) -> list[str]:
+        """Take what is plain between two local disks; return what is left."""
+        source, target = self.source.storage, self.target.storage
+        here, there = source.local_path(""), target.local_path("")
+        if here is None or there is None or not isinstance(target, AppendStorage):
+            return list(wanted)
+        ids = {trace_key(trace_id): trace_id for trace_id in wanted}
+        known = [key for key, trace_id in ids.items() if trace_id in theirs.traces]
+        same = await asyncio.to_thread(lambda: list(disk.same_manifests(here, there, known)))
+        if same:
+            self.report.outcomes["same"] += len(same)
+        self._advance(len(same), len(ids))
+        left = set(ids) - set(same)
+        if not self.options.dry_run:
+            target.make_directory(TRACES)
+            for group in disk.groups(sorted(left - set(known))):
+                written = await asyncio.to_thread(
+                    disk.copy_sealed,
+                    here,
+                    target,
+                    there,
+                    group,
+                    sync_each=self.options.sync_each,
+                    check=self.options.check,
+                )
+                for key, size in written.items():
+                    self._told(SyncedTrace(ids[key], "new", copied_bytes=size))
+                left -= written.keys()
+                self._advance(len(written), len(ids))
+        return [ids[key] for key in sorted(left)]
 
     def _told(self, trace: SyncedTrace) -> None:
         self.report.outcomes[trace.outcome] += 1
