@@ -571,6 +571,7 @@ def test_formats_are_told_by_content(tmp_path: Path) -> None:
         "swe-agent": json.dumps(SOLVED),
         "tau2": json.dumps(results(), indent=4),
         "who-and-when": json.dumps(MARKED),
+        "opencode": '["event",{"event":{"type":"session.idle","properties":{"sessionID":"s"}}}]',
         "codex": '{"timestamp":"2026-01-02T03:04:05Z","type":"session_meta","payload":{"id":"s"}}',
     }
     for name, text in texts.items():

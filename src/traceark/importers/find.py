@@ -18,6 +18,7 @@ from traceark.importers.inspect_log import InspectLog
 from traceark.importers.langfuse import Langfuse
 from traceark.importers.langsmith import LangSmith
 from traceark.importers.openai_agents import OpenAIAgents
+from traceark.importers.opencode import OpenCode
 from traceark.importers.openhands import OpenHands
 from traceark.importers.otlp import Otlp
 from traceark.importers.report import ImportReport
@@ -38,6 +39,7 @@ _OWN: tuple[type[Importer], ...] = (
     Langfuse,
     LangSmith,
     OpenAIAgents,
+    OpenCode,
     OpenHands,
     Otlp,
     SweAgent,
