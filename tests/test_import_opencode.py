@@ -162,6 +162,29 @@ def test_usage_counts_once_with_cached_tokens_beside_the_input(tmp_path: Path) -
     assert [each.cost for each in source.messages] == [None, 0.5, None, 0.25]
 
 
+@pytest.mark.parametrize("total", [{}, {"total": 164}, {"total": 104}, {"total": 1}])
+def test_cached_tokens_are_beside_the_input_whatever_the_total_says(tmp_path: Path, total: dict[str, int]) -> None:
+    source = read(tmp_path, *ASKED, done("msg_2", tokens=tokens(100, 4, 60, 3, **total)))
+    assert spent(source.messages[-1]) == (100, 4, 60, 3)
+
+
+def test_reasoning_beside_the_output_is_told_by_the_total(tmp_path: Path) -> None:
+    source = read(tmp_path, *ASKED, done("msg_2", tokens=tokens(100, 4, 60, 30, total=194)))
+    assert spent(source.messages[-1]) == (100, 34, 60, 30)
+
+
+@pytest.mark.parametrize(
+    "after", [message("msg_3", "assistant"), status("idle"), event("session.idle", sessionID="ses_a")]
+)
+def test_an_answer_that_is_never_completed_has_what_was_said_until_the_session_went_on(
+    tmp_path: Path, after: Row
+) -> None:
+    delta = event("message.part.delta", sessionID="ses_a", messageID="msg_2", partID="prt_3", field="text", delta=" so")
+    said = [*ASKED, part("prt_3", "msg_2", "text", text="Not"), delta]
+    assert [each.message_id for each in read(tmp_path, *said).messages] == ["msg_1"]
+    assert read(tmp_path, *said, after).messages[1].content == [{"type": "text", "text": "Not so"}]
+
+
 def test_a_message_of_several_steps_used_what_all_of_them_used(tmp_path: Path) -> None:
     steps = [part(f"prt_s{number}", "msg_2", "step-finish", tokens=tokens(10, 1, 20), cost=0.5) for number in range(3)]
     source = read(tmp_path, *ASKED, *steps, steps[0], done("msg_2", tokens=tokens(10, 1, 20), cost=1.5))

@@ -130,18 +130,19 @@ class SessionMessages:
 
     def _usage(self, told: Mapping[str, Json]) -> Usage | None:
         tokens = object_of(told.get("tokens"))
-        cache = object_of(tokens.get("cache"))
+        cache, thought = object_of(tokens.get("cache")), tokens.get("reasoning")
         parts = (tokens.get("input"), tokens.get("output"), cache.get("read"), cache.get("write"))
-        total = tokens.get("total")
+        # Cached tokens are never among the input's; whether those of reasoning are among the output's, the total tells.
+        apart = sum(each for each in parts if isinstance(each, int))
+        beside = isinstance(thought, int) and tokens.get("total") == apart + thought
         return usage_of(
             self._typed,
             input_tokens=parts[0],
             output_tokens=parts[1],
             cache_read=parts[2],
             cache_write=parts[3],
-            reasoning=tokens.get("reasoning"),
-            # Cached tokens are never among the input's.
-            total=total if total is not None else sum(each for each in parts if isinstance(each, int)),
+            reasoning=thought,
+            total=tokens["total"] if beside else apart,
         )
 
     def _close(self, message_ids: Iterable[str]) -> None:
