@@ -18,6 +18,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers import copies
 from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
+from traceark.importers.find import compression_of
 from traceark.importers.merge import CAPTURE, Plan, Stored, begun, ended, given, plan_import, settled
 from traceark.importers.report import FileReport, ImportReport, Outcome, TraceReport
 from traceark.models import TERMINAL, GivenEvent, GoalTree, Message, Trace
@@ -121,6 +122,8 @@ class Taker:
             importer = await asyncio.to_thread(self._detect, path)
             if importer is None:
                 self.report.skipped.append(str(path))
+                if (compression := await asyncio.to_thread(compression_of, path)) is not None:
+                    self.report.compressed[str(path)] = compression
                 return
             if isinstance(importer, ManyFiles):
                 together = importer.files(path)
