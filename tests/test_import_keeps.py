@@ -38,6 +38,7 @@ from traceark.importers.who_and_when import WhoAndWhen
 MARK = "a mark that stands nowhere else"
 DOCUMENTS: dict[str, tuple[Importer, Any]] = {
     "atif": (Atif(), trajectory(STEPS, subagent_trajectories=[trajectory(trajectory_id="inner")], notes="n")),
+    "atif, several": (Atif(), {"parent": trajectory(STEPS), "child": trajectory(session_id="inner")}),
     "chat": (Chat(), CHAT),
     "inspect": (InspectLog(), {**LOG, "samples": [sample(transcript={"content": {}})]}),
     "langfuse": (Langfuse(), {"trace": {**TRACE, "observations": STUBS}, "observations": OBSERVATIONS, "more": 1}),
