@@ -95,6 +95,43 @@ CHILD = [
 SPAWNED = {"input": {"description": "Look", "prompt": "Look.", "subagent_type": "general"}, "time": {"start": START}}
 
 
+def said(message_id: str, role: str, *parts: dict[str, Any], **info: Any) -> dict[str, Any]:
+    told = {"id": message_id, "role": role, "sessionID": "ses_a", "time": {"created": START + 1000}, **info}
+    ids = {"messageID": message_id, "sessionID": "ses_a"}
+    return {"info": told, "parts": [{"id": f"{message_id}_{at}", **ids, **each} for at, each in enumerate(parts)]}
+
+
+COMPLETED = {"created": START + 1000, "completed": START + 3000}
+EXPORT: dict[str, Any] = {
+    "info": {"id": "ses_a", "projectID": "global", "title": "A title", "time": {"created": START}, "permission": [1]},
+    "messages": [
+        said("msg_1", "user", {"type": "text", "text": "Why does it fail?"}),
+        said(
+            "msg_2",
+            "assistant",
+            {"type": "reasoning", "text": "I look."},
+            {
+                "type": "tool",
+                "tool": "bash",
+                "callID": "c",
+                "state": {
+                    "status": "completed",
+                    "input": {"command": "ls"},
+                    "output": "a.py\n",
+                    "time": {"start": START, "end": START + 250},
+                },
+            },
+            time=COMPLETED,
+            tokens=tokens(10, 5, 100, 2, total=117),
+            cost=0.5,
+            modelID="m-1",
+        ),
+        said("msg_3", "assistant", {"type": "text", "text": "Because of a.py."}, time=COMPLETED),
+    ],
+    "todos": [],
+}
+
+
 def lines(rows: list[Row]) -> str:
     return "".join(each if isinstance(each, str) else json.dumps(each) + "\n" for each in rows)
 
@@ -180,9 +217,9 @@ def test_an_answer_that_is_never_completed_has_what_was_said_until_the_session_w
     tmp_path: Path, after: Row
 ) -> None:
     delta = event("message.part.delta", sessionID="ses_a", messageID="msg_2", partID="prt_3", field="text", delta=" so")
-    said = [*ASKED, part("prt_3", "msg_2", "text", text="Not"), delta]
-    assert [each.message_id for each in read(tmp_path, *said).messages] == ["msg_1"]
-    assert read(tmp_path, *said, after).messages[1].content == [{"type": "text", "text": "Not so"}]
+    begun = [*ASKED, part("prt_3", "msg_2", "text", text="Not"), delta]
+    assert [each.message_id for each in read(tmp_path, *begun).messages] == ["msg_1"]
+    assert read(tmp_path, *begun, after).messages[1].content == [{"type": "text", "text": "Not so"}]
 
 
 def test_a_message_of_several_steps_used_what_all_of_them_used(tmp_path: Path) -> None:
@@ -397,6 +434,65 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place for key, each in inner for place in ((*path, key), *_places(each, (*path, key)))]
 
 
+def exported(tmp_path: Path, document: Any) -> tuple[SourceTrace, ImportCounts]:
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(document, indent=2))
+    assert [each.name for each in importers() if each.detect(path)] == ["opencode"]
+    counts = ImportCounts()
+    [source] = OpenCode().read(path, counts)
+    return source, counts
+
+
+def test_an_export_is_the_messages_that_a_recording_is(tmp_path: Path) -> None:
+    source, counts = exported(tmp_path, EXPORT)
+    assert counts.problems == counts.differences == []
+    recorded = read(tmp_path, *ANSWERED)
+    assert [each.message_id for each in source.messages] == ["msg_1", "msg_2", "msg_2_1", "msg_3"]
+    for one, other in zip(source.messages, recorded.messages, strict=True):
+        assert (one.role, one.tool_name, one.duration_ms) == (other.role, other.tool_name, other.duration_ms)
+    assert [spent(each) for each in source.messages[:3]] == [spent(each) for each in recorded.messages[:3]]
+    assert [source.messages[at].content for at in (0, 2, 3)] == [recorded.messages[at].content for at in (0, 2, 3)]
+    assert (source.trace.status, source.trace.task, source.trace.model) == ("completed", "Why does it fail?", "m-1")
+    assert [each.payload for each in source.events] == EXPORT["messages"]
+    assert source.trace.metadata["opencode"] == {"info": EXPORT["info"], "todos": []}
+
+
+def test_an_export_of_a_session_that_went_on_adds_its_tail(tmp_path: Path) -> None:
+    asked, answered, _ = EXPORT["messages"]
+    begun = said("msg_3", "assistant", {"type": "text", "text": "Beca"})
+    titled = {**EXPORT, "info": {**EXPORT["info"], "title": "A better title"}}
+    states = [
+        {**EXPORT, "messages": [asked]},
+        {**EXPORT, "messages": [asked, answered]},
+        {**titled, "messages": [asked, answered, begun]},
+        titled,
+    ]
+    source, _ = exported(tmp_path, states[2])
+    assert (source.trace.status, len(source.messages), "Beca" in str(source.torn_tail)) == ("running", 3, True)
+
+    async def contents(order: list[dict[str, Any]]) -> list[Any]:
+        store = ModelStore()
+        for document in order:
+            (tmp_path / "export.json").write_text(json.dumps(document))
+            report = await import_paths(store, [tmp_path / "export.json"])
+            assert report.ok
+        events = [(each.event_type, each.payload) for each in await store.get_events("ses_a")]
+        return [await store.get_trace("ses_a"), await store.get_trace_messages("ses_a"), events]
+
+    expected = asyncio.run(contents(states[3:]))
+    for order in (states, states[::-1], [states[2], states[0], states[3], states[3]]):
+        assert asyncio.run(contents(order)) == expected
+
+
+@pytest.mark.parametrize("messages", [None, {}, "x"])
+def test_an_export_without_messages_is_named(tmp_path: Path, messages: Json) -> None:
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps({**EXPORT, "messages": messages}))
+    counts = ImportCounts()
+    assert list(OpenCode().read(path, counts)) == []
+    assert [each.reason for each in counts.problems] == ["no session with messages; nothing was taken"]
+
+
 def test_a_file_that_names_no_session_is_not_taken(tmp_path: Path) -> None:
     sources, counts = read_all(tmp_path, ["tool.definition", {"toolID": "bash"}, {}])
     assert sources == []
@@ -420,13 +516,13 @@ def test_real_recordings_add_up_and_keep_every_row() -> None:
         assert (counts.problems, counts.differences, counts.repaired.total()) == ([], [], 0)
         payloads = [json.dumps(each.payload) for source in sources for each in source.events]
         assert sorted(payloads) == sorted(map(json.dumps, rows))
-        said = {each.message_id: each for source in sources for each in source.messages if each.role != "tool"}
-        assert said.keys() == last.keys()
+        told = {each.message_id: each for source in sources for each in source.messages if each.role != "tool"}
+        assert told.keys() == last.keys()
         stated = {key: info["tokens"]["total"] for key, info in last.items() if info["role"] == "assistant"}
-        assert {key: said[key].tokens for key in stated} == stated
+        assert {key: told[key].tokens for key in stated} == stated
         called = {
             (block["id"], block["name"])
-            for each in said.values()
+            for each in told.values()
             for block in each.content
             if block["type"] == "tool_call"
         }

@@ -1,10 +1,10 @@
-"""opencode sessions, as its hooks told them to a plugin that wrote them down.
+"""opencode sessions, as its hooks told them to a plugin that wrote them down, or as it exports them.
 
 A row is a list: the name of a hook, and what the hook was given, such as
 ``["event", {"event": {"type": "message.updated", "properties": {…}}}]``. A stream of events, as
 opencode's server sends it, has the events alone, an object each. What is relied on was read off
 recordings of version 1.14. This module decides which session a row belongs to; `opencode_trace`
-puts a trace together.
+puts a trace together, and exports are `opencode_export`'s.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.jsonl import Row, head_rows, rows_of
+from traceark.importers.opencode_export import is_export, read_export
 from traceark.importers.opencode_trace import NAME, SessionTrace, Told
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject
@@ -42,12 +43,17 @@ class OpenCode:
     name = NAME
 
     def detect(self, path: Path) -> bool:
-        """Say whether one of the first rows of the file tells of a session or of a message in one."""
+        """Say whether the file is an export, or one of its first rows tells of a session or of a message in one."""
         told = (_told(row) for row in head_rows(path))
-        return any(each is not None and each.kind.startswith(_KINDS) and _session_of(each) for each in told)
+        return is_export(path) or any(
+            each is not None and each.kind.startswith(_KINDS) and _session_of(each) for each in told
+        )
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the traces of the sessions, in the order in which they are first named."""
+        if is_export(path):
+            yield from read_export(path, counts)
+            return
         rows = [(row, _told(row)) for row in rows_of(path.read_bytes())]
         typed = Typed(counts.repaired)
         sessions = [typed.identifier(_session_of(told)) if told is not None else None for _, told in rows]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import object_of, objects_of
+from traceark.importers.document import object_of, objects_of, without
 from traceark.importers.jsonl import Row
 from traceark.importers.opencode_messages import SessionMessages, failure_of
 from traceark.importers.rows import RowTrace
@@ -56,6 +56,19 @@ class SessionTrace(RowTrace):
         self._take(kind, told)
         self.event(kind, row)
 
+    def export(self, info: JsonObject, told: JsonObject) -> None:
+        """Take what an export says of the session, and all that it says beside messages."""
+        self._take_session(info)
+        self._metadata["opencode"] = told
+
+    def status(self, status: Json) -> None:
+        """Take what the session does."""
+        self._busy = status != "idle"
+        if self._busy:
+            self._said.close_asked()
+        else:
+            self._said.close_all()
+
     def finish(self, path: Path) -> SourceTrace:
         """Return the trace; say so where a message states another usage or cost than its steps do."""
         for differs in self._said.spend():
@@ -78,10 +91,13 @@ class SessionTrace(RowTrace):
         properties, said = told.properties, self._said
         if kind in ("session.created", "session.updated"):
             self._take_session(object_of(properties.get("info")))
-        elif kind == "chat.message":
-            self._take_info(object_of(told.output.get("message")))
+        elif kind in ("chat.message", "message"):
+            info = object_of(told.output.get("message"))
+            # It begins, it gets its parts, and perhaps it is completed.
+            self._take_info(without(info, "time"))
             for part in objects_of(told.output.get("parts")):
                 said.part(part)
+            self._take_info(info)
         elif kind == "message.updated":
             self._take_info(object_of(properties.get("info")))
         elif kind == "message.part.updated":
@@ -92,9 +108,9 @@ class SessionTrace(RowTrace):
         elif kind in ("message.removed", "message.part.removed"):
             said.remove(properties.get("messageID"), properties.get("partID"))
         elif kind == "session.status":
-            self._take_status(object_of(properties.get("status")).get("type"))
+            self.status(object_of(properties.get("status")).get("type"))
         elif kind == "session.idle":
-            self._take_status("idle")
+            self.status("idle")
         elif kind == "session.error":
             self._outcome = failure_of(properties.get("error"), self.typed)
         elif kind == "todo.updated":
@@ -113,13 +129,6 @@ class SessionTrace(RowTrace):
             self._time(at)
         if (parent := self.typed.identifier(info.get("parentID"))) is not None:
             self._header["parent_trace_id"] = parent
-
-    def _take_status(self, status: Json) -> None:
-        self._busy = status != "idle"
-        if self._busy:
-            self._said.close_asked()
-        else:
-            self._said.close_all()
 
     def _take_info(self, info: JsonObject) -> None:
         for at in object_of(info.get("time")).values():
