@@ -484,6 +484,23 @@ def test_an_export_of_a_session_that_went_on_adds_its_tail(tmp_path: Path) -> No
         assert asyncio.run(contents(order)) == expected
 
 
+def test_an_export_whose_old_messages_changed_is_diverged_and_brings_its_new_ones(tmp_path: Path) -> None:
+    asked, answered, last = json.loads(json.dumps(EXPORT["messages"]))
+    answered["parts"][1]["state"]["time"]["compacted"] = START + 9000
+    path = tmp_path / "export.json"
+
+    async def run() -> tuple[list[str], list[str | None]]:
+        store = ModelStore()
+        outcomes: list[str] = []
+        for messages in (EXPORT["messages"][:2], [asked, answered, last], [asked, answered, last]):
+            path.write_text(json.dumps({**EXPORT, "messages": messages}))
+            report = await import_paths(store, [path])
+            outcomes += [trace.outcome for trace in report.files[0].traces]
+        return outcomes, [each.message_id for each in await store.get_trace_messages("ses_a")]
+
+    assert asyncio.run(run()) == (["new", "diverged", "diverged"], ["msg_1", "msg_2", "msg_2_1", "msg_3"])
+
+
 @pytest.mark.parametrize("messages", [None, {}, "x"])
 def test_an_export_without_messages_is_named(tmp_path: Path, messages: Json) -> None:
     path = tmp_path / "export.json"
@@ -538,3 +555,25 @@ def test_real_recordings_add_up_and_keep_every_row() -> None:
             for child in goal.sub_trace_ids
         }
         assert links.keys() == {source.trace.trace_id for source in sources if source.trace.parent_trace_id}
+
+
+def test_an_export_of_the_last_states_in_a_real_recording_has_the_same_messages(tmp_path: Path) -> None:
+    [path] = [each for each in corpus("langsmith") if each.name == "ses_editing.jsonl"]
+    infos: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {}
+    for row in map(json.loads, path.read_bytes().splitlines()):
+        told = row[1].get("event", {"type": row[0]})
+        if told["type"] == "message.updated":
+            infos[told["properties"]["info"]["id"]] = told["properties"]["info"]
+        elif told["type"] == "message.part.updated":
+            part_ = told["properties"]["part"]
+            parts.setdefault(part_["messageID"], {})[part_["id"]] = part_
+    messages = [{"info": infos[each], "parts": list(parts[each].values())} for each in sorted(infos)]
+    session_id = messages[0]["info"]["sessionID"]
+    source, _ = exported(tmp_path, {"info": {"id": session_id, "projectID": "global"}, "messages": messages})
+    [recorded] = OpenCode().read(path, ImportCounts())
+    told_twice = [
+        [(each.message_id, each.role, each.content, each.tokens, each.created_at) for each in trace.messages]
+        for trace in (source, recorded)
+    ]
+    assert told_twice[0] == told_twice[1]
