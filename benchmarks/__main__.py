@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import appends, imports, keeping, listing, questions, reads, s3_requests, sizes
+from benchmarks import appends, imports, keeping, listing, moves, questions, reads, s3_requests, sizes
 from benchmarks.archives import Shape
 from benchmarks.measure import HEAD, Figure
 
@@ -21,6 +21,7 @@ from benchmarks.measure import HEAD, Figure
 MANY = Shape(100_000, 12, 4)
 SHORT = Shape(20_000, 500)
 LONG = Shape(2_000, 500, content=True)
+SMALL = Shape(20_000, 12, 4)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Scale:
     many: Shape = MANY
     short: Shape = SHORT
     long: Shape = LONG
+    small: Shape = SMALL
 
     def sized(self, size: float) -> Scale:
         """Return the scale with archives of another size."""
@@ -49,6 +51,7 @@ class Scale:
             many=self.many.sized(size),
             short=self.short.sized(size),
             long=self.long.sized(size),
+            small=self.small.sized(size),
         )
 
 
@@ -72,6 +75,7 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
             corpora=None if scale.sessions is None else scale.sessions.parent,
         ),
         "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),
+        "move": lambda folder: moves.measure(folder, rounds=scale.rounds, shape=scale.small),
         "list": lambda folder: listing.measure(folder, rounds=scale.rounds * 3, counts=dict(scale.listed)),
         "questions": lambda folder: questions.measure(
             folder, rounds=scale.rounds, many=scale.many, short=scale.short, long=scale.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pty
@@ -65,6 +66,19 @@ class TestImport:
         (tmp_path / "notes.txt").write_text("no run")
         assert "notes.txt" in wrong(1, "import", tmp_path / "notes.txt", "--to", tmp_path / "runs")
         out("import", tmp_path, "--to", tmp_path / "runs")
+
+    def test_a_file_that_is_compressed_is_said_to_be(self, tmp_path: Path) -> None:
+        tree = tmp_path / "sources"
+        tree.mkdir()
+        packed = tree / "session.jsonl"
+        packed.write_bytes(gzip.compress((SAMPLES / "api-error.jsonl").read_bytes()))
+        (tree / "notes.txt").write_text("no run")
+        assert "session.jsonl: skipped, it is compressed with gzip" in wrong(
+            1, "import", packed, "--to", tmp_path / "runs"
+        )
+        for jobs in ("1", "2"):
+            printed = out("import", tree, "--jobs", jobs, "--to", tmp_path / "runs")
+            assert "0 read, 2 skipped (1 of them compressed)" in printed
 
     def test_a_row_that_cannot_be_read_is_named_by_line(self, tmp_path: Path) -> None:
         lines = (SAMPLES / "api-error.jsonl").read_text().splitlines()

@@ -614,6 +614,31 @@ def test_a_trajectory_that_grew_adds_its_tail_and_one_that_differs_adds_nothing(
     assert trace is not None and trace.total_tokens == 110
 
 
+def test_trajectories_under_names_of_their_own_are_all_taken_and_linked(tmp_path: Path) -> None:
+    asks: JsonObject = {
+        "step_id": 1,
+        "source": "agent",
+        "message": "You look.",
+        "observation": {"results": [{"content": "begun", "subagent_trajectory_ref": [{"session_id": "child"}]}]},
+    }
+    parent, child = trajectory([asks], session_id="parent"), trajectory(STEPS[:1], session_id="child")
+    document = {"child": child, "parent": parent, "note": "two of them"}
+    sources, counts = read(Atif(), tmp_path / "both.json", json.dumps(document))
+    assert [(each.trace.trace_id, each.trace.metadata["atif_name"]) for each in sources] == [
+        ("child", "child"),
+        ("parent", "parent"),
+    ]
+    assert [each.reason for each in counts.problems] == ["'note' is no trajectory; it was not taken"]
+
+    async def link() -> Trace | None:
+        store = ModelStore()
+        await import_paths(store, [tmp_path / "both.json"])
+        return await store.get_trace("child")
+
+    stored = asyncio.run(link())
+    assert stored is not None and (stored.parent_trace_id, stored.parent_goal_id) == ("parent", "step-1")
+
+
 def test_formats_are_told_by_content(tmp_path: Path) -> None:
     texts = {
         "atif": json.dumps(trajectory(), indent=1),
@@ -622,6 +647,7 @@ def test_formats_are_told_by_content(tmp_path: Path) -> None:
         "swe-agent": json.dumps(SOLVED),
         "tau2": json.dumps(results(), indent=4),
         "who-and-when": json.dumps(MARKED),
+        "opencode": '["event",{"event":{"type":"session.idle","properties":{"sessionID":"s"}}}]',
         "codex": '{"timestamp":"2026-01-02T03:04:05Z","type":"session_meta","payload":{"id":"s"}}',
     }
     for name, text in texts.items():
@@ -671,8 +697,11 @@ def _trajectories(path: Path) -> list[Any]:
         document = json.loads(path.read_bytes())
     except ValueError:
         return []
-    if not str(document.get("schema_version")).startswith("ATIF") or not (
-        document.get("session_id") or document.get("trajectory_id")
-    ):
-        return []
-    return [document, *document.get("subagent_trajectories", [])]
+    several = [each for each in document.values() if isinstance(each, dict) and "schema_version" in each]
+    found = [document] if "schema_version" in document else several
+    return [
+        each
+        for top in found
+        if str(top.get("schema_version")).startswith("ATIF") and (top.get("session_id") or top.get("trajectory_id"))
+        for each in (top, *top.get("subagent_trajectories", []))
+    ]

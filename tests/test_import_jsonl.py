@@ -60,6 +60,18 @@ def test_conflict_markers_nul_runs_and_values_that_are_no_objects_are_pieces() -
     assert taken(data) == [json.loads(A), json.loads(B)]
 
 
+def test_a_list_is_a_piece_that_says_what_it_is_and_needs_no_newline() -> None:
+    [first, last] = rows_of(b'["a",{"b":1}]\n["c"]')
+    assert (first.values, first.value, first.torn) == (["a", {"b": 1}], None, False)
+    assert (last.values, last.reason, last.torn) == (["c"], 'JSON, but no object: ["c"]', False)
+
+
+def test_a_torn_list_before_a_whole_one_is_a_piece_of_its_own() -> None:
+    [torn, whole] = rows_of(b'["event",{"names":["a","b["event",{"c":["x"]}]\n')
+    assert (torn.text, torn.values) == ('["event",{"names":["a","b', None)
+    assert whole.values == ["event", {"c": ["x"]}]
+
+
 def test_raw_control_characters_in_strings_are_kept() -> None:
     assert taken(b'{"type":"x","text":"a\0b\tc\xe2\x80\xa8d"}\n') == [{"type": "x", "text": "a\0b\tc\u2028d"}]
 

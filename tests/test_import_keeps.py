@@ -19,6 +19,7 @@ from test_import_inspect import LOG, sample
 from test_import_langfuse import OBSERVATIONS, STUBS, TRACE
 from test_import_langsmith import OPERATIONS, RUNS
 from test_import_openai_agents import SPANS, WORKFLOW
+from test_import_opencode import EXPORT
 from test_import_openhands import EVALUATED, EVENTS, STATE, lay_out
 from test_import_otlp import DUMP, JAEGER, RUN, document
 from traceark.codec.lines import to_record
@@ -29,6 +30,7 @@ from traceark.importers.inspect_log import InspectLog
 from traceark.importers.langfuse import Langfuse
 from traceark.importers.langsmith import LangSmith
 from traceark.importers.openai_agents import OpenAIAgents
+from traceark.importers.opencode import OpenCode
 from traceark.importers.openhands import OpenHands
 from traceark.importers.otlp import Otlp
 from traceark.importers.swe_agent import SweAgent
@@ -38,12 +40,14 @@ from traceark.importers.who_and_when import WhoAndWhen
 MARK = "a mark that stands nowhere else"
 DOCUMENTS: dict[str, tuple[Importer, Any]] = {
     "atif": (Atif(), trajectory(STEPS, subagent_trajectories=[trajectory(trajectory_id="inner")], notes="n")),
+    "atif, several": (Atif(), {"parent": trajectory(STEPS), "child": trajectory(session_id="inner")}),
     "chat": (Chat(), CHAT),
     "inspect": (InspectLog(), {**LOG, "samples": [sample(transcript={"content": {}})]}),
     "langfuse": (Langfuse(), {"trace": {**TRACE, "observations": STUBS}, "observations": OBSERVATIONS, "more": 1}),
     "langfuse, a page": (Langfuse(), {"data": [{**TRACE, "observations": OBSERVATIONS}], "meta": {"page": 1}}),
     "langsmith": (LangSmith(), {"post": RUNS[:2], "patch": OPERATIONS[2:], "more": 1}),
     "openai-agents": (OpenAIAgents(), {"traces": [{**WORKFLOW, "spans": SPANS}], "count": 1}),
+    "opencode": (OpenCode(), EXPORT),
     "otlp": (Otlp(), {**document(*RUN), "notes": "n"}),
     "otlp, a dump": (Otlp(), {"session_id": "s", "spans": DUMP}),
     "otlp, Jaeger's": (Otlp(), {"data": [JAEGER], "total": 0}),

@@ -356,6 +356,19 @@ def test_a_directory_is_walked_and_what_is_no_session_is_listed(tmp_path: Path) 
     assert report.totals()["traces"] == 5
 
 
+@pytest.mark.parametrize(
+    ("begins", "name"), [("1f8b08", "gzip"), ("28b52ffd", "zstd"), ("fd377a585a00", "xz"), ("425a68", "bzip2")]
+)
+def test_what_is_compressed_is_told_from_what_is_in_no_known_format(tmp_path: Path, begins: str, name: str) -> None:
+    packed = tmp_path / "packed.jsonl"
+    packed.write_bytes(bytes.fromhex(begins) + b"...")
+    (tmp_path / "notes.txt").write_text("no run")
+    (tmp_path / "empty").touch()
+    report = run(store(), tmp_path)
+    assert len(report.skipped) == 3
+    assert report.compressed == report.to_json()["compressed"] == {str(packed): name}
+
+
 def test_what_cannot_be_looked_at_is_named_and_the_rest_is_taken(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)

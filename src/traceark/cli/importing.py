@@ -89,4 +89,10 @@ def _wrong(report: ImportReport, sources: tuple[Path, ...]) -> list[str]:
     return [
         f"{problem.path}:{problem.line}: {problem.reason}" if problem.line else f"{problem.path}: {problem.reason}"
         for problem in report.problems
-    ] + [f"{path}: skipped, it is in no format that is known here" for path in report.skipped if path in named]
+    ] + [f"{path}: skipped, {_unknown(report.compressed.get(path))}" for path in report.skipped if path in named]
+
+
+def _unknown(compression: str | None) -> str:
+    if compression is None:
+        return "it is in no format that is known here"
+    return f"it is compressed with {compression}: import what is in it"

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
 @click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have.")
 @click.option("--no-check", is_flag=True, help="Do not read back what was written.")
-@click.option(
-    "--sync-once", is_flag=True, help="On a disk, sync file systems, not each file."
-)
+@click.option("--sync-once", is_flag=True, help="On a disk, sync file systems, not each file.")
 @filter_options
 @shared_options
 def sync_verb(

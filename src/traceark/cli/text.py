@@ -162,7 +162,8 @@ class TextOutput(Output):
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold")
         grid.add_column(overflow="fold")
-        grid.add_row("files", f"{totals['files']:,} read, {totals['skipped']:,} skipped")
+        compressed = f" ({len(report.compressed):,} of them compressed)" if report.compressed else ""
+        grid.add_row("files", f"{totals['files']:,} read, {totals['skipped']:,} skipped{compressed}")
         grid.add_row("rows", Text(f"{totals['rows']:,} ({_counted(report.rows)})" if totals["rows"] else "0"))
         grid.add_row("traces", f"{totals['traces']:,} ({told})" if told else "0")
         grid.add_row("messages", f"{totals['new_messages']:,} new, {totals['known_messages']:,} known")

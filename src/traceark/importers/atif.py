@@ -49,8 +49,24 @@ class Atif:
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trajectory's trace, then those of sub-agents that are in the same document."""
         document = document_of(path, counts)
-        if document is not None:
+        if document is None:
+            return
+        if "schema_version" in document or not any(map(_is_trajectory, document.values())):
             yield from _traces(document, None, path, counts)
+            return
+        # Several by their names, as a run and its sub-agents may be put together.
+        for name, each in document.items():
+            if not isinstance(each, dict) or not _is_trajectory(each):
+                counts.problems.append(Problem(str(path), 0, f"{name!r} is no trajectory; it was not taken"))
+                continue
+            for source in _traces(each, None, path, counts):
+                source.trace.metadata["atif_name"] = name
+                yield source
+
+
+def _is_trajectory(value: Json) -> bool:
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    return isinstance(version, str) and version.startswith("ATIF-")
 
 
 def _traces(document: JsonObject, parent: str | None, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:

@@ -277,5 +277,16 @@ def objects_of(value: Json) -> list[JsonObject]:
     return found if isinstance(value, list) and len(found) == len(value) else []
 
 
+def object_of(value: Json) -> JsonObject:
+    """Return an object; an empty one where it is none.
+
+    Examples
+    --------
+    >>> object_of({"a": 1}), object_of(None)
+    ({'a': 1}, {})
+    """
+    return value if isinstance(value, dict) else {}
+
+
 def _is_short(value: Json) -> bool:
     return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _SHORT)

@@ -18,6 +18,7 @@ from traceark.importers.inspect_log import InspectLog
 from traceark.importers.langfuse import Langfuse
 from traceark.importers.langsmith import LangSmith
 from traceark.importers.openai_agents import OpenAIAgents
+from traceark.importers.opencode import OpenCode
 from traceark.importers.openhands import OpenHands
 from traceark.importers.otlp import Otlp
 from traceark.importers.report import ImportReport
@@ -27,6 +28,8 @@ from traceark.importers.who_and_when import WhoAndWhen
 from traceark.plugins import installed
 
 GROUP = "traceark.importers"
+# What files of these formats begin with: RFC 1952, RFC 8878, and the xz and bzip2 formats' own descriptions.
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
 _OWN: tuple[type[Importer], ...] = (
     # A file of an archive holds whatever other formats say, and may look like one of theirs.
     TracearkArchive,
@@ -38,6 +41,7 @@ _OWN: tuple[type[Importer], ...] = (
     Langfuse,
     LangSmith,
     OpenAIAgents,
+    OpenCode,
     OpenHands,
     Otlp,
     SweAgent,
@@ -95,6 +99,13 @@ def _can_be_seen(path: Path, report: ImportReport) -> bool:
         report.unreadable(str(path), error)
         return False
     return True
+
+
+def compression_of(path: Path) -> str | None:
+    """Return what a file is compressed with, as its first bytes tell; None where it is not."""
+    with path.open("rb") as file:
+        head = file.read(max(map(len, _COMPRESSED)))
+    return next((name for magic, name in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
 def size_of(path: Path) -> int:

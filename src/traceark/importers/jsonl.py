@@ -20,7 +20,7 @@ from traceark.models import Json, JsonObject
 MAX_ROW_DEPTH = 480
 # Python parses no longer integer (sys.int_info.default_max_str_digits).
 _MAX_DIGITS = 4299
-_ROW_START = re.compile(r'\{\s*"')
+_ROW_START = re.compile(r'[{\[]\s*"')
 _OBJECT_LINE = re.compile(r"(?<=\n)\{")
 _BLANKS = re.compile(r"\s*")
 # Each try may scan the rest of the line; a line with more starts than this is not worth it.
@@ -42,8 +42,10 @@ class Row:
         As it is in the file; bytes that are no UTF-8 are kept as lone surrogates.
     value : dict, optional
         The object, None for a piece that is no row.
+    values : list, optional
+        The list that the piece is; in some formats that is a row.
     exact : bool
-        Whether `value` says all that `text` says. It does not where a number is beyond any float
+        Whether `value` or `values` says all that `text` says. It does not where a number is beyond any float
         or integer (its text stands in its place) or a key comes twice.
     torn : bool
         The unfinished end of a file that is still being written.
@@ -58,6 +60,7 @@ class Row:
     exact: bool = True
     torn: bool = False
     reason: str = ""
+    values: list[Json] | None = None
 
 
 class _Decoder:
@@ -248,8 +251,11 @@ def _pieces(decoder: _Decoder, text: str, line: int, *, terminated: bool) -> Ite
 def _row(decoder: _Decoder, text: str, value: object, line: int, *, torn: bool) -> Row:
     if isinstance(value, dict):
         return Row(0, line, text, value=cast("JsonObject", value), exact=decoder.exact)
-    # A number may still grow; only an object tells by itself that it is whole.
-    return Row(0, line, text, reason=f"JSON, but no object: {text[:40]}", torn=torn)
+    reason = f"JSON, but no object: {text[:40]}"
+    if isinstance(value, list):
+        return Row(0, line, text, exact=decoder.exact, reason=reason, values=cast("list[Json]", value))
+    # A number may still grow; objects and lists tell by themselves that they are whole.
+    return Row(0, line, text, reason=reason, torn=torn)
 
 
 def _skip_blank(text: str, start: int, end: int) -> int:
@@ -267,6 +273,13 @@ def _next_row(decoder: _Decoder, text: str, start: int, end: int) -> int:
             value, stop = decoder.decode(text, match.start())
         except (ValueError, RecursionError):
             continue
-        if _skip_blank(text, stop, end) == end and isinstance(value, dict) and "type" in value and len(value) > 2:
+        if _skip_blank(text, stop, end) == end and _begins_anew(value):
             return match.start()
     return end
+
+
+def _begins_anew(value: object) -> bool:
+    """Say whether a value is a row rather than a part of one: an object of some type, or a name with objects."""
+    if isinstance(value, dict):
+        return "type" in value and len(value) > 2
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(each, dict) for each in value[1:])

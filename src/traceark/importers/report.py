@@ -69,6 +69,8 @@ class ImportReport:
     files : list of FileReport
     skipped : list of str
         Files in no format that an importer knows, symbolic links, and what is no file, as pipes are.
+    compressed : dict of str to str
+        Of the skipped files those that are compressed, with what: what is in them was not looked at.
     covered : set of str
         Files that were read together with another one, as parts of one run.
     stopped_at : str, optional
@@ -77,6 +79,7 @@ class ImportReport:
 
     files: list[FileReport] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    compressed: dict[str, str] = field(default_factory=dict)
     covered: set[str] = field(default_factory=set)
     stopped_at: str | None = None
 
@@ -89,6 +92,7 @@ class ImportReport:
         self.files += other.files
         self.covered |= other.covered
         self.skipped = [path for path in (*self.skipped, *other.skipped) if path not in self.covered]
+        self.compressed |= other.compressed
         self.stopped_at = self.stopped_at or other.stopped_at
 
     def circle(self, trace_ids: Sequence[str]) -> None:
@@ -153,6 +157,7 @@ class ImportReport:
             "repaired": cast("Json", dict(self.repaired)),
             "files": [file.to_json() for file in self.files],
             "skipped": list(self.skipped),
+            "compressed": cast("Json", dict(self.compressed)),
             "stopped_at": self.stopped_at,
         }
 

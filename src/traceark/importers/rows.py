@@ -35,8 +35,8 @@ class RowTrace:
         self._time: datetime | None = None
         self._is_dated = False
 
-    def value_of(self, row: Row) -> JsonObject | None:
-        """Take a row; return its value. A piece that is no row becomes an event, and has none."""
+    def chain(self, row: Row) -> None:
+        """Take a row, or a piece that is none, into the digest of all so far."""
         if self._time is not None and not self._is_dated:
             # What came before the first time has it, whatever times come later.
             self._is_dated = True
@@ -47,13 +47,17 @@ class RowTrace:
         digest = hashlib.sha256(before.encode())
         digest.update(row.text.encode("utf-8", "surrogateescape"))
         self.digests.append(digest.hexdigest())
+        if not row.exact:
+            self.counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
+
+    def value_of(self, row: Row) -> JsonObject | None:
+        """Take a row; return its value. A piece that is no row becomes an event, and has none."""
+        self.chain(row)
         if row.value is None:
             self.counts.rows["unreadable"] += 1
             self.events.append(
                 SourceEvent(f"{self._name}.unreadable", {"line": row.line, "text": row.text}, self._time)
             )
-        elif not row.exact:
-            self.counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1
         return row.value
 
     def made(self) -> list[Message]:
@@ -62,5 +66,6 @@ class RowTrace:
 
     def event(self, kind: str, row: Row) -> None:
         """Keep a row as an event."""
-        payload: Json = row.value if row.exact else {"line": row.line, "text": row.text}
+        told: Json = row.value if row.values is None else row.values
+        payload: Json = told if row.exact else {"line": row.line, "text": row.text}
         self.events.append(SourceEvent(f"{self._name}.{kind}", payload, self._time))

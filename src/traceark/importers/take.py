@@ -19,6 +19,7 @@ from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers import copies
 from traceark.importers.awaited import Awaited
 from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
+from traceark.importers.find import compression_of
 from traceark.importers.links import Kin, children_of
 from traceark.importers.merge import CAPTURE, Plan, State, Stored, begun, ended, given, plan_import, settled
 from traceark.importers.piece_merge import plan_pieces
@@ -142,6 +143,8 @@ class Taker:
             importer = await asyncio.to_thread(self._detect, path)
             if importer is None:
                 self.report.skipped.append(str(path))
+                if (compression := await asyncio.to_thread(compression_of, path)) is not None:
+                    self.report.compressed[str(path)] = compression
                 return
             if isinstance(importer, InPieces):
                 if not self._pieces:

@@ -79,6 +79,15 @@ class Typed:
             self._repaired[_TOO_FINE] += 1
         return moment
 
+    def milliseconds(self, value: object) -> datetime | None:
+        """Return a time in UTC from milliseconds since 1970, where the format says that they are."""
+        if value is None:
+            return None
+        if isinstance(value, int | float) and not isinstance(value, bool) and 1e11 <= value < 1e13:
+            return datetime.fromtimestamp(value / 1000, UTC)
+        self._repaired["not a time"] += 1
+        return None
+
     def cut(self) -> None:
         """Count a time that is finer than a microsecond."""
         self._repaired[_TOO_FINE] += 1
