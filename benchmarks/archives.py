@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from io import BytesIO
 from itertools import repeat
 from multiprocessing import get_context
@@ -232,7 +233,10 @@ def _trace(number: int, template: dict[LogName, pa.Table]) -> Trace:
         status=STATUSES[number % len(STATUSES)],
         total_messages=rows.num_rows,
         total_tokens=sum(pc.sum(usage.field(kind)).as_py() or 0 for kind in kinds),
-        total_cost=pc.sum(rows["cost"]).as_py() or 0.0,
+        # As the archive sums it: exactly.
+        total_cost=float(
+            sum((Decimal(repr(cost)) for cost in rows["cost"].to_pylist() if cost is not None), Decimal())
+        ),
         total_duration_ms=pc.sum(rows["duration_ms"]).as_py() or 0,
         last_sequence=rows.num_rows,
         last_event_id=template["events"].num_rows,
