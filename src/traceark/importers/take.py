@@ -32,7 +32,7 @@ from traceark.protocol import TraceStore
 # Records written in one call, which share one sync; few enough that a batch is no burden on memory.
 _BATCH = 256
 # Traces of one file that are written at a time, so that one's sync is another's time to compute.
-_AT_A_TIME = 2
+_AT_A_TIME = 8
 STRIPES = 64
 
 # A trace, and the goal of it that started another trace's agent.
