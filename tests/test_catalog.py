@@ -24,6 +24,7 @@ import traceark.catalog.catalog
 from directories import in_directories
 from profiles import tried
 from servers import Requests, S3Server
+from traceark import lifecycle
 from traceark.catalog.notes import Note, changed, is_doubtful
 from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, encode_snapshot
 from traceark.errors import (
@@ -409,14 +410,14 @@ async def test_a_run_that_was_deleted_and_is_added_again_is_listed(
     """It is the very same incarnation then, of which the catalog remembers that it was deleted."""
     run = Trace(trace_id="t", status="completed", created_at=datetime(2026, 1, 2, tzinfo=UTC))
     async with ArchiveStore(tmp_path, durability="os") as one, ArchiveStore(tmp_path, durability="os") as other:
-        told = one._pool.done
+        create_all = lifecycle.create_all
 
-        async def done(trace_id: str) -> None:
+        async def created(*given: Any) -> None:
+            await create_all(*given)
             if seen == "while it is added":
                 await other.list_traces()
-            await told(trace_id)
 
-        monkeypatch.setattr(one._pool, "done", done)
+        monkeypatch.setattr(lifecycle, "create_all", created)
         await one.add_trace(run)
         first = await assert_right(one, other)
         for _ in range(2):

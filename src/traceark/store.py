@@ -223,11 +223,10 @@ class ArchiveStore(Asking, Keeping):
         storage = self.storage
         if not isinstance(storage, AppendStorage):
             return await self._add_in_turn(given, said, told, tree)
-        await self._pool.begin(given.trace_id)
-        try:
-            await lifecycle.create_all(storage, prefix, files)
-        finally:
-            await self._pool.done(given.trace_id)
+        await self._pool.ready()
+        await self._pool.settle(given.trace_id)
+        # Who lists traces notices the new directory; to tell of it first and last would take two more files.
+        await lifecycle.create_all(storage, prefix, files)
         return given.trace_id
 
     async def _add_in_turn(
