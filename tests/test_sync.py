@@ -244,3 +244,42 @@ async def test_an_archive_is_not_synced_with_itself(here: Path) -> None:
     await add(here, "a")
     with pytest.raises(InvalidValueError, match="is the source and the target"):
         await synced(here, here)
+
+
+@pytest.mark.parametrize("what", ["messages", "header", "apart"])
+async def test_both_sides_are_kept_when_asked_and_go_on_under_the_same_id(here: Path, there: Path, what: str) -> None:
+    if what == "apart":
+        for root in (here, there):
+            async with archive(root) as store:
+                said = [Message(trace_id=RUN, role="user", content=root.name, created_at=NOW)]
+                await store.add_trace(Trace(trace_id=RUN, status="completed", created_at=NOW), said)
+    else:
+        await add(here, "a")
+        await synced(here, there)
+        for root in (here, there):
+            if what == "messages":
+                await add(root, root.name)
+            else:
+                async with archive(root) as store:
+                    await store.update_trace(RUN, task=root.name)
+    ours, theirs = await told(here), await told(there)
+    both = SyncOptions(keep_both=True)
+    [trace] = (await synced(here, there, both)).traces
+    assert trace.outcome == "diverged" and trace.kept_as is not None
+    assert await told(there) == theirs and await told(here) == ours
+    async with archive(there) as store:
+        kept = await store.get_trace(trace.kept_as)
+        assert kept is not None and kept.metadata["diverged_from"] == RUN
+        texts = [message.content for message in await store.get_trace_messages(trace.kept_as)]
+    async with archive(here) as store:
+        assert texts == [message.content for message in await store.get_trace_messages(RUN)]
+    [again] = (await synced(here, there, both)).traces
+    assert again.kept_as == trace.kept_as
+    if what == "messages":
+        await add(here, "more")
+        [grown] = (await synced(here, there, both)).traces
+        assert grown.kept_as == trace.kept_as
+        async with archive(there) as store:
+            texts = [message.content for message in await store.get_trace_messages(trace.kept_as)]
+        assert texts == ["a", "here", "more"]
+    assert await sound(there)

@@ -120,6 +120,18 @@ class Changes:
         _, revision, writer = other.runs[-1]
         return any(first <= revision <= last and writer == who for first, last, who in self.runs)
 
+    def beyond(self, other: Changes) -> str | None:
+        """Return the writer of the first run that is none of others', or None.
+
+        Examples
+        --------
+        >>> before = Changes().then(2, "aaaaaaaa")
+        >>> before.then(3, "bbbbbbbb").beyond(before.then(3, "cccccccc"))
+        'bbbbbbbb'
+        """
+        known = {(first, writer) for first, _, writer in other.runs}
+        return next((writer for first, _, writer in self.runs if (first, writer) not in known), None)
+
     def to_json(self) -> Json:
         """Return them as a header keeps them."""
         return [list(run) for run in self.runs]

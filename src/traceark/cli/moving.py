@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 @click.argument("target")
 @click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
 @click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have.")
+@click.option(
+    "--on-diverged",
+    type=click.Choice(["report", "keep-both"]),
+    default="report",
+    show_default=True,
+    help="With keep-both the source's side is stored too, as TRACE_ID.diverged-….",
+)
 @click.option("--no-check", is_flag=True, help="Do not read back what was written.")
 @click.option("--sync-once", is_flag=True, help="On a disk, sync file systems, not each file.")
 @filter_options
@@ -31,6 +38,7 @@ def sync_verb(
     target: str,
     dry_run: bool,
     delete: bool,
+    on_diverged: str,
     no_check: bool,
     sync_once: bool,
     filters: dict[str, Any],
@@ -38,11 +46,18 @@ def sync_verb(
     """Copy to the archive TARGET what it lacks of SOURCE; both may be written to meanwhile.
 
     Nothing is overwritten but by a later state of itself. A trace that was written to on both sides
-    is told, with the place where they part, and left as it is. Killed and repeated, it goes on.
+    is told, with the place where they part, and left as it is, but for --on-diverged. Killed and
+    repeated, it goes on.
     """
     from traceark.sync import SyncOptions
 
-    options = SyncOptions(dry_run=dry_run, delete=delete, check=not no_check, sync_each=not sync_once)
+    options = SyncOptions(
+        dry_run=dry_run,
+        delete=delete,
+        keep_both=on_diverged == "keep-both",
+        check=not no_check,
+        sync_each=not sync_once,
+    )
     with opened_existing(settings, source, target) as archive, progress("syncing") as advance:
         report = archive.sync_to(
             target,
@@ -59,14 +74,29 @@ def sync_verb(
 @click.argument("one")
 @click.argument("other")
 @click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
+@click.option(
+    "--on-diverged",
+    type=click.Choice(["report", "keep-both"]),
+    default="report",
+    show_default=True,
+    help="With keep-both the source's side is stored too, as TRACE_ID.diverged-….",
+)
 @click.option("--no-check", is_flag=True, help="Do not read back what was written.")
 @filter_options
 @shared_options
-def merge_verb(settings: Settings, one: str, other: str, dry_run: bool, no_check: bool, filters: dict[str, Any]) -> int:
+def merge_verb(
+    settings: Settings,
+    one: str,
+    other: str,
+    dry_run: bool,
+    on_diverged: str,
+    no_check: bool,
+    filters: dict[str, Any],
+) -> int:
     """Sync two archives both ways: each has all that the other had, but for traces that diverged."""
     from traceark.sync import SyncOptions
 
-    options = SyncOptions(dry_run=dry_run, check=not no_check)
+    options = SyncOptions(dry_run=dry_run, keep_both=on_diverged == "keep-both", check=not no_check)
     code = FINE
     with opened_existing(settings, one, other) as archive, progress("merging") as advance:
 
@@ -87,7 +117,7 @@ def merge_verb(settings: Settings, one: str, other: str, dry_run: bool, no_check
 def _tell(report: SyncReport) -> int:
     for problem in report.problems:
         click.echo(f"traceark: {one_line(problem)}", err=True)
-    if diverged := sum(trace.outcome == "diverged" for trace in report.traces):
+    if diverged := sum(trace.outcome == "diverged" and trace.kept_as is None for trace in report.traces):
         told = f"{count_of(diverged, 'trace')} diverged: both sides were written to; nothing was copied"
         click.echo(f"traceark: {told}", err=True)
     return FINE if report.is_clean else FOUND_WRONG

@@ -200,6 +200,8 @@ class TextOutput(Output):
         for trace in told:
             where = f" at {trace.where}" if trace.where else ""
             copied = f", {bytes_text(trace.copied_bytes)}" if trace.copied_bytes else ""
+            if trace.kept_as is not None:
+                copied = f", kept as {visible(trace.kept_as)}"
             self.console.print_line(Text(f"{trace.outcome} {visible(trace.trace_id)}{where}{copied}"))
         self.console.print(
             f"synced: {_counted(report.outcomes) or 'no traces'}; {bytes_text(report.copied_bytes)} copied"

@@ -191,7 +191,7 @@ def _sources(storage: Storage, key: str, path: Path, counts: ImportCounts) -> It
 
     async def read() -> SourceTrace | None:
         stored = await load(storage, trace_id, key)
-        return await _source(stored, path, counts) if stored is not None else None
+        return await source_of(stored, path, counts) if stored is not None else None
 
     try:
         source = asyncio.run(retrying(trace_id, read))
@@ -202,7 +202,8 @@ def _sources(storage: Storage, key: str, path: Path, counts: ImportCounts) -> It
         yield source
 
 
-async def _source(stored: StoredTrace, path: Path, counts: ImportCounts) -> SourceTrace:
+async def source_of(stored: StoredTrace, path: Path, counts: ImportCounts) -> SourceTrace:
+    """Return a trace of an archive as a source of another; raises `DamagedTraceError` where it cannot be read."""
     trace, messages, events = await stored.trace(), await stored.log("messages"), await stored.log("events")
     trace.metadata = {name: value for name, value in trace.metadata.items() if name != STATE}
     tree = await stored.tree()

@@ -221,7 +221,7 @@ class Taker:
     async def _take_trace(self, source: SourceTrace, file: FileReport, at_a_time: asyncio.Semaphore) -> TraceReport:
         async with at_a_time, self._alone(source.trace.trace_id):
             link = self._links.get(source.trace.trace_id)
-            report = await _import_trace(self._store, source, file.importer, link)
+            report = await import_trace(self._store, source, file.importer, link)
         if source.pieced is not None:
             file.problems += source.pieced.counts.problems
             file.differences += source.pieced.counts.differences
@@ -247,7 +247,8 @@ def _diverged(source: SourceTrace, *, captured: bool) -> str:
     return f"the archive's trace {source.trace.trace_id} is neither an earlier nor a later state of this file; {taken}"
 
 
-async def _import_trace(store: TraceStore, source: SourceTrace, importer: str, link: Link | None) -> TraceReport:
+async def import_trace(store: TraceStore, source: SourceTrace, importer: str, link: Link | None = None) -> TraceReport:
+    """Write what a source adds to its trace, or make it; `link` is its parent where that is known."""
     trace_id = source.trace.trace_id
     header = await store.get_trace(trace_id)
     if header is None:

@@ -9,7 +9,7 @@ tells.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from traceark.codec.parquet import Run
@@ -45,15 +45,21 @@ class Comparison:
     """How a source stands to a target, seen from the target.
 
     ``forward``: the target is an earlier state; ``behind``: the source is. `where` says where they
-    part, if they diverged.
+    part, if they diverged, and `side` names the source's side of that, however it goes on.
     """
 
     outcome: Standing
     where: str = ""
+    side: str = ""
 
 
 def compare(source: Copy, target: Copy) -> Comparison:
     """Return how two copies of one incarnation stand to each other."""
+    compared = _compare(source, target)
+    return replace(compared, side=_side(source, target)) if compared.outcome == "diverged" else compared
+
+
+def _compare(source: Copy, target: Copy) -> Comparison:
     found: dict[str, Standing] = {}
     for log in LOGS:
         offset = parting(source.runs[log], target.runs[log])
@@ -66,6 +72,20 @@ def compare(source: Copy, target: Copy) -> Comparison:
     )
     found[GOAL_TREE] = _trees(source.tree, target.tree)
     return _together(found)
+
+
+def _side(source: Copy, target: Copy) -> str:
+    """Return the writer of the first thing that only the source has."""
+    for log in LOGS:
+        first = parting(source.runs[log], target.runs[log]) or _end(target.runs[log]) + 1
+        for run in source.runs[log]:
+            if run.last >= first:
+                return run.writer
+    changes = [(source.header.changes, target.header.changes)]
+    if source.tree is not None and target.tree is not None:
+        changes.append((source.tree.changes, target.tree.changes))
+    found = (ours.beyond(theirs) for ours, theirs in changes)
+    return next((writer for writer in found if writer is not None), source.header.incarnation)
 
 
 def compare_contents(source: Content, target: Content) -> Comparison:

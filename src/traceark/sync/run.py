@@ -20,6 +20,7 @@ from traceark.reading import scan
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.store import ArchiveStore
 from traceark.sync import disk
+from traceark.sync.both import keep_both
 from traceark.sync.carry import ChangedMeanwhileError, carry
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
 from traceark.sync.report import SyncedTrace, SyncReport
@@ -44,6 +45,8 @@ class SyncOptions:
         Compare only.
     delete : bool
         Delete at the target what the source does not have.
+    keep_both : bool
+        Store the source's side of a trace that diverged beside the target's, under an id of its own.
     check : bool
         Read back what was written.
     sync_each : bool
@@ -52,6 +55,7 @@ class SyncOptions:
 
     dry_run: bool = False
     delete: bool = False
+    keep_both: bool = False
     check: bool = True
     sync_each: bool = True
 
@@ -206,6 +210,9 @@ class _Sync:
             return None  # deleted meanwhile
         there = await look(self.target.storage, trace_id)
         found = await _compared(side, there)
+        if found.outcome == "diverged" and self.options.keep_both and not self.options.dry_run:
+            kept_as = await keep_both(side, self.target, found.side)
+            return SyncedTrace(trace_id, "diverged", found.where, kept_as=kept_as)
         if found.outcome not in ("new", "forward") or self.options.dry_run:
             return SyncedTrace(trace_id, found.outcome, found.where)
         async with self.target.replacing(trace_id):
@@ -217,6 +224,7 @@ class _Sync:
 class _Found:
     outcome: Outcome
     where: str = ""
+    side: str = ""
 
 
 async def _compared(side: Side, there: Side | None) -> _Found:
@@ -229,7 +237,7 @@ async def _compared(side: Side, there: Side | None) -> _Found:
             return _Found("forward")  # sealed since
     else:
         found = compare_contents(await side.content(), await there.content())
-    return _Found(found.outcome, found.where)
+    return _Found(found.outcome, found.where, found.side or side.header.incarnation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Side:
 
     async def content(self) -> Content:
         """Return what it says; raises as `copy` does."""
-        stored = self._stored()
+        stored = self.stored()
         messages = [row.record for row in await stored.messages()]
         events = [row.record for row in (await stored.log("events")).records]
         tree = await stored.tree()
@@ -81,7 +81,8 @@ class Side:
         )
         return read.runs
 
-    def _stored(self) -> StoredTrace:
+    def stored(self) -> StoredTrace:
+        """Return it for reading."""
         return StoredTrace(self.storage, self.trace_id, self.prefix, self.entries, self.header, self.parts)
 
 
