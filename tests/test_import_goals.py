@@ -184,6 +184,11 @@ def test_what_leaves_the_list_says_so_and_what_stays_as_it_was_says_nothing() ->
     ]
 
 
+def test_the_same_words_twice_are_two_things_to_do_in_every_list() -> None:
+    fold = folded([todo("a", "pending"), todo("a", "pending")], [todo("a", "completed"), todo("a", "pending")])
+    assert {goal.id: goal.status for goal in fold.goals.values()} == {"todo-1": "completed", "todo-2": "pending"}
+
+
 LISTS = st.lists(
     st.lists(
         st.builds(todo, st.sampled_from("abc"), st.sampled_from(["pending", "in_progress", "completed", "odd"])),

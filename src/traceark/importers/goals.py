@@ -69,6 +69,9 @@ class GoalFold:
             key = str(told) if isinstance(told, str | int) else text
             if text is None or key is None:
                 continue
+            while key in listed:
+                # The same words again are another thing to do.
+                key += "'"
             goal, status = self.goals.get(self._todo_goals.get(key, "")), self.typed.text(todo.get("status"))
             if goal is None:
                 number = 1 + sum(each.type == "todo" for each in self.goals.values())
