@@ -147,6 +147,25 @@ def test_openhands_tells_its_tasks_and_its_agents(tmp_path: Path) -> None:
     assert [event.event_type for event in source.events].index("openhands.PauseEvent") == 2
 
 
+def test_an_agent_of_openhands_that_is_asked_again_is_in_progress_again(tmp_path: Path) -> None:
+    asked = openhands.acted("t1", 2, "task", "c1", "r1", {"kind": "TaskAction", "prompt": "Look.", "description": "a"})
+    again = openhands.acted("t2", 4, "task", "c2", "r2", {"kind": "TaskAction", "prompt": "More.", "resume": "task-1"})
+    events = [
+        openhands.ASKED,
+        asked,
+        openhands.saw("o1", 3, asked, "Seen.", task_id="task-1"),
+        again,
+        openhands.saw("o2", 5, again, "Seen more.", task_id="task-1"),
+    ]
+    (source,), _ = openhands.read(openhands.lay_out(tmp_path, events, openhands.state()) / "base_state.json")
+    assert told(source) == [
+        ("c1", None, "in_progress", "t1"),
+        ("c1", "in_progress", "completed", "o1"),
+        ("c1", "completed", "in_progress", "t2"),
+        ("c1", "in_progress", "completed", "o2"),
+    ]
+
+
 def test_atif_tells_an_agent_with_the_result_that_names_its_trace_and_no_time_moves(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     reference: JsonObject = {

@@ -107,6 +107,7 @@ class RunTrace:
             self._start(f"{call_id}-{name}", name, prompt)
         if resumed is not None:
             self._started[call_id] = message.goal_id = resumed
+            self._goals.change(self._goals.goals[resumed], self.building.time(None), "in_progress")
         elif isinstance(prompt := arguments.get("prompt"), str):
             self._start(call_id, self.typed.summary(arguments.get("description")), prompt)
             self._started[call_id] = message.goal_id = call_id
