@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from traceark.importers.run import import_paths
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject
 from traceark.store import ArchiveStore
+from traceark.testing import ModelStore
 
 
 def changes(events: Sequence[SourceEvent]) -> list[dict[str, Any]]:
@@ -229,6 +230,21 @@ def test_the_goals_are_what_their_changes_add_up_to(lists: list[list[Json]]) -> 
     assert standing == {goal.id: (goal.status, goal.description) for goal in fold.goals.values()}
 
 
+class Told:
+    """An importer that yields what it was given, under the name of another."""
+
+    name = ClaudeCode.name
+
+    def __init__(self, sources: list[SourceTrace]) -> None:
+        self._sources = sources
+
+    def detect(self, path: Path) -> bool:
+        return path.is_file()
+
+    def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+        yield from self._sources
+
+
 def growing(path: Path) -> list[str]:
     """Return the lines of a session whose goals change between and after rows that are events."""
     lines: list[JsonObject] = []
@@ -258,6 +274,31 @@ def test_a_session_that_grew_tells_the_same_changes_in_any_order_of_its_states(t
             outcomes = {trace.outcome for file in run(into, path).files for trace in file.traces}
             assert outcomes <= {"new", "grown", "older"}
         assert contents(into) == contents(expected)
+
+
+def test_a_trace_that_was_stored_without_changes_of_goals_grows_without_them(tmp_path: Path) -> None:
+    lines, path, into = growing(tmp_path), tmp_path / "s.jsonl", store()
+
+    async def records(of: ModelStore) -> list[tuple[str, Json]]:
+        events = [(each.event_type, each.payload) for each in await of.get_events(SESSION)]
+        return [each for each in events if each[0] != GOAL_STATUS]
+
+    async def stored_without() -> None:
+        path.write_text("".join(lines[:6]))
+        (source,) = ClaudeCode().read(path, ImportCounts())
+        source.events = [each for each in source.events if each.event_type != GOAL_STATUS]
+        await import_paths(into, [path], importer=Told([source]))
+
+    asyncio.run(stored_without())
+    for size in (6, 9, 12, 9):
+        path.write_text("".join(lines[:size]))
+        report = run(into, path)
+        assert report.ok
+    expected = store()
+    path.write_text("".join(lines))
+    run(expected, path)
+    held = asyncio.run(into.get_events(SESSION))
+    assert [(each.event_type, each.payload) for each in held] == asyncio.run(records(expected))
 
 
 def test_changes_are_counted_by_themselves_so_that_rows_are_messages_and_events(tmp_path: Path) -> None:
