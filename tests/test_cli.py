@@ -143,7 +143,7 @@ class TestShow:
     def test_has_header_goals_and_messages(self, imported: Path) -> None:
         text = out("show", imported, "7d1f")
         assert text.startswith(f"{BUGFIX}  completed\n")
-        assert "33 messages · 171,665 tokens · 4 events" in text
+        assert "33 messages · 171,665 tokens · 13 events" in text
         assert "├── ✓ Reproduce the failure\n│   completed · 10 messages · 45.7k tokens\n" in text
         assert "→ Bash command=pytest" in text
         assert "\n  ← 48 passed in 1.31s\n" in text
@@ -186,10 +186,10 @@ class TestShow:
 
 class TestTail:
     def test_prints_the_events_after_a_cursor(self, imported: Path) -> None:
-        assert [event["event_id"] for event in told("tail", imported, BUGFIX)] == [1, 2, 3, 4]
-        assert [event["event_id"] for event in told("tail", imported, BUGFIX, "--since", 3)] == [4]
-        assert len(out("tail", imported, BUGFIX, "--since", 2).splitlines()) == 3
-        assert out("tail", imported, BUGFIX, "--since", 4) == "no events\n"
+        assert [event["event_id"] for event in told("tail", imported, BUGFIX)] == [*range(1, 14)]
+        assert [event["event_id"] for event in told("tail", imported, BUGFIX, "--since", 12)] == [13]
+        assert len(out("tail", imported, BUGFIX, "--since", 11).splitlines()) == 3
+        assert out("tail", imported, BUGFIX, "--since", 13) == "no events\n"
 
     def test_a_cursor_below_zero_is_used_wrong(self, imported: Path) -> None:
         assert "--since" in wrong(2, "tail", imported, BUGFIX, "--since", -1)
@@ -508,7 +508,7 @@ class TestS3:
         assert told("import", SAMPLES, "--to", url, *at)["totals"]["new_messages"] == 65
         assert len(told("ls", url, *at)) == 5
         assert told("show", url, "7d1f", *at)["trace"]["trace_id"] == BUGFIX
-        assert len(told("tail", url, BUGFIX, *at)) == 4
+        assert len(told("tail", url, BUGFIX, *at)) == 13
         assert told("sql", url, "SELECT count(*) AS n FROM messages", *at) == [{"n": 65}]
         assert len(told("compact", url, "--all", *at)["compacted"]) == 5
         assert len(told("seal", url, "--all", *at)["sealed"]) == 5

@@ -150,6 +150,7 @@ def test_the_samples_are_imported_whole() -> None:
         "new_events": 7,
         "known_events": 0,
         "goals": 7,
+        "goal_changes": 16,
         "repaired": 0,
         "problems": 0,
         "differences": 0,

@@ -168,7 +168,7 @@ class TextOutput(Output):
         grid.add_row("traces", f"{totals['traces']:,} ({told})" if told else "0")
         grid.add_row("messages", f"{totals['new_messages']:,} new, {totals['known_messages']:,} known")
         grid.add_row("events", f"{totals['new_events']:,} new, {totals['known_events']:,} known")
-        grid.add_row("goals", f"{totals['goals']:,}")
+        grid.add_row("goals", f"{totals['goals']:,} ({totals['goal_changes']:,} changes)")
         if report.repaired:
             grid.add_row("kept raw", Text(_counted(report.repaired)))
         for file in report.files:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Where the metadata of a trace says that its messages' times were not told: "run", they have that of the run;
 # "id", that which the trace's id names; "unknown", the epoch.
 TIMES = "times"
+# The type of an event that says how a goal changed. Importers derive it from rows; it is no row of a source itself.
+GOAL_STATUS = "goal.status"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from datetime import datetime
 
 from traceark.importers.goals import GoalFold
 from traceark.importers.typed import Typed
-from traceark.models import Goal, Json
+from traceark.models import Json
 
 AGENT_TOOLS = frozenset({"Task", "Agent"})
 _TODO_TOOLS = frozenset({"TodoWrite", "TaskCreate", "TaskUpdate"})
@@ -69,12 +69,9 @@ class ClaudeGoals(GoalFold):
         elif tool in AGENT_TOOLS and call_id not in self.goals:
             self._calls[call_id] = (tool, arguments)
             description = self.typed.summary(arguments.get("description")) or tool
-            goal = Goal(
-                id=call_id, description=description, type="agent", status="in_progress", parent_id=self.current()
-            )
-            goal.created_at = at
-            self._keep_extra(goal, "subagent_type", arguments.get("subagent_type"))
-            self.goals[call_id] = goal
+            goal = self.start_agent(call_id, description, at)
+            if (kind := arguments.get("subagent_type")) is not None:
+                setattr(goal, "subagent_type", kind)  # noqa: B010 (a field of the source, not of the model)
             prompt = arguments.get("prompt")
             if isinstance(prompt, str):
                 self._agent_prompts.setdefault(prompt, call_id)
@@ -101,7 +98,7 @@ class ClaudeGoals(GoalFold):
         child, status = child_trace_id(self.session, ended[1]), _ENDED_STATUS.get(ended[2])
         for goal in self.goals.values():
             if child in goal.sub_trace_ids and goal.status == "in_progress" and status is not None:
-                self.set_status(goal, status, at)
+                self.change(goal, at, status)
                 report = _REPORT.search(told)
                 goal.summary = self.typed.summary(report[1]) if report is not None else None
 
@@ -110,9 +107,7 @@ class ClaudeGoals(GoalFold):
         goal = self.goals.get(call_id)
         if goal is None or goal.type != "agent" or self.copying:
             return
-        child = child_trace_id(self.session, agent_id)
-        if child not in goal.sub_trace_ids:
-            goal.sub_trace_ids = [*goal.sub_trace_ids, child]
+        self.name_trace(goal, child_trace_id(self.session, agent_id))
 
     def link_prompt(self, prompt: object, agent_id: str) -> str | None:
         """Note that the agent of this prompt is `agent_id`; return its goal."""
@@ -128,7 +123,7 @@ class ClaudeGoals(GoalFold):
             self.link_agent(goal.id, agent_id)
         told = result.details.get("status")
         status = "failed" if result.is_error else _AGENT_STATUS.get(told if isinstance(told, str) else "", "completed")
-        self.set_status(goal, status, at)
+        self.change(goal, at, status)
         if status != "in_progress":
             goal.summary = self.typed.summary(result.text)
 
@@ -149,13 +144,8 @@ class ClaudeGoals(GoalFold):
         goal = self.goals.get(self._task_goals.get(str(told), ""))
         if goal is None:
             return
-        goal.description = self.typed.summary(arguments.get("subject")) or goal.description
         goal.reason = self.typed.summary(arguments.get("description"), 1000) or goal.reason
-        self.set_status(goal, self.typed.text(arguments.get("status")) or goal.status, at)
-
-    def _keep_extra(self, goal: Goal, name: str, value: Json) -> None:
-        if value is not None:
-            setattr(goal, name, value)
+        self.change(goal, at, self.typed.text(arguments.get("status")), self.typed.summary(arguments.get("subject")))
 
 
 def child_trace_id(session: str, agent_id: str) -> str:

@@ -1,8 +1,8 @@
 """One trace of a Claude Code session, put together row by row.
 
-Each user or assistant row becomes one message, every other row one event; goals and header are
-derived from them. What a row says beyond the message's fields stays in its extra field `source`,
-where `elsewhere` refers to what is said twice.
+Each user or assistant row becomes one message, every other row one event; goals, the events of their
+changes and the header are derived from them. What a row says beyond the message's fields stays in its
+extra field `source`, where `elsewhere` refers to what is said twice.
 It is a fold over the past: the trace of the first rows is a beginning of the whole one, but that
 usage moves to the last row of its streamed message.
 """
@@ -74,10 +74,12 @@ class TraceBuilder(RowTrace):
             message_id = self._message_id(row)
             if message_id is not None:
                 self._add_message(row, value, inner, message_id, kind)
+                self.events += self.goals.changes(message_id)
                 return
         self._link(value)
         self.goals.notice(value.get("content"), self._time)
         self.event(kind, row)
+        self.events += self.goals.changes()
 
     def finish(self) -> SourceTrace:
         """Return the trace."""

@@ -218,6 +218,7 @@ class CodexTrace(RowTrace):
         elif is_output:
             self._take_output(fields, payload)
         fields.setdefault("goal_id", self._goals.current())
+        self.events += self._goals.changes(fields["message_id"])
         if fields["role"] == "assistant":
             self._answer = fields
         self.messages.append(fields)
@@ -253,7 +254,7 @@ class CodexTrace(RowTrace):
             fields["goal_id"] = goal.id
             self._start(call_id, _object(payload.get("output")).get("agent_id"))
             if fields.get("status") == "failed":
-                self._goals.set_status(goal, "failed", self._time)
+                self._goals.change(goal, self._time, "failed")
         elif fields["tool_name"] in _WAITS:
             self._take_statuses(_object(payload.get("output")).get("status"))
         plan = self._plans.pop(call_id, None)
@@ -274,7 +275,7 @@ class CodexTrace(RowTrace):
             words = standing if isinstance(standing, dict) else {standing: None} if isinstance(standing, str) else {}
             for word, text in words.items():
                 if goal is not None and word in _AGENT_STATUS:
-                    self._goals.set_status(goal, _AGENT_STATUS[word], self._time)
+                    self._goals.change(goal, self._time, _AGENT_STATUS[word])
                     goal.summary = self.typed.summary(text) or goal.summary
 
     def _duration(self, told: Json) -> int | None:

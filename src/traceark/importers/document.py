@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceEvent, SourceTrace
+from traceark.importers.goals import GoalFold
 from traceark.importers.jsonl import head_rows, rows_of, values_of, whole_value
 from traceark.importers.typed import Typed
-from traceark.models import Goal, GoalTree, Json, JsonObject, Message, Trace
+from traceark.models import Json, JsonObject, Message, Trace
 
 # A format that is told by a word near the beginning of a file is looked for in so many bytes.
 _HEAD_BYTES = 65_536
@@ -96,12 +97,12 @@ class DocumentTrace:
     def __init__(self, name: str, trace: Trace, counts: ImportCounts) -> None:
         self.trace = trace
         self.typed = Typed(counts.repaired)
+        self.goals = GoalFold(self.typed)
         self.messages: list[Message] = []
         self._name = name
         self._counts = counts
         self._events: list[SourceEvent] = []
         self._digests: list[str] = []
-        self._goals: dict[str, Goal] = {}
         self._tools: dict[str, str] = {}
         self._time: datetime | None = None
 
@@ -223,11 +224,14 @@ class DocumentTrace:
         self._events.append(SourceEvent(f"{self._name}.{kind}", payload, at or self._time))
 
     def goal(self, goal_id: str, description: str, child_id: str) -> None:
-        """Add the goal of a sub-agent, or one more trace to it."""
-        goal = self._goals.setdefault(
-            goal_id, Goal(id=goal_id, description=description, type="agent", status="completed", created_at=self._time)
-        )
+        """Add the goal of a sub-agent that has ended by the last message, or one more trace to it."""
+        goal = self.goals.start_agent(goal_id, description, self._time, "completed")
         goal.sub_trace_ids = [*goal.sub_trace_ids, child_id]
+        self.tell_goals(self.messages[-1])
+
+    def tell_goals(self, message: Message | None) -> None:
+        """Add events for what has changed of the goals: by a message, or by what is none."""
+        self._events += self.goals.changes(message.message_id if message is not None else None)
 
     def finish(self, path: Path, stated_tokens: int | None = None) -> SourceTrace:
         """Return the trace; say so where its tokens are not those that the document states."""
@@ -235,7 +239,7 @@ class DocumentTrace:
         if stated_tokens is not None and tokens != stated_tokens:
             told = f"{self.trace.trace_id}: the messages have {tokens:,} tokens, the file states {stated_tokens:,}"
             self._counts.differences.append(Problem(str(path), 0, told))
-        goals = GoalTree(mission=self.trace.task or "", goals=list(self._goals.values())) if self._goals else None
+        goals = self.goals.tree(self.trace.task or "")
         return SourceTrace(
             self.trace, self.messages, self._events, goals, self._digests, len(self._digests), positional=True
         )

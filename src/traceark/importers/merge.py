@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from traceark.importers.base import TIMES, SourceEvent, SourceTrace
+from traceark.importers.base import GOAL_STATUS, TIMES, SourceEvent, SourceTrace
 from traceark.importers.elsewhere import whole
 from traceark.importers.report import Outcome
 from traceark.models import Event, GivenEvent, Goal, GoalTree, JsonObject, Message, Trace
@@ -188,6 +188,7 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
         The name of the format.
     """
     state = State.of(stored.trace)
+    source = replace(source, events=_comparable(source.events, stored.events))
     by_id = _by_id(stored.messages)
     new = [message for message in source.messages if message.message_id not in by_id]
     if state is None or not (state.rows or state.until) or not _agrees(source, state, by_id, stored.events):
@@ -209,6 +210,14 @@ def plan_import(source: SourceTrace, stored: Stored, importer: str) -> Plan:
     plan.spent = _spent(source.messages, by_id)
     plan.header = header_updates(source, stored.trace, state)
     return plan
+
+
+def _comparable(events: list[SourceEvent], stored: Sequence[Event]) -> list[SourceEvent]:
+    """Return a source's events as they are stored: without changes of goals where those there tell none."""
+    first = next((number for number, each in enumerate(events) if each.event_type == GOAL_STATUS), len(events))
+    if len(stored) <= first or any(each.event_type == GOAL_STATUS for each in stored):
+        return events
+    return [each for each in events if each.event_type != GOAL_STATUS]
 
 
 def given(events: Sequence[SourceEvent]) -> list[GivenEvent]:

@@ -31,8 +31,8 @@ class OpenCodeGoals(GoalFold):
 
     def agent_goal(self, part_id: str | None) -> str | None:
         """Return the goal of the sub-agent that a call started."""
-        goal = self.goals.get(part_id or "")
-        return goal.id if goal is not None and goal.type == "agent" else None
+        goal = self.agent(part_id)
+        return goal.id if goal is not None else None
 
     def call(self, part_id: str, part: JsonObject) -> None:
         """Take the state of a call of a tool."""
@@ -42,18 +42,16 @@ class OpenCodeGoals(GoalFold):
         if part.get("tool") == "todowrite" and state.get("status") == "completed":
             self.write_todos(objects_of(given.get("todos")), ended)
         elif part.get("tool") == "task" and given:
-            goal = self.goals.get(part_id)
-            if goal is None:
-                goal = Goal(id=part_id, type="agent", status="in_progress", parent_id=self.current())
-                goal.created_at = self.typed.milliseconds(times.get("start"))
-                self.goals[part_id] = goal
+            description = self.typed.summary(given.get("description")) or "task"
+            began = self.typed.milliseconds(times.get("start"))
+            goal = self.start_agent(part_id, description, began)
+            self.change(goal, began, description=description)
             self._see_agent(goal, given, state)
             if state.get("status") in ENDED:
-                self.set_status(goal, "failed" if state["status"] == "error" else "completed", ended)
+                self.change(goal, ended, "failed" if state["status"] == "error" else "completed")
                 goal.summary = self.typed.summary(state.get("output", state.get("error")))
 
     def _see_agent(self, goal: Goal, given: JsonObject, state: JsonObject) -> None:
-        goal.description = self.typed.summary(given.get("description")) or "task"
         if given.get("subagent_type") is not None:
             setattr(goal, "subagent_type", given["subagent_type"])  # noqa: B010
         child = self.typed.identifier(object_of(state.get("metadata")).get("sessionId"))

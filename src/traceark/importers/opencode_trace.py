@@ -55,6 +55,7 @@ class SessionTrace(RowTrace):
         self.counts.rows[kind] += 1
         self._take(kind, told)
         self.event(kind, row)
+        self.events += self._said.goals.changes()
 
     def export(self, info: JsonObject, told: JsonObject) -> None:
         """Take what an export says of the session, and all that it says beside messages."""

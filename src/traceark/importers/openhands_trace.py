@@ -14,7 +14,6 @@ from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import DocumentTrace, objects_of
-from traceark.importers.goals import GoalFold
 from traceark.importers.openhands_files import EventFile
 from traceark.importers.openhands_usage import Spending, statistics_of, with_statistics
 from traceark.models import Json, JsonObject, Message, Trace, TraceStatus
@@ -62,7 +61,7 @@ class RunTrace:
         # What an event that came later replaces: the statistics of a run without a state.
         self.statistics: JsonObject = {}
         self._counts = counts
-        self._goals = GoalFold(self.typed)
+        self._goals = self.building.goals
         self._ids: set[str] = set()
         self._plans: dict[str, list[Json]] = {}
         # The ids of tasks by their titles, as of the last list.
@@ -78,8 +77,11 @@ class RunTrace:
         """Take an event: `take` says whether it made a message of it; else it is a raw event."""
         self.building.row(kind, event)
         self.building.time(event.get("timestamp"))
-        if not take():
+        if take():
+            self.building.tell_goals(self.building.messages[-1])
+        else:
             self.building.event(kind, event)
+            self.building.tell_goals(None)
 
     def say(self, number: int, event: JsonObject, role: str, content: Json, kept: JsonObject) -> Message:
         """Add the message of an event; `kept` is what the event says beyond its role and content."""
@@ -105,6 +107,7 @@ class RunTrace:
             self._start(f"{call_id}-{name}", name, prompt)
         if resumed is not None:
             self._started[call_id] = message.goal_id = resumed
+            self._goals.change(self._goals.goals[resumed], self.building.time(None), "in_progress")
         elif isinstance(prompt := arguments.get("prompt"), str):
             self._start(call_id, self.typed.summary(arguments.get("description")), prompt)
             self._started[call_id] = message.goal_id = call_id
@@ -119,7 +122,7 @@ class RunTrace:
                 self._agents[task_id] = one
         for goal in self._goals.goals.values():
             if goal.type == "agent" and (goal.id == one or goal.id.startswith(f"{call_id}-")):
-                self._goals.set_status(goal, "failed" if failed else "completed", self.building.time(None))
+                self._goals.change(goal, self.building.time(None), "failed" if failed else "completed")
                 goal.summary = self.typed.summary(text_of(message.content))
 
     def name_children(self, children: Iterable[tuple[str, str]]) -> None:
@@ -191,7 +194,6 @@ class RunTrace:
         for difference in self.spending.differences:
             self._counts.differences.append(Problem(str(path), 0, f"{trace.trace_id}: {difference}"))
         source = self.building.finish(path)
-        source.goals = self._goals.tree(trace.task or "")
         trace.current_goal_id = self._goals.current()
         source.torn_tail = self._torn
         # A state that tells more than before is taken even though no event is new, and sub-agents that came later.

@@ -24,6 +24,10 @@ class TraceReport:
         this very state; ``older``: it holds a later one; ``diverged``: the archive's trace and
         the source disagree, and only messages of unknown ids were taken, none where ids
         tell no more than places; ``failed``: nothing was.
+    new_events, known_events : int
+        Those that are records of the source, so that all messages and events are its rows.
+    goal_changes : int
+        Events that say how goals changed, which are derived from rows.
     """
 
     trace_id: str
@@ -33,6 +37,7 @@ class TraceReport:
     new_events: int = 0
     known_events: int = 0
     goals: int = 0
+    goal_changes: int = 0
 
 
 @dataclass(slots=True)
@@ -143,6 +148,7 @@ class ImportReport:
             "new_events": sum(trace.new_events for trace in traces),
             "known_events": sum(trace.known_events for trace in traces),
             "goals": sum(trace.goals for trace in traces),
+            "goal_changes": sum(trace.goal_changes for trace in traces),
             "repaired": self.repaired.total(),
             "problems": len(self.problems),
             "differences": sum(len(file.differences) for file in self.files),

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers import copies
 from traceark.importers.awaited import Awaited
-from traceark.importers.base import Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
+from traceark.importers.base import GOAL_STATUS, Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
 from traceark.importers.find import compression_of
 from traceark.importers.links import Kin, children_of
 from traceark.importers.merge import CAPTURE, Plan, State, Stored, begun, ended, given, plan_import, settled
@@ -306,16 +306,23 @@ async def _add_whole(store: WholeStore, source: SourceTrace, importer: str, link
 
 
 def _report(source: SourceTrace, outcome: Outcome, plan: Plan | None = None) -> TraceReport:
-    messages, events = (len(plan.messages), len(plan.events)) if plan is not None else (0, 0)
+    messages, new = (len(plan.messages), [each[0] for each in plan.events]) if plan is not None else (0, [])
+    told, events = _records(source, [each.event_type for each in source.events]), _records(source, new)
     return TraceReport(
         source.trace.trace_id,
         outcome,
         new_messages=messages,
         known_messages=max(0, len(source.messages) - messages),
         new_events=events,
-        known_events=len(source.events) - events if outcome != "diverged" else 0,
+        known_events=told - events if outcome != "diverged" else 0,
         goals=len(source.goals.goals) if source.goals is not None else 0,
+        goal_changes=len(source.events) - told,
     )
+
+
+def _records(source: SourceTrace, event_types: Sequence[str]) -> int:
+    """Return how many events are records of a source: not those of goals, unless it is a trace that has them."""
+    return sum(source.copied is not None or each != GOAL_STATUS for each in event_types)
 
 
 async def _write(store: TraceStore, trace_id: str, plan: Plan) -> None:

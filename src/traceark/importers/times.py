@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from traceark.importers.base import TIMES, SourceEvent, SourceTrace
+from traceark.importers.base import GOAL_STATUS, TIMES, SourceEvent, SourceTrace
 
 # Of a trace of which nothing tells when it began.
 UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,9 +43,12 @@ def give_times(source: SourceTrace) -> None:
         for message, at in zip(source.messages, _filled(said, trace.created_at), strict=True):
             message.created_at = at
     if None in happened:
-        times = _filled(happened, trace.created_at)
+        # A goal may change long after what comes before its event.
+        told = [None if each.event_type == GOAL_STATUS else each.created_at for each in source.events]
+        times = _filled(told, trace.created_at)
         source.events = [
-            SourceEvent(event.event_type, event.payload, at) for event, at in zip(source.events, times, strict=True)
+            SourceEvent(event.event_type, event.payload, event.created_at or at)
+            for event, at in zip(source.events, times, strict=True)
         ]
 
 
