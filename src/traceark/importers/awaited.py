@@ -26,7 +26,7 @@ class Awaited:
     def __init__(self, files: Sequence[Path]) -> None:
         named = [traces_named(path) for path in files] if len(files) > 1 else []
         self._last = {name: str(files[place]) for name, place in spread(named).items()}
-        self._told: dict[tuple[str, str], tuple[PiecedTrace, FileReport]] = {}
+        self._told: dict[tuple[str, str], list[tuple[PiecedTrace, FileReport]]] = {}
 
     def join(self, source: SourceTrace, file: FileReport) -> Iterator[SourceTrace]:
         """Yield a source with what files before told of it; none where others are to come, or one told otherwise."""
@@ -36,19 +36,26 @@ class Awaited:
             yield source
             return
         key = file.importer, pieced.trace_id
-        earlier = self._told.get(key)
-        joined = pieced.after(earlier[0].pieces) if earlier is not None else pieced
-        if joined is not None:
-            self._told[key] = joined, file
-        elif earlier is not None:
-            told = f"{earlier[0].path} tells the end of a span of trace {pieced.trace_id} otherwise; nothing was taken"
+        earlier = self._told.setdefault(key, [])
+        if earlier and pieced.after(_together(earlier).pieces) is None:
+            told = f"{earlier[-1][0].path} tells the end of a span of trace {pieced.trace_id} otherwise"
             file.traces.append(TraceReport(pieced.trace_id, "diverged"))
-            file.problems.append(Problem(file.path, 0, told))
+            file.problems.append(Problem(file.path, 0, f"{told}; nothing was taken"))
+        else:
+            earlier.append((pieced, file))
         if last == file.path:
-            yield self._told.pop(key)[0].source()
+            yield _together(self._told.pop(key)).source()
 
     def rest(self) -> Iterator[tuple[SourceTrace, FileReport]]:
         """Yield what awaits files that were not taken."""
         while self._told:
-            trace, file = self._told.pop(next(iter(self._told)))
-            yield trace.source(), file
+            told = self._told.pop(next(iter(self._told)))
+            yield _together(told).source(), told[-1][1]
+
+
+def _together(told: Sequence[tuple[PiecedTrace, FileReport]]) -> PiecedTrace:
+    """Return what files tell of a trace, by their names: whichever was taken first, it is the same."""
+    first, *others = sorted((trace for trace, _ in told), key=lambda trace: str(trace.path))
+    for trace in others:
+        first = trace.after(first.pieces) or first
+    return first

@@ -122,13 +122,22 @@ class PiecedTrace:
             return None
         told = Counter(piece.key() for piece in earlier)
         around: dict[str, Json] = {}
+        stood: set[str] = set()
         for _, changes, _ in replayed(earlier):
             around.update(changes)
+            stood.update(Piece(kind, record).key() for kind, record in changes)
         joined = PiecedTrace(self.format, self.trace_id, self.path, [*earlier])
         for piece in self.pieces:
             key = piece.key()
             if told[key]:
                 told[key] -= piece.kind == SPAN
+                for beside in (Piece(kind, record) for kind, record in piece.around):
+                    # What stood around it there may say more than what did here.
+                    if beside.record and beside.key() not in stood:
+                        stood.add(beside.key())
+                        around[beside.kind] = beside.record
+                        joined.pieces.append(beside)
+                        joined.fresh.append(SourceEvent(f"{self.format.name}.{beside.kind}", beside.record))
                 continue
             joined.pieces.append(piece)
             joined.fresh += _events(self.format.name, piece, around)
