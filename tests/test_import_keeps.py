@@ -98,6 +98,7 @@ def told(importer: Importer, path: Path) -> str:
     given: list[Any] = [MARK for problem in counts.problems if "taken" in problem.reason]
     for source in sources:
         given += [to_record(source.trace), *map(to_record, source.messages), *(each.payload for each in source.events)]
+        given.append(source.torn_tail)  # which the header keeps
     return json.dumps(given)
 
 
