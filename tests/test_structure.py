@@ -48,6 +48,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "compact",
         "verification",
         "lifecycle",
+        "tombstones",
         "pool",
         "catalog",
         "rollups",

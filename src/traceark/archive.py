@@ -288,9 +288,9 @@ class Archive(Moving):
         """Rewrite the rollups that hold rows of some traces, without these."""
         return self.run(self.store.purge(trace_ids))
 
-    def delete_trace(self, trace_id: str) -> None:
-        """Delete a trace for good."""
-        self.run(self.store.delete_trace(trace_id))
+    def delete_trace(self, trace_id: str, *, reason: str | None = None) -> None:
+        """Delete a trace for good; a tombstone keeps a sync from bringing it back."""
+        self.run(self.store.delete_trace(trace_id, reason=reason))
 
     def close(self) -> None:
         """Seal what is finished, give back files, and end the thread."""

@@ -21,7 +21,7 @@ from traceark.errors import (
 )
 from traceark.headers import Header
 from traceark.keeping import Keeping
-from traceark.layout import trace_prefix
+from traceark.layout import tombstone_key, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import TERMINAL, Event, GivenEvent, Goal, GoalTree, Json, Message, Trace, updated
 from traceark.pool import TracePool
@@ -226,6 +226,7 @@ class ArchiveStore(Asking, Keeping):
         await self._pool.begin(given.trace_id)
         try:
             await lifecycle.create_all(storage, prefix, files)
+            await storage.delete([tombstone_key(given.trace_id, header.incarnation)])
         finally:
             await self._pool.done(given.trace_id)
         return given.trace_id
