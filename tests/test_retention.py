@@ -15,6 +15,7 @@ from traceark.layout import HEADER, MANIFEST, TOMBSTONES, trace_prefix
 from traceark.models import Message, Trace
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
+from traceark.sync import SyncOptions, SyncReport, sync
 from traceark.tombstones import Tombstone, buried, read_tombstone
 
 RUN = "run-7"
@@ -140,3 +141,107 @@ async def test_names_that_say_no_trace_bury_nothing(url: str) -> None:
 def _tombstone_file(which: str) -> tuple[str, bytes]:
     tombstone = Tombstone(RUN, which, HEADER, "0" * 64)
     return tombstone.key, tombstone.encode()
+
+
+async def synced(source: str | Path, target: str | Path, options: SyncOptions | None = None) -> SyncReport:
+    async with opened(source) as one, opened(target) as other:
+        return await sync(one, other, options)
+
+
+DELETE = SyncOptions(delete=True)
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> str:
+    return str(tmp_path / "backup")
+
+
+@pytest.mark.parametrize("status", ["completed", "running"])
+async def test_no_sync_brings_back_what_was_deleted(url: str, backup: str, status: str) -> None:
+    await add(url, status=status)
+    await synced(url, backup)
+    await delete(url)
+    for options in (SyncOptions(dry_run=True), SyncOptions(sync_each=False), DELETE):
+        report = await synced(backup, url, options)
+        assert report.outcomes == {"buried": 1} and report.is_clean
+        assert [(trace.trace_id, trace.outcome) for trace in report.traces] == [(RUN, "buried")]
+        assert await opened(url).get_trace(RUN) is None
+
+
+async def test_a_later_state_of_what_was_deleted_does_not_come_back_either(url: str, backup: str) -> None:
+    await add(url, status="running")
+    await synced(url, backup)
+    await delete(url)
+    async with opened(backup) as store:
+        await store.add_message(Message(trace_id=RUN, role="user", content="more"))
+    assert (await synced(backup, url)).outcomes == {"buried": 1}
+
+
+async def test_another_run_of_the_id_is_copied(url: str, backup: str) -> None:
+    await add(url)
+    await delete(url)
+    await add(backup, content="another")
+    assert (await synced(backup, url)).outcomes == {"new": 1}
+    assert (await synced(backup, url)).outcomes == {"same": 1}
+
+
+async def test_what_was_deleted_before_the_id_was_used_again_does_not_mix_with_it(url: str, backup: str) -> None:
+    await add(url)
+    await synced(url, backup)
+    await delete(url)
+    await add(url, content="another")
+    assert (await synced(backup, url)).outcomes == {"buried": 1}
+    async with opened(url) as store:
+        assert [each.content for each in await store.get_trace_messages(RUN)] == ["another"]
+
+
+async def test_a_tombstone_beside_the_trace_does_not_count(url: str, backup: str) -> None:
+    which = await add(url, status="running")
+    await synced(url, backup)
+    async with opened(backup) as store:
+        await store.add_message(Message(trace_id=RUN, role="user", content="more"))
+    for place in (url, backup):
+        await opened(place).storage.replace(*_tombstone_file(which))
+    assert (await synced(backup, url, DELETE)).outcomes == {"forward": 1}
+
+
+async def test_only_when_asked_is_a_deletion_carried_to_the_target(url: str, backup: str) -> None:
+    which = await add(url)
+    await synced(url, backup)
+    await delete(url, reason="asked for")
+    assert (await synced(url, backup)).outcomes == {}
+    assert await opened(backup).get_trace(RUN) is not None
+    assert (await synced(url, backup, SyncOptions(delete=True, dry_run=True))).outcomes == {"deleted": 1}
+    assert await opened(backup).get_trace(RUN) is not None
+    assert (await synced(url, backup, DELETE)).outcomes == {"deleted": 1}
+    assert await opened(backup).get_trace(RUN) is None
+    one, other = [await read_tombstone(opened(place).storage, RUN, which) for place in (url, backup)]
+    assert one == other
+    assert (await synced(url, backup, DELETE)).outcomes == {}
+
+
+async def test_a_deleted_run_gives_way_to_the_new_one_of_its_id(url: str, backup: str) -> None:
+    old = await add(url)
+    await synced(url, backup)
+    await delete(url)
+    new = await add(url, content="another")
+    assert (await synced(url, backup)).outcomes == {"diverged": 1}
+    assert (await synced(url, backup, DELETE)).outcomes == {"deleted": 1, "new": 1}
+    assert await incarnation(backup) == new and await buried(opened(backup).storage) == {(RUN, old)}
+
+
+async def test_what_a_mirror_drops_since_the_source_does_not_have_it_may_come_again(url: str, backup: str) -> None:
+    await add(url)
+    await add(backup, "stranger")
+    assert (await synced(url, backup, DELETE)).outcomes == {"new": 1, "deleted": 1}
+    assert await buried(opened(backup).storage) == set()
+
+
+async def test_a_damaged_tombstone_at_the_source_is_told_and_not_carried(url: str, backup: str) -> None:
+    which = await add(url)
+    await synced(url, backup)
+    await delete(url)
+    await opened(url).storage.replace(Tombstone(RUN, which, "", "").key, b"{}\n")
+    report = await synced(url, backup, DELETE)
+    assert await buried(opened(backup).storage) == set()
+    assert len(report.problems) == 1 and "was not carried" in report.problems[0]
