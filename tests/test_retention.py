@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from traceark.errors import CorruptFileError, TraceNotFoundError
+from traceark.errors import CorruptFileError, InvalidValueError, TraceNotFoundError
 from traceark.layout import HEADER, MANIFEST, TOMBSTONES, trace_prefix
-from traceark.models import Message, Trace
+from traceark.models import Goal, Message, Trace
+from traceark.rollups.files import ROLLUPS
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, SyncReport, sync
@@ -245,3 +249,118 @@ async def test_a_damaged_tombstone_at_the_source_is_told_and_not_carried(url: st
     report = await synced(url, backup, DELETE)
     assert await buried(opened(backup).storage) == set()
     assert len(report.problems) == 1 and "was not carried" in report.problems[0]
+
+
+async def test_a_pin_keeps_a_trace_from_expiring_and_changes_no_byte_of_it(url: str) -> None:
+    await add(url)
+    await add(url, "other")
+    storage = opened(url).storage
+    before = {name: await storage.read(f"traces/{name}") for name in await storage.list("traces")}
+    async with opened(url) as store:
+        for _ in range(2):
+            await store.pin(RUN)
+        assert await store.pinned() == {RUN}
+        report = await store.expire(timedelta(0), dry_run=False)
+        assert (report.trace_ids, report.pinned) == (["other"], 1)
+        after = {name: await storage.read(f"traces/{name}") for name in await storage.list("traces")}
+        assert after == {name: data for name, data in before.items() if name.startswith(f"{RUN}/")}
+        await store.unpin(RUN)
+        assert (await store.expire(timedelta(0))).trace_ids == [RUN]
+
+
+async def test_what_is_not_there_cannot_be_pinned_and_a_pin_goes_with_its_trace(url: str) -> None:
+    await add(url)
+    async with opened(url) as store:
+        with pytest.raises(TraceNotFoundError):
+            await store.pin("other")
+        await store.pin(RUN)
+        await store.delete_trace(RUN)
+        assert await store.pinned() == set()
+
+
+async def test_expiry_says_what_it_would_delete_and_deletes_nothing(url: str) -> None:
+    await add(url)
+    storage = opened(url).storage
+    weight = sum(entry.size for entry in (await storage.list(trace_prefix(RUN))).values())
+    async with opened(url) as store:
+        report = await store.expire(timedelta(0))
+        assert (report.trace_ids, report.bytes, report.dry_run) == ([RUN], weight, True)
+        assert await store.get_trace(RUN) is not None
+
+
+async def test_only_what_is_old_enough_and_meets_the_filters_expires(url: str) -> None:
+    now = datetime.now(UTC)
+    async with opened(url) as store:
+        for trace_id, days, status in (
+            ("new", 80, "completed"),
+            ("old", 100, "completed"),
+            ("failed", 100, "failed"),
+            ("running", 100, "running"),
+        ):
+            created = (now - timedelta(days=days)).isoformat()
+            await store.create_trace(Trace.parse({"trace_id": trace_id, "created_at": created, "status": status}))
+        age = timedelta(days=90)
+        assert sorted((await store.expire(age)).trace_ids) == ["failed", "old"]
+        report = await store.expire(age, keep_failed=True)
+        assert (report.trace_ids, report.failed, report.running) == (["old"], 1, 1)
+        assert (await store.expire(age, status="failed")).trace_ids == ["failed"]
+        assert (await store.expire(age, where="trace_id > 'g'")).trace_ids == ["old"]
+        assert (await store.expire(age, until=now - timedelta(days=365))).trace_ids == []
+        assert sorted((await store.expire(age, until=now)).trace_ids) == ["failed", "old"]
+        assert sorted((await store.expire(age, include_running=True)).trace_ids) == ["failed", "old", "running"]
+        with pytest.raises(InvalidValueError):
+            await store.expire(timedelta(-1))
+
+
+async def all_bytes(url: str) -> dict[str, bytes]:
+    """Return every file of an archive, those of Parquet as text of all that they hold too."""
+    storage = opened(url).storage
+    if url.startswith("memory://"):
+        names = list(MemoryStorage(url.removeprefix("memory://"))._objects)
+    else:
+        names = [str(path.relative_to(url)) for path in Path(url).rglob("*") if path.is_file()]
+    found: dict[str, bytes] = {}
+    for name in names:
+        data = await storage.read(name)
+        if name.endswith(".parquet"):
+            file = pq.ParquetFile(BytesIO(data))
+            data += str(file.metadata.metadata).encode() + json.dumps(file.read().to_pylist(), default=str).encode()
+        found[name] = data
+    return found
+
+
+async def holding(url: str, *needles: str) -> set[str]:
+    """Return the files in which one of some texts stands."""
+    return {name for name, data in (await all_bytes(url)).items() if any(each.encode() in data for each in needles)}
+
+
+def _place(name: str) -> str:
+    return "rollups" if name.startswith(f"{ROLLUPS}/") else name.partition("/")[0]
+
+
+async def test_what_expired_is_gone_from_every_byte_of_the_archive(url: str) -> None:
+    words = ("heliotrope", "quicksilver", "marzipan", "obsidian")
+    async with opened(url) as store:
+        for trace_id in ("gone", "kept"):
+            # Each word is told by another file: the header, the goals, the messages, the events.
+            told = [f"{word}-{trace_id}" for word in words]
+            await store.create_trace(Trace(trace_id=trace_id, task=told[0]))
+            await store.add_goal(trace_id, Goal(id="1", description=told[1]))
+            await store.add_message(
+                Message(trace_id=trace_id, role="user", content=told[2], message_id=f"id-of-{trace_id}")
+            )
+            await store.append_event(trace_id, "said", told[3])
+            await store.update_trace(trace_id, status="completed")
+    async with opened(url) as store:
+        assert (await store.optimize()).traces == 2
+    needles = [f"{word}-gone" for word in words] + ["id-of-gone"]
+    before = await holding(url, *needles)
+    assert {_place(name) for name in before} == {"traces", "catalog", "rollups"}
+    async with opened(url) as store:
+        report = await store.expire(timedelta(0), dry_run=False, where="trace_id = 'gone'")
+        assert report.trace_ids == ["gone"] and report.rollups >= 1 and report.unread == []
+    assert await holding(url, *needles) == set()
+    assert {_place(name) for name in await holding(url, "id-of-kept")} == {"traces", "rollups"}
+    async with opened(url) as store:
+        assert [each.content for each in await store.get_trace_messages("kept")] == ["marzipan-kept"]
+        assert await store.verify(deep=True) == []

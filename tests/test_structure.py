@@ -53,7 +53,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "catalog",
         "rollups",
     ),
-    ("store", "query", "questions", "asking", "keeping"),
+    ("store", "query", "questions", "asking", "keeping", "retention"),
     ("archive", "moving", "importers", "exporters", "sync", "capture"),
     ("cli", "server"),
 )

@@ -9,7 +9,7 @@ from traceark import lifecycle, verification
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
 from traceark.errors import InvalidIdError, TraceNotFoundError
-from traceark.layout import trace_prefix
+from traceark.layout import pin_key, trace_prefix
 from traceark.pool import TracePool
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
@@ -109,17 +109,18 @@ class Keeping:
         return standing.reader.holding(set(trace_ids))
 
     async def purge(self, trace_ids: Iterable[str]) -> PurgeReport:
-        """Rewrite, now, the rollups that hold rows of some traces, without these.
+        """Rewrite, now, the rollups that hold rows of some traces, without these, and the catalog.
 
         After `delete_trace` nothing shows such rows any more, but they lie there until this, or the
-        next `optimize`.
+        next `optimize`; in the catalog, until it is folded the next time.
 
         Raises
         ------
         BusyError
-            Another process is optimizing this archive; nothing was purged.
+            Another process is optimizing this archive; no rollup was purged.
         """
         await self._pool.ready()
+        await self._pool.catalog.forget_gone()
         return await purge(self.storage, await self._pool.catalog.binding(), trace_ids)
 
     async def make_ready(self) -> None:
@@ -188,5 +189,6 @@ class Keeping:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.storage.url}") from None
         await self._pool.catalog.notices.announce(trace_id)
         incarnation = await lifecycle.delete(self.storage, trace_id, burial)
+        await self.storage.delete([pin_key(trace_id)])
         await self._pool.forget(trace_id)  # another task may have opened it meanwhile
         await self._pool.catalog.notices.deleted(trace_id, incarnation)

@@ -15,6 +15,7 @@ FORMAT_VERSION = 1
 MARKER = "traceark.json"
 TRACES = "traces"
 TOMBSTONES = "tombstones"
+PINS = "pins"
 HEADER = "trace.json"
 GOAL_TREE = "goal_tree.json"
 MANIFEST = "manifest-sha256.txt"
@@ -130,6 +131,11 @@ def tombstone_key(trace_id: str, incarnation: str) -> str:
     'tombstones/run-7.5f3a9c21.json'
     """
     return f"{TOMBSTONES}/{trace_key(trace_id)}.{incarnation}.json"
+
+
+def pin_key(trace_id: str) -> str:
+    """Return where the pin of a trace lies within the archive, ``pins/<trace key>``."""
+    return f"{PINS}/{trace_key(trace_id)}"
 
 
 def parse_tombstone_name(name: str) -> tuple[str, str] | None:

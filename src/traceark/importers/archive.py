@@ -25,6 +25,7 @@ from traceark.layout import (
     LOGS,
     MANIFEST,
     MARKER,
+    PINS,
     TOMBSTONES,
     TRACES,
     parse_log_name,
@@ -39,7 +40,7 @@ from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 
 NAME = "traceark"
-_BESIDE = frozenset({"catalog", TOMBSTONES})
+_BESIDE = frozenset({"catalog", TOMBSTONES, PINS})
 _FILES = frozenset({HEADER, GOAL_TREE, MANIFEST, LOCK})
 # Stands near the end of every header, which is one line.
 _MARK = b'"_incarnation":"'
