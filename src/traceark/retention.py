@@ -149,7 +149,7 @@ class Retention(Asking, Keeping):
         >>> from datetime import timedelta
         >>> async def run():
         ...     async with traceark.ArchiveStore("memory://expire") as store:
-        ...         told = {"trace_id": "run-7", "status": "completed", "created_at": "2020-01-02"}
+        ...         told = {"trace_id": "run-7", "status": "completed", "created_at": "2020-01-02T00:00:00Z"}
         ...         await store.create_trace(traceark.Trace.parse(told))
         ...         return (await store.expire(timedelta(days=90))).trace_ids
         >>> asyncio.run(run())
