@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -364,3 +365,15 @@ async def test_what_expired_is_gone_from_every_byte_of_the_archive(url: str) -> 
     async with opened(url) as store:
         assert [each.content for each in await store.get_trace_messages("kept")] == ["marzipan-kept"]
         assert await store.verify(deep=True) == []
+
+
+async def test_what_a_copied_catalog_tells_of_the_original_goes_too(tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    async with opened(original) as store:
+        await store.create_trace(Trace(trace_id=RUN, task="heliotrope", status="completed"))
+    shutil.copytree(original, copy)
+    assert {_place(name) for name in await holding(str(copy), "heliotrope")} == {"traces", "catalog"}
+    async with opened(copy) as store:
+        assert (await store.expire(timedelta(0), dry_run=False)).trace_ids == [RUN]
+        assert await store.list_traces() == []
+    assert await holding(str(copy), "heliotrope") == set()

@@ -329,7 +329,7 @@ class Catalog:
         known = await self._sync()
         binding, before = await self.binding(), self._info.generation
         contents = await files.contents(self._storage, binding)
-        await files.delete(self._storage, contents.elsewhere)
+        await files.delete(self._storage, (*contents.elsewhere, *contents.told_elsewhere))
         foreign = (await files.contents(self._storage, binding)).foreign
         self._info = replace(self._info, foreign=foreign)
         await self._fold(known)
