@@ -546,3 +546,32 @@ def _chunks(master: int) -> Iterator[bytes]:
         if not chunk:
             return
         yield chunk
+
+
+class TestRetention:
+    def test_expire_is_dry_until_told_otherwise(self, archive: Path) -> None:
+        dry = told("expire", archive, "--older-than", "0d")
+        assert dry["dry_run"] and dry["bytes"] > 0 and len(dry["trace_ids"]) == len(told("ls", archive))
+        assert "--yes deletes" in out("expire", archive, "--older-than", "0d")
+        assert told("pin", archive, "7d1f")["pinned"] == [BUGFIX]
+        done = told("expire", archive, "--older-than", "0d", "--yes", "--reason", "spring cleaning")
+        assert not done["dry_run"] and done["kept"]["pinned"] == 1
+        assert [trace["trace_id"] for trace in told("ls", archive)] == [BUGFIX]
+        [reason] = {json.loads(path.read_bytes())["reason"] for path in (archive / "tombstones").iterdir()}
+        assert reason == "spring cleaning"
+        assert told("pin", archive, "7d1f", "--off")["unpinned"] == [BUGFIX]
+        assert told("expire", archive, "--older-than", "0d")["trace_ids"] == [BUGFIX]
+
+    def test_an_age_is_needed_and_must_be_one(self, archive: Path) -> None:
+        assert "--older-than" in wrong(2, "expire", archive, "--yes")
+        assert "no age" in wrong(2, "expire", archive, "--older-than", "2026-01-02")
+
+    def test_rm_says_why_in_the_tombstone_and_a_sync_does_not_bring_it_back(
+        self, archive: Path, tmp_path: Path
+    ) -> None:
+        out("sync", archive, tmp_path / "backup")
+        out("rm", archive, "7d1f", "--purge", "--reason", "asked for")
+        [tombstone] = (archive / "tombstones").iterdir()
+        assert json.loads(tombstone.read_bytes())["reason"] == "asked for"
+        assert f"buried {BUGFIX}" in out("sync", tmp_path / "backup", archive)
+        assert told("sync", tmp_path / "backup", archive)["outcomes"]["buried"] == 1

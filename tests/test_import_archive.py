@@ -25,7 +25,7 @@ from traceark.importers.base import ImportCounts
 from traceark.importers.find import importers
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
-from traceark.layout import HEADER, MARKER, trace_key, trace_prefix
+from traceark.layout import HEADER, MARKER, PINS, TOMBSTONES, trace_key, trace_prefix
 from traceark.models import Event, Goal, GoalStats, GoalTree, Message, Trace, Usage
 from traceark.protocol import TraceStore
 from traceark.store import ArchiveStore
@@ -384,6 +384,8 @@ def test_whatever_was_written_comes_back_from_a_pack_and_each_later_pack_brings_
 
 def test_the_marker_is_no_stranger() -> None:
     assert TracearkArchive().is_beside(GOLDEN / MARKER)
+    assert TracearkArchive().is_beside(GOLDEN / TOMBSTONES / "run-7.5f3a9c21.json")
+    assert TracearkArchive().is_beside(GOLDEN / PINS / "run-7")
     assert trace_key("t") == "t"
 
 

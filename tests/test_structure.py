@@ -48,11 +48,12 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "compact",
         "verification",
         "lifecycle",
+        "tombstones",
         "pool",
         "catalog",
         "rollups",
     ),
-    ("store", "query", "questions", "asking", "keeping"),
+    ("store", "query", "questions", "asking", "keeping", "retention"),
     ("archive", "moving", "importers", "exporters", "sync", "capture"),
     ("cli", "server"),
 )

@@ -9,6 +9,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -21,6 +22,7 @@ from traceark.moving import Moving
 from traceark.pages import TracePage
 from traceark.query import QueryResult
 from traceark.questions import Grouping
+from traceark.retention import Expiring, ExpiryReport
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
@@ -288,9 +290,25 @@ class Archive(Moving):
         """Rewrite the rollups that hold rows of some traces, without these."""
         return self.run(self.store.purge(trace_ids))
 
-    def delete_trace(self, trace_id: str) -> None:
-        """Delete a trace for good."""
-        self.run(self.store.delete_trace(trace_id))
+    def delete_trace(self, trace_id: str, *, reason: str | None = None) -> None:
+        """Delete a trace for good; a tombstone keeps a sync from bringing it back."""
+        self.run(self.store.delete_trace(trace_id, reason=reason))
+
+    def pin(self, trace_id: str) -> None:
+        """Keep a trace from expiring."""
+        self.run(self.store.pin(trace_id))
+
+    def unpin(self, trace_id: str) -> None:
+        """Let a trace expire again."""
+        self.run(self.store.unpin(trace_id))
+
+    def pinned(self) -> set[str]:
+        """Return the ids of the traces that are pinned."""
+        return self.run(self.store.pinned())
+
+    def expire(self, older_than: timedelta, **options: Unpack[Expiring]) -> ExpiryReport:
+        """Delete traces that were created long ago; by default only say which."""
+        return self.run(self.store.expire(older_than, **options))
 
     def close(self) -> None:
         """Seal what is finished, give back files, and end the thread."""

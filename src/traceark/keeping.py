@@ -9,11 +9,12 @@ from traceark import lifecycle, verification
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
 from traceark.errors import InvalidIdError, TraceNotFoundError
-from traceark.layout import trace_prefix
+from traceark.layout import pin_key, trace_prefix
 from traceark.pool import TracePool
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Storage
+from traceark.tombstones import Tombstone
 from traceark.verification import Finding
 
 
@@ -108,17 +109,18 @@ class Keeping:
         return standing.reader.holding(set(trace_ids))
 
     async def purge(self, trace_ids: Iterable[str]) -> PurgeReport:
-        """Rewrite, now, the rollups that hold rows of some traces, without these.
+        """Rewrite, now, the rollups that hold rows of some traces, without these, and the catalog.
 
         After `delete_trace` nothing shows such rows any more, but they lie there until this, or the
-        next `optimize`.
+        next `optimize`; in the catalog, until it is folded the next time.
 
         Raises
         ------
         BusyError
-            Another process is optimizing this archive; nothing was purged.
+            Another process is optimizing this archive; no rollup was purged.
         """
         await self._pool.ready()
+        await self._pool.catalog.forget_gone()
         return await purge(self.storage, await self._pool.catalog.binding(), trace_ids)
 
     async def make_ready(self) -> None:
@@ -140,20 +142,53 @@ class Keeping:
             await self._pool.forget(trace_id)  # another task may have opened it meanwhile
             await self._pool.done(trace_id)
 
-    async def delete_trace(self, trace_id: str) -> None:
+    async def delete_trace(self, trace_id: str, *, reason: str | None = None) -> None:
         """Delete a trace for good. Its rows in rollups are hidden at once; `purge` removes them.
+
+        A tombstone stays, with the id, the time and the reason and without any content, so that no
+        sync brings this run back. A new trace of the id may be created, and the same run be added
+        again by `add_trace` or an import. Interrupted, it is gone on with by doing it again.
+
+        Parameters
+        ----------
+        trace_id : str
+        reason : str, optional
+            Why, for the tombstone; it should say nothing of the content.
 
         Raises
         ------
         TraceNotFoundError
         """
+
+        def burial(incarnation: str, hash_of: str, digest: str) -> Tombstone:
+            return Tombstone(trace_id, incarnation, hash_of, digest, reason)
+
+        await self._delete(trace_id, burial)
+
+    async def drop_copy(self, trace_id: str, tombstone: Tombstone | None = None) -> None:
+        """Delete a trace because it is not there in the archive that this one is a copy of.
+
+        Parameters
+        ----------
+        trace_id : str
+        tombstone : Tombstone, optional
+            The other archive's. Without one nothing keeps the trace from being copied again.
+
+        Raises
+        ------
+        TraceNotFoundError
+        """
+        await self._delete(trace_id, None if tombstone is None else lambda *_: tombstone)
+
+    async def _delete(self, trace_id: str, burial: lifecycle.Burial | None) -> None:
         await self._pool.ready()
         await self._pool.settle(trace_id)
         try:
-            prefix = trace_prefix(trace_id)
+            trace_prefix(trace_id)
         except InvalidIdError:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.storage.url}") from None
         await self._pool.catalog.notices.announce(trace_id)
-        incarnation = await lifecycle.delete(self.storage, prefix)
+        incarnation = await lifecycle.delete(self.storage, trace_id, burial)
+        await self.storage.delete([pin_key(trace_id)])
         await self._pool.forget(trace_id)  # another task may have opened it meanwhile
         await self._pool.catalog.notices.deleted(trace_id, incarnation)

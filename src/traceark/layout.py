@@ -14,6 +14,8 @@ from traceark.errors import InvalidIdError
 FORMAT_VERSION = 1
 MARKER = "traceark.json"
 TRACES = "traces"
+TOMBSTONES = "tombstones"
+PINS = "pins"
 HEADER = "trace.json"
 GOAL_TREE = "goal_tree.json"
 MANIFEST = "manifest-sha256.txt"
@@ -28,6 +30,7 @@ _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._@+-")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
 _KEY = re.compile(r"(?P<body>(?:[a-z0-9._@+-]|%[0-9A-F]{2})+)(?:~(?P<mask>[1-9a-f][0-9a-f]*))?")
 _SEGMENT = re.compile(r"(\d{12,})-([0-9a-f]{8})(?:-([0-9a-f]{8}))?\.jsonl")
+_TOMBSTONE = re.compile(r"(.+)\.([0-9a-f]{8})\.json")
 _PART = re.compile(r"(\d{12,})-(\d{12,})-([0-9a-f]{8})-([0-9a-f]{8})\.parquet")
 
 
@@ -117,6 +120,35 @@ def trace_id_of(key: str) -> str | None:
 def trace_prefix(trace_id: str) -> str:
     """Return the key prefix of a trace within the archive, ``traces/<trace key>``."""
     return f"{TRACES}/{trace_key(trace_id)}"
+
+
+def tombstone_key(trace_id: str, incarnation: str) -> str:
+    """Return where the tombstone of a deleted trace lies within the archive.
+
+    Examples
+    --------
+    >>> tombstone_key("run-7", "5f3a9c21")
+    'tombstones/run-7.5f3a9c21.json'
+    """
+    return f"{TOMBSTONES}/{trace_key(trace_id)}.{incarnation}.json"
+
+
+def pin_key(trace_id: str) -> str:
+    """Return where the pin of a trace lies within the archive, ``pins/<trace key>``."""
+    return f"{PINS}/{trace_key(trace_id)}"
+
+
+def parse_tombstone_name(name: str) -> tuple[str, str] | None:
+    """Return the trace id and the incarnation that a file name within ``tombstones/`` says, or None if none.
+
+    Examples
+    --------
+    >>> parse_tombstone_name("run-7.5f3a9c21.json")
+    ('run-7', '5f3a9c21')
+    """
+    match = _TOMBSTONE.fullmatch(name)
+    trace_id = trace_id_of(match[1]) if match is not None else None
+    return (trace_id, match[2]) if match is not None and trace_id is not None else None
 
 
 @dataclass(frozen=True, slots=True)

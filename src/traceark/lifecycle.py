@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 
 from traceark.errors import (
     DamagedTraceError,
@@ -14,10 +14,11 @@ from traceark.errors import (
     UnsupportedFormatError,
 )
 from traceark.headers import Header
-from traceark.layout import HEADER, LOCK, LOGS
+from traceark.layout import HEADER, LOCK, LOGS, parse_log_name, trace_prefix
 from traceark.models import Trace, utc_now
 from traceark.stats import TOTALS, Sums, adjustment
-from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Lock, Storage, acquire
+from traceark.storage.base import AppendStorage, Entry, KeyExistsError, KeyMissingError, Lock, Storage, acquire
+from traceark.tombstones import Tombstone, buried, state_of
 
 
 @asynccontextmanager
@@ -85,8 +86,15 @@ async def create_all(storage: AppendStorage, prefix: str, files: Mapping[str, by
         lock.bump()
 
 
-async def delete(storage: Storage, prefix: str) -> str:
+# Makes the tombstone of an incarnation, given the file that tells its state, and that file's hash.
+Burial = Callable[[str, str, str], Tombstone]
+
+
+async def delete(storage: Storage, trace_id: str, burial: Burial | None) -> str:
     """Remove a trace's directory, the header first: without it the rest is no trace.
+
+    The tombstone is written before that, so that a kill leaves the trace, or the trace gone and
+    buried. What an interrupted deletion left is removed too.
 
     Returns its incarnation, or nothing where the header could not be read.
 
@@ -94,20 +102,50 @@ async def delete(storage: Storage, prefix: str) -> str:
     ------
     TraceNotFoundError
     """
-    entries = await storage.list(prefix)
-    if HEADER not in entries:
-        raise TraceNotFoundError(f"no trace at {storage.url}/{prefix}")
-    what = f"{prefix}/{HEADER}"
-    try:
-        incarnation = Header.decode(await storage.read(what), what).incarnation
-    except (DamagedTraceError, UnsupportedFormatError, KeyMissingError):
-        incarnation = ""  # it goes all the same
-    names = sorted((name for name in entries if not name.startswith(".")), key=lambda name: name != HEADER)
+    prefix = trace_prefix(trace_id)
     if not isinstance(storage, AppendStorage):
-        await storage.delete(f"{prefix}/{name}" for name in names)
-        return incarnation
+        return await _delete_files(storage, trace_id, burial)
+    if not await storage.list(prefix):
+        raise TraceNotFoundError(f"no trace at {storage.url}/{prefix}")
     async with locked(storage, prefix) as lock:
-        lock.bump(deleted=True)
-        await storage.delete(f"{prefix}/{name}" for name in names)
+        incarnation = await _delete_files(storage, trace_id, burial, lock)
         storage.remove_directory(prefix)
     return incarnation
+
+
+async def _delete_files(storage: Storage, trace_id: str, burial: Burial | None, lock: Lock | None = None) -> str:
+    prefix = trace_prefix(trace_id)
+    entries = await storage.list(prefix)
+    incarnation = ""
+    if HEADER in entries:
+        what = f"{prefix}/{HEADER}"
+        # One that cannot be read goes all the same; which it was, the names of its files tell.
+        with suppress(DamagedTraceError, UnsupportedFormatError, KeyMissingError):
+            incarnation = Header.decode(await storage.read(what), what).incarnation
+        if burial is not None:
+            await _bury(storage, trace_id, entries, {incarnation} if incarnation else _named(entries), burial)
+    elif not entries or trace_id not in {each for each, _ in await buried(storage)}:
+        raise TraceNotFoundError(f"no trace at {storage.url}/{prefix}")
+    if lock is not None:
+        lock.bump(deleted=True)
+    names = sorted((name for name in entries if not name.startswith(".")), key=lambda name: name != HEADER)
+    await storage.delete(f"{prefix}/{name}" for name in names)
+    return incarnation
+
+
+async def _bury(
+    storage: Storage, trace_id: str, entries: Mapping[str, Entry], incarnations: set[str], burial: Burial
+) -> None:
+    try:
+        state = await state_of(storage, trace_id, entries)
+    except KeyMissingError:
+        raise TraceNotFoundError(f"{trace_id!r} was deleted by another process meanwhile") from None
+    for each in sorted(incarnations):
+        tombstone = burial(each, *state)
+        await storage.replace(tombstone.key, tombstone.encode())
+
+
+def _named(entries: Mapping[str, Entry]) -> set[str]:
+    """Return the incarnations that the names of a trace's files say."""
+    parsed = (parse_log_name(name.partition("/")[2]) for name in entries)
+    return {each.incarnation for each in parsed if each is not None}

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from traceark import goals, lifecycle, query, questions
-from traceark.asking import Asking
 from traceark.codec.lines import to_record
 from traceark.errors import (
     InvalidValueError,
@@ -20,13 +19,13 @@ from traceark.errors import (
     TraceNotFoundError,
 )
 from traceark.headers import Header
-from traceark.keeping import Keeping
-from traceark.layout import trace_prefix
+from traceark.layout import tombstone_key, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import TERMINAL, Event, GivenEvent, Goal, GoalTree, Json, Message, Trace, updated
 from traceark.pool import TracePool
 from traceark.reading import fold_updates, retrying
 from traceark.requests import AddMessage, AppendEvent, KnownMessage, Request, UpdateMessage, digest
+from traceark.retention import Retention
 from traceark.rollups.cache import FileCache, cache_directory
 from traceark.stats import TOTALS, adjustment
 from traceark.storage import storage_for
@@ -42,7 +41,7 @@ class _Opening(partial["ArchiveStore"]):
         return "_Opening(…)"
 
 
-class ArchiveStore(Asking, Keeping):
+class ArchiveStore(Retention):
     """An archive, opened for reading and writing.
 
     Opened lazily: nothing is touched before the first call, and ``async with`` is good manners,
@@ -227,6 +226,7 @@ class ArchiveStore(Asking, Keeping):
         await self._pool.settle(given.trace_id)
         # Who lists traces notices the new directory; to tell of it first and last would take two more files.
         await lifecycle.create_all(storage, prefix, files)
+        await storage.delete([tombstone_key(given.trace_id, header.incarnation)])
         return given.trace_id
 
     async def _add_in_turn(

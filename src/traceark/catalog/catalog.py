@@ -310,6 +310,32 @@ class Catalog:
             problems=tuple(known.told_problems()),
         )
 
+    async def forget_gone(self) -> None:
+        """Leave no file here that may hold rows of traces that were deleted: fold all, remove what is bound elsewhere.
+
+        Raises
+        ------
+        StorageError
+            The catalog cannot be written.
+        """
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._undisturbed(self._forget_gone)
+            except KeyExistsError:
+                continue  # another process folded meanwhile, perhaps before the traces went
+        raise StorageError(f"{self._storage.url}/{CATALOG}: others fold all the while; try again")
+
+    async def _forget_gone(self) -> None:
+        known = await self._sync()
+        binding, before = await self.binding(), self._info.generation
+        contents = await files.contents(self._storage, binding)
+        await files.delete(self._storage, (*contents.elsewhere, *contents.told_elsewhere))
+        foreign = (await files.contents(self._storage, binding)).foreign
+        self._info = replace(self._info, foreign=foreign)
+        await self._fold(known)
+        if self._info.generation == before:
+            raise StorageError(f"{self._storage.url}/{CATALOG} cannot be written, and may hold what was deleted")
+
     # Folding
 
     def _fold_soon(self) -> None:

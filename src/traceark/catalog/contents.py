@@ -57,12 +57,15 @@ class Contents:
         Changes when files come that are bound elsewhere; empty where there are none.
     elsewhere : tuple of str
         The names of snapshots that are bound elsewhere.
+    told_elsewhere : tuple of str
+        The names of change files that are.
     """
 
     snapshots: tuple[SnapshotFile, ...]
     changes: Mapping[str, Mapping[int, str]]
     foreign: str
     elsewhere: tuple[str, ...]
+    told_elsewhere: tuple[str, ...]
 
     @property
     def newest(self) -> SnapshotFile | None:
@@ -120,6 +123,7 @@ def contents_of(listed: Mapping[str, Entry], binding: str) -> Contents:
     changes: dict[str, dict[int, str]] = {}
     others: list[str] = []
     elsewhere: list[str] = []
+    told_elsewhere: list[str] = []
     for name, entry in listed.items():
         snapshot = parse_snapshot_name(name)
         match = _CHANGES.fullmatch(name)
@@ -129,7 +133,7 @@ def contents_of(listed: Mapping[str, Entry], binding: str) -> Contents:
             changes.setdefault(match[2], {})[int(match[3])] = name
         elif match is not None or snapshot is not None:
             others.append(f"{name} {entry.version}")
-            if snapshot is not None:
-                elsewhere.append(name)
+            (elsewhere if snapshot is not None else told_elsewhere).append(name)
     foreign = hashlib.sha256("\n".join(sorted(others)).encode()).hexdigest()[:8] if others else ""
-    return Contents(tuple(sorted(snapshots, reverse=True)), changes, foreign, tuple(elsewhere))
+    found = tuple(sorted(snapshots, reverse=True))
+    return Contents(found, changes, foreign, tuple(elsewhere), tuple(told_elsewhere))

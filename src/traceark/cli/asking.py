@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from traceark import Archive
 
 _AGO = re.compile(r"(\d{1,5})([mhdw])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 # Every cursor is the base64 of a JSON list whose first element is a text.
 _CURSOR = re.compile(r"WyI[\w-]{10,}")
 
@@ -35,7 +35,7 @@ class _Moment(click.ParamType[datetime]):
 
         ago = _AGO.fullmatch(value)
         if ago is not None:
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            return datetime.now(UTC) - timedelta(**{UNITS[ago[2]]: int(ago[1])})
         try:
             return cast("datetime", utc_moment(value, ""))
         except InvalidValueError:

@@ -81,19 +81,21 @@ def verify_verb(settings: Settings, archive: str, names: tuple[str, ...], every:
 @click.command("rm")
 @click.argument("archive")
 @click.argument("names", nargs=-1, required=True, metavar="TRACE_ID...")
-@click.option("--purge", is_flag=True, help="Also rewrite, now, the rollups that hold rows of them.")
+@click.option("--purge", is_flag=True, help="Also rewrite, now, the catalog and the rollups that hold rows of them.")
+@click.option("--reason", metavar="TEXT", help="Why, for the tombstones.")
 @shared_options
-def rm_verb(settings: Settings, archive: str, names: tuple[str, ...], purge: bool) -> int:
+def rm_verb(settings: Settings, archive: str, names: tuple[str, ...], purge: bool, reason: str | None) -> int:
     """Delete traces for good, without asking. Nothing is deleted when one of them is not there.
 
     Rollups that `optimize` made show nothing of them from then on. Their rows lie there, hidden,
-    until --purge or the next optimize, and this says so.
+    until --purge or the next optimize, and this says so. A tombstone without content keeps a sync
+    from bringing them back.
     """
     with opened_existing(settings, archive) as target:
         chosen = list(dict.fromkeys(find_exactly(target, name) for name in names))
-        done, failed = _each("removing", chosen, target.delete_trace)
+        done, failed = _each("removing", chosen, lambda trace_id: target.delete_trace(trace_id, reason=reason))
         left = target.rollups_with(done)
-        if left and purge:
+        if done and purge:
             report = target.purge(done)
             left = len(report.unread)
     code = _tell(settings, Kept("removed", done, failed=failed))

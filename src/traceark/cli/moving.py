@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("source")
 @click.argument("target")
 @click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
-@click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have.")
+@click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have or has deleted.")
 @click.option(
     "--on-diverged",
     type=click.Choice(["report", "keep-both"]),
@@ -46,8 +46,8 @@ def sync_verb(
     """Copy to the archive TARGET what it lacks of SOURCE; both may be written to meanwhile.
 
     Nothing is overwritten but by a later state of itself. A trace that was written to on both sides
-    is told, with the place where they part, and left as it is, but for --on-diverged. Killed and
-    repeated, it goes on.
+    is told, with the place where they part, and left as it is, but for --on-diverged. What TARGET
+    has deleted is not brought back. Killed and repeated, it goes on.
     """
     from traceark.sync import SyncOptions
 

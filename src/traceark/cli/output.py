@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
     from traceark.verification import Finding
@@ -100,6 +101,10 @@ class Output(ABC):
     @abstractmethod
     def synced(self, report: SyncReport) -> None:
         """Print what a sync did."""
+
+    @abstractmethod
+    def expired(self, report: ExpiryReport) -> None:
+        """Print what was, or would be, deleted for its age."""
 
     @abstractmethod
     def verified(self, verified: Verified) -> None:

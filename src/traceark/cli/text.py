@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
 
@@ -205,6 +206,19 @@ class TextOutput(Output):
             self.console.print_line(Text(f"{trace.outcome} {visible(trace.trace_id)}{where}{copied}"))
         self.console.print(
             f"synced: {_counted(report.outcomes) or 'no traces'}; {bytes_text(report.copied_bytes)} copied"
+        )
+
+    def expired(self, report: ExpiryReport) -> None:
+        """Print few ids, then how many traces and bytes, and what is kept."""
+        if len(report.trace_ids) <= 5:
+            for trace_id in report.trace_ids:
+                self.console.print_line(Text(f"{'old' if report.dry_run else 'deleted'} {visible(trace_id)}"))
+        amount = f"{count_of(len(report.trace_ids), 'trace')}, {bytes_text(report.bytes)}"
+        kept = {"pinned": report.pinned, "running": report.running, "failed": report.failed}
+        told = ", ".join(f"{number} {word}" for word, number in kept.items() if number)
+        self.console.print(
+            f"{'would delete' if report.dry_run else 'deleted'} {amount}{f'; kept: {told}' if told else ''}"
+            + ("; --yes deletes" if report.dry_run and report.trace_ids else "")
         )
 
     def verified(self, verified: Verified) -> None:

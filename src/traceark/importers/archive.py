@@ -18,7 +18,19 @@ from traceark.headers import TreeFile
 from traceark.importers.base import Copied, ImportCounts, Problem, SourceEvent, SourceTrace
 from traceark.importers.copies import STATE
 from traceark.importers.zips import BAD_ZIP
-from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, MARKER, TRACES, parse_log_name, trace_id_of
+from traceark.layout import (
+    GOAL_TREE,
+    HEADER,
+    LOCK,
+    LOGS,
+    MANIFEST,
+    MARKER,
+    PINS,
+    TOMBSTONES,
+    TRACES,
+    parse_log_name,
+    trace_id_of,
+)
 from traceark.log import LogRead
 from traceark.models import Event, GoalTree, JsonObject, Message
 from traceark.reading import StoredTrace, fold_updates, load, retrying
@@ -28,7 +40,7 @@ from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 
 NAME = "traceark"
-_CATALOG = "catalog"
+_BESIDE = frozenset({"catalog", TOMBSTONES, PINS})
 _FILES = frozenset({HEADER, GOAL_TREE, MANIFEST, LOCK})
 # Stands near the end of every header, which is one line.
 _MARK = b'"_incarnation":"'
@@ -71,10 +83,10 @@ class TracearkArchive:
         return [home / HEADER, *others]
 
     def is_beside(self, path: Path) -> bool:
-        """Say whether the file is an archive's marker, or lies in its catalog."""
+        """Say whether the file is an archive's marker, or lies in its catalog or among its tombstones."""
         if path.name == MARKER:
             return _is_marker(path)
-        return any(each.name == _CATALOG and _is_marker(each.parent / MARKER) for each in path.parents)
+        return any(each.name in _BESIDE and _is_marker(each.parent / MARKER) for each in path.parents)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of the directory whose header this is, or each in a zip."""
@@ -153,7 +165,7 @@ def _strangers(path: Path, directories: Sequence[str]) -> Iterator[str]:
     with zipfile.ZipFile(path) as packed:
         for info in packed.infolist():
             name = PurePosixPath(info.filename)
-            own = name.name == MARKER or _CATALOG in name.parts
+            own = name.name == MARKER or not _BESIDE.isdisjoint(name.parts)
             if not info.is_dir() and not own and not any(map(info.filename.startswith, map("{}/".format, directories))):
                 yield info.filename
 

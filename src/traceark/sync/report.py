@@ -17,7 +17,7 @@ class SyncedTrace:
     ----------
     outcome : str
         ``new``, ``forward`` (the target was an earlier state), ``behind`` (the source is one),
-        ``diverged``, or ``deleted`` at the target.
+        ``diverged``, ``deleted`` at the target, or ``buried``: deleted there, and so not copied.
     where : str
         Where the two part, if they diverged.
     copied_bytes : int

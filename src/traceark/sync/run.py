@@ -21,10 +21,12 @@ from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.store import ArchiveStore
 from traceark.sync import disk
 from traceark.sync.both import keep_both
+from traceark.sync.burials import Burials, carried
 from traceark.sync.carry import ChangedMeanwhileError, carry
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
 from traceark.sync.report import SyncedTrace, SyncReport
 from traceark.sync.sides import Side, look
+from traceark.tombstones import buried
 
 # Called with traces done, of how many, and bytes written so far.
 Progress = Callable[[int, int, int], None]
@@ -44,7 +46,7 @@ class SyncOptions:
     dry_run : bool
         Compare only.
     delete : bool
-        Delete at the target what the source does not have.
+        Delete at the target what the source does not have, and bury there what is buried at the source.
     keep_both : bool
         Store the source's side of a trace that diverged beside the target's, under an id of its own.
     check : bool
@@ -108,7 +110,7 @@ async def sync(
     chosen = await source.trace_ids(**filters) if filters else None
     if not options.dry_run:
         await target.make_ready()
-    return await _Sync(source, target, options, progress).run(chosen)
+    return await _Sync(source, target, options, progress, Burials(await buried(target.storage))).run(chosen)
 
 
 @dataclass(slots=True)
@@ -117,10 +119,14 @@ class _Sync:
     target: ArchiveStore
     options: SyncOptions
     progress: Progress | None
+    burials: Burials
     report: SyncReport = field(default_factory=SyncReport)
     _done: int = 0
 
     async def run(self, chosen: list[str] | None) -> SyncReport:
+        gone: set[str] = set()
+        if self.options.delete:
+            gone = await self._carry_tombstones()
         ours, theirs = await _listing(self.source.storage), await _listing(self.target.storage)
         for key in ours.strangers:
             self.report.problems.append(f"{self.source.url}/{TRACES}/{key}: its name is no trace key; it was left")
@@ -136,13 +142,21 @@ class _Sync:
 
         await asyncio.gather(*map(one, wanted))
         if self.options.delete:
-            for trace_id in sorted(theirs.traces.keys() - ours.traces.keys()):
+            for trace_id in sorted(theirs.traces.keys() - ours.traces.keys() - gone):
                 if not self.options.dry_run:
-                    await self.target.delete_trace(trace_id)
+                    await self.target.drop_copy(trace_id)
                 self._told(SyncedTrace(trace_id, "deleted"))
         self.report.traces.sort(key=lambda trace: trace.trace_id)
         self.report.problems.sort()
         return self.report
+
+    async def _carry_tombstones(self) -> set[str]:
+        """Bury at the target what is buried at the source; return what that deletes."""
+        told = carried(self.source, self.target, self.report.problems, dry_run=self.options.dry_run)
+        gone = {trace_id async for trace_id in told}
+        for trace_id in gone:
+            self._told(SyncedTrace(trace_id, "deleted"))
+        return gone
 
     def _advance(self, done: int, total: int) -> None:
         self._done += done
@@ -164,7 +178,8 @@ class _Sync:
         left = set(ids) - set(same)
         if not self.options.dry_run:
             target.make_directory(TRACES)
-            for group in disk.groups(sorted(left - set(known))):
+            plain = (key for key in left - set(known) if not self.burials.concern(ids[key]))
+            for group in disk.groups(sorted(plain)):
                 written = await asyncio.to_thread(
                     disk.copy_sealed,
                     here,
@@ -209,6 +224,8 @@ class _Sync:
         if side is None:
             return None  # deleted meanwhile
         there = await look(self.target.storage, trace_id)
+        if self.burials.forbid(side, there):
+            return SyncedTrace(trace_id, "buried")
         found = await _compared(side, there)
         if found.outcome == "diverged" and self.options.keep_both and not self.options.dry_run:
             kept_as = await keep_both(side, self.target, found.side)
