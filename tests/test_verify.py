@@ -248,6 +248,16 @@ def no_message(trace: Path) -> str:
     return "messages"
 
 
+def no_message_id(trace: Path) -> str:
+    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.pop("message_id"))
+    return "messages"
+
+
+def no_sequence(trace: Path) -> str:
+    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(sequence="first"))
+    return "messages"
+
+
 def same_message_twice(trace: Path) -> str:
     rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(message_id="live-0001"), line=1)
     return "messages"
@@ -261,6 +271,7 @@ ANY = (
 PARTS = (torn_part, renamed_part, foreign_part)
 LIVE_DEEP = (
     *(changed_record, wrong_offset, wrong_event_id, other_traces_message, no_message, same_message_twice),
+    *(no_message_id, no_sequence),
     *(wrong_total, wrong_last_event, wrong_stats),
 )
 CASES: list[tuple[str, Damage, bool]] = [
