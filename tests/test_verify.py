@@ -16,7 +16,7 @@ import pytest
 
 from profiles import tried
 from traceark.codec.parquet import METADATA_KEY
-from traceark.errors import DamagedTraceError, TraceNotFoundError
+from traceark.errors import DamagedTraceError, InvalidValueError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, MANIFEST, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage.local import TEMPORARY
@@ -312,6 +312,30 @@ def test_nothing_is_found_in_a_whole_archive_and_nothing_written(archive: Path) 
         for trace_id in ("sealed", "live", "compacted"):
             assert verified(archive, trace_id, deep=deep) == []
     assert tree_state(archive) == before
+
+
+def test_several_processes_find_the_same_in_the_same_order(archive: Path) -> None:
+    wrong_total(archive / trace_prefix("live"))
+    changed_page(archive / trace_prefix("sealed"))
+    told: list[tuple[int, int]] = []
+
+    async def check() -> None:
+        store = ArchiveStore(archive)
+        alone = await store.verify(deep=True, progress=lambda done, total: told.append((done, total)))
+        assert {finding.trace_id for finding in alone} == {"live", "sealed"}
+        assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+        told.clear()
+        shared = await store.verify(deep=True, workers=2, progress=lambda done, total: told.append((done, total)))
+        assert shared == alone
+        assert told[0] == (0, 3)
+        assert told[-1] == (3, 3)
+
+    asyncio.run(check())
+
+
+def test_processes_share_an_archive_on_a_disk_only() -> None:
+    with pytest.raises(InvalidValueError, match="workers"):
+        asyncio.run(ArchiveStore("memory://shared").verify(workers=2))
 
 
 def test_damage_beside_a_trace_is_none_of_its_own(archive: Path) -> None:

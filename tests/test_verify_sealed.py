@@ -23,7 +23,7 @@ from traceark.models import Goal, Message, Trace, Usage
 from traceark.storage.local import LocalStorage
 from traceark.store import ArchiveStore
 from traceark.verification import Finding
-from traceark.verification.run import findings_in
+from traceark.verification.one import findings_in
 from traceark.verification.sealed import is_sound
 from traceark.verification.trace import TraceCheck
 

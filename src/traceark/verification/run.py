@@ -1,44 +1,56 @@
-"""Verify: what is wrong with a trace, or with all traces. It writes nothing."""
+"""One trace checked, or every trace of an archive."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
-from traceark.errors import TraceNotFoundError
-from traceark.layout import trace_prefix
+from traceark.errors import InvalidValueError, TraceNotFoundError
+from traceark.layout import TRACES, trace_prefix
 from traceark.reading import scan
-from traceark.storage.base import Entry, Storage
+from traceark.storage.base import Storage
 from traceark.verification.finding import Finding
-from traceark.verification.sealed import is_sound
-from traceark.verification.trace import TraceCheck
+from traceark.verification.one import findings_in
+from traceark.verification.parallel import can_share, findings_by_workers, sensible_workers
 
 
-async def verify(storage: Storage, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
+async def verify(
+    storage: Storage,
+    trace_id: str | None = None,
+    *,
+    deep: bool = False,
+    workers: int | None = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Finding]:
     """Check one trace, or every trace; see `ArchiveStore.verify`."""
+    if workers is not None and workers > 1 and not can_share(storage):
+        raise InvalidValueError(f"only an archive on a local disk is shared by processes, not {storage.url}", "workers")
     if trace_id is not None:
         entries = await storage.list(trace_prefix(trace_id))
         if not entries:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
         return await findings_in(storage, trace_id, entries, deep=deep)
-    found: list[Finding] = []
     listed, strangers = await scan(storage)
-    for key in strangers:
-        found.append(
-            Finding(
-                key,
-                f"traces/{key}",
-                None,
-                "the directory's name is no trace key",
-                "rename it, or move it out of the archive",
-            )
+    found = [
+        Finding(
+            key,
+            f"{TRACES}/{key}",
+            None,
+            "the directory's name is no trace key",
+            "rename it, or move it out of the archive",
         )
-    for each, entries in sorted(listed.items()):
+        for key in strangers
+    ]
+    if workers is None:
+        workers = sensible_workers(storage, listed)
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, len(listed))
+
+    tell(0)
+    if workers > 1:
+        return found + await findings_by_workers(storage, listed, tell, deep=deep, workers=workers)
+    for done, (each, entries) in enumerate(sorted(listed.items()), start=1):
         found += await findings_in(storage, each, entries, deep=deep)
+        tell(done)
     return found
-
-
-async def findings_in(storage: Storage, trace_id: str, entries: Mapping[str, Entry], *, deep: bool) -> list[Finding]:
-    """Return what is wrong with one trace; the careful look is taken only where the quick one does not settle it."""
-    if deep and await is_sound(storage, trace_prefix(trace_id), trace_id, entries):
-        return []
-    return await TraceCheck(storage, trace_id, entries, deep).run()
