@@ -23,8 +23,8 @@ from traceark.models import Goal, Message, Trace, Usage
 from traceark.storage.local import LocalStorage
 from traceark.store import ArchiveStore
 from traceark.verification import Finding
-from traceark.verification.one import findings_in
-from traceark.verification.sealed import is_sound
+from traceark.verification.one import check
+from traceark.verification.sealed import sound_links
 from traceark.verification.trace import TraceCheck
 
 PREFIX = trace_prefix("sealed")
@@ -65,8 +65,8 @@ def looked_at(archive: Path) -> tuple[bool, list[Finding], list[Finding]]:
         storage = LocalStorage(archive)
         entries = await storage.list(PREFIX)
         careful = await TraceCheck(storage, "sealed", entries, deep=True).run()
-        sound = await is_sound(storage, PREFIX, "sealed", entries)
-        return sound, careful, await findings_in(storage, "sealed", entries, deep=True)
+        sound = await sound_links(storage, PREFIX, "sealed", entries) is not None
+        return sound, careful, (await check(storage, "sealed", entries, deep=True)).findings
 
     return asyncio.run(look())
 

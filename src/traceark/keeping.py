@@ -51,7 +51,9 @@ class Keeping:
         workers: int | None = 1,
         progress: Progress | None = None,
     ) -> list[Finding]:
-        """Check one trace, or all; an empty list means that nothing was found.
+        """Check one trace, or all and what they say of each other; an empty list means that nothing was found.
+
+        That a trace's parent or child is not here is told as a note (`Finding.is_note`).
 
         Parameters
         ----------

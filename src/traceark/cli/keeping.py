@@ -69,7 +69,11 @@ def seal_verb(settings: Settings, archive: str, names: tuple[str, ...], every: b
 def verify_verb(
     settings: Settings, archive: str, names: tuple[str, ...], every: bool, deep: bool, jobs: int | None
 ) -> int:
-    """Check traces, and say of what is wrong where it is and what mends it. Nothing is written."""
+    """Check traces, and say of what is wrong where it is and what mends it. Nothing is written.
+
+    Without a TRACE_ID also what traces say of each other. That a parent or a child is not in ARCHIVE is a
+    note: nothing is wrong, since directories are copied one by one.
+    """
     if every and names:
         raise click.UsageError("give TRACE_IDs or --all, not both", click.get_current_context())
     with opened_existing(settings, archive) as source, progress("verifying") as advance:
@@ -84,8 +88,9 @@ def verify_verb(
             for number, trace_id in enumerate(chosen):
                 advance(trace_id, number, traces)
                 findings += source.verify(trace_id, deep=deep)
-    settings.output().verified(Verified(traces, deep, findings))
-    return FOUND_WRONG if findings else FINE
+    verified = Verified(traces, deep, findings)
+    settings.output().verified(verified)
+    return FOUND_WRONG if verified.wrong else FINE
 
 
 @click.command("rm")

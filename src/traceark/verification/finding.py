@@ -21,6 +21,8 @@ class Finding:
         What is wrong.
     remedy : str
         The command or step that mends it.
+    is_note : bool
+        Whether nothing is wrong, and this is only worth knowing.
     """
 
     trace_id: str
@@ -28,6 +30,7 @@ class Finding:
     offset: int | None
     meaning: str
     remedy: str
+    is_note: bool = False
 
     def __str__(self) -> str:
         where = f"{self.file} at {self.offset}" if self.offset is not None else self.file

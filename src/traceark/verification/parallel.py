@@ -12,8 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from traceark.errors import StorageError
 from traceark.layout import TRACES
 from traceark.storage.base import Entry, Storage
-from traceark.verification.finding import Finding
-from traceark.verification.one import findings_in
+from traceark.verification.one import Checked, check
 
 Listed = Mapping[str, Mapping[str, Entry]]
 
@@ -36,37 +35,25 @@ def sensible_workers(storage: Storage, listed: Listed) -> int:
     return (os.cpu_count() or 1) if len(listed) >= _WORTH_TRACES or size >= _WORTH_BYTES else 1
 
 
-async def findings_by_workers(
+async def check_by_workers(
     storage: Storage, listed: Listed, tell: Callable[[int], None], *, deep: bool, workers: int
-) -> list[Finding]:
-    """Return what is wrong with traces, in their order; `tell` is called with the number of those done."""
-    found: dict[int, list[Finding]] = {}
-    done = 0
+) -> dict[str, Checked]:
+    """Check traces; `tell` is called with the number of those done."""
+    found: dict[str, Checked] = {}
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
-
-        async def look(number: int, chunk: Listed) -> int:
-            future = pool.submit(_look, storage, chunk, deep)
-            found[number] = await asyncio.wrap_future(future)
-            return len(chunk)
-
-        looks = [asyncio.ensure_future(look(*each)) for each in enumerate(_chunks(listed, workers))]
-        try:
-            for each in asyncio.as_completed(looks):
-                done += await each
-                tell(done)
-        finally:
-            for look_at in looks:
-                look_at.cancel()
-            await asyncio.gather(*looks, return_exceptions=True)
+        chunks = [pool.submit(_check, storage, chunk, deep) for chunk in _chunks(listed, workers)]
+        for each in asyncio.as_completed(map(asyncio.wrap_future, chunks)):
+            found.update(await each)
+            tell(len(found))
     except BrokenProcessPool as error:
         raise StorageError(
             "a process that shared the check died, perhaps for want of memory; verify again with one worker"
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return [finding for number in sorted(found) for finding in found[number]]
+    return found
 
 
 def _chunks(listed: Listed, workers: int) -> Iterator[Listed]:
@@ -85,11 +72,8 @@ def _chunks(listed: Listed, workers: int) -> Iterator[Listed]:
         yield chunk
 
 
-def _look(storage: Storage, listed: Listed, deep: bool) -> list[Finding]:
-    async def look() -> list[Finding]:
-        found: list[Finding] = []
-        for trace_id, entries in listed.items():
-            found += await findings_in(storage, trace_id, entries, deep=deep)
-        return found
+def _check(storage: Storage, listed: Listed, deep: bool) -> dict[str, Checked]:
+    async def check_each() -> dict[str, Checked]:
+        return {trace_id: await check(storage, trace_id, entries, deep=deep) for trace_id, entries in listed.items()}
 
-    return asyncio.run(look())
+    return asyncio.run(check_each())

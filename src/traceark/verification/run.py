@@ -9,8 +9,9 @@ from traceark.layout import TRACES, trace_prefix
 from traceark.reading import scan
 from traceark.storage.base import Storage
 from traceark.verification.finding import Finding
-from traceark.verification.one import findings_in
-from traceark.verification.parallel import can_share, findings_by_workers, sensible_workers
+from traceark.verification.links import broken_links
+from traceark.verification.one import Checked, check
+from traceark.verification.parallel import can_share, check_by_workers, sensible_workers
 
 
 async def verify(
@@ -28,7 +29,7 @@ async def verify(
         entries = await storage.list(trace_prefix(trace_id))
         if not entries:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
-        return await findings_in(storage, trace_id, entries, deep=deep)
+        return (await check(storage, trace_id, entries, deep=deep)).findings
     listed, strangers = await scan(storage)
     found = [
         Finding(
@@ -48,9 +49,14 @@ async def verify(
             progress(done, len(listed))
 
     tell(0)
+    checked: dict[str, Checked] = {}
     if workers > 1:
-        return found + await findings_by_workers(storage, listed, tell, deep=deep, workers=workers)
-    for done, (each, entries) in enumerate(sorted(listed.items()), start=1):
-        found += await findings_in(storage, each, entries, deep=deep)
-        tell(done)
-    return found
+        checked = await check_by_workers(storage, listed, tell, deep=deep, workers=workers)
+    else:
+        for each, entries in listed.items():
+            checked[each] = await check(storage, each, entries, deep=deep)
+            tell(len(checked))
+    for each in sorted(checked):
+        found += checked[each].findings
+    links = {each: of_it.links for each, of_it in checked.items() if of_it.links is not None}
+    return [*found, *broken_links(links, listed.keys())]

@@ -1,6 +1,6 @@
 """The quick way to find nothing wrong with a sealed trace: each file is read and hashed once, each part decoded once.
 
-It says yes or no. What is wrong, if anything is, the careful look tells: `verification.trace`.
+What is wrong, if anything is, the careful look tells: `verification.trace`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, Pa
 from traceark.manifest import decode_manifest, sha256
 from traceark.stats import MessageFold
 from traceark.storage.base import Entry, KeyMissingError, Storage
+from traceark.verification.links import Links
 from traceark.verification.recount import wrong_stats, wrong_totals
 
 
-async def is_sound(storage: Storage, prefix: str, trace_id: str, entries: Mapping[str, Entry]) -> bool:
-    """Say whether a trace is sealed and a careful, deep look at it would find nothing.
+async def sound_links(storage: Storage, prefix: str, trace_id: str, entries: Mapping[str, Entry]) -> Links | None:
+    """Return what a trace says of others if it is sealed and a careful, deep look at it would find nothing.
 
-    No means that the careful look is to be taken, and not that it will find something.
+    None means that the careful look is to be taken, and not that it will find something.
     """
     if HEADER not in entries or MANIFEST not in entries:
-        return False
+        return None
     try:
-        return await _Quick(storage, prefix, trace_id, entries).is_sound()
+        return await _Quick(storage, prefix, trace_id, entries).look()
     except (CorruptFileError, UnsupportedFormatError, InvalidValueError, KeyMissingError):
-        return False
+        return None
 
 
 class _Quick:
@@ -39,31 +40,34 @@ class _Quick:
         self.entries = entries
         self.hashes: dict[str, str] = {}
 
-    async def is_sound(self) -> bool:
+    async def look(self) -> Links | None:
         what = f"{self.prefix}/{MANIFEST}"
         self.hashes = decode_manifest(await self.storage.read(what), what)
         if self.hashes.keys() != self.entries.keys() - {MANIFEST, LOCK}:
-            return False
+            return None
         data = await self._read(HEADER)
         if data is None:
-            return False
+            return None
         header = Header.decode(data, self.prefix)
         sizes = {name: entry.size for name, entry in self.entries.items()}
         if header.trace.trace_id != self.trace_id or not header.checkpoint.is_exact(sizes, header.incarnation):
-            return False
+            return None
         names = self._parts(header)
         if names is None:
-            return False
-        parts: dict[LogName, SoundPart] = {}
+            return None
+        fold = MessageFold()
         for log, (name, parsed) in names.items():
             part = await self._part(log, name, parsed)
             if part is None:
-                return False
-            parts[log] = part
-        fold = MessageFold()
-        for message_id, facts in parts["messages"].facts if "messages" in parts else ():
-            fold.add(message_id, facts)
-        return not any(wrong_totals(header, fold)) and await self._has_right_stats(header, fold)
+                return None
+            for message_id, facts in part.facts:
+                fold.add(message_id, facts)
+        if any(wrong_totals(header, fold)):
+            return None
+        if GOAL_TREE not in self.entries:
+            return Links.of(header, None)
+        tree = await self._tree(header)
+        return None if tree is None or any(wrong_stats(tree, fold)) else Links.of(header, tree)
 
     def _parts(self, header: Header) -> dict[LogName, tuple[str, PartName]] | None:
         """Return the one part of each log that has any, if they and the headers are all that is there."""
@@ -92,17 +96,14 @@ class _Quick:
             return None
         return part if part.info.incarnation == parsed.incarnation else None
 
-    async def _has_right_stats(self, header: Header, fold: MessageFold) -> bool:
-        if GOAL_TREE not in self.entries:
-            return True
+    async def _tree(self, header: Header) -> TreeFile | None:
         data = await self._read(GOAL_TREE)
         if data is None:
-            return False
+            return None
         tree = TreeFile.decode(data, self.prefix)
         tree.tree.check()
-        if (tree.incarnation, tree.messages) != (header.incarnation, header.checkpoint.ends["messages"]):
-            return False
-        return not any(wrong_stats(tree, fold))
+        as_of = header.incarnation, header.checkpoint.ends["messages"]
+        return tree if (tree.incarnation, tree.messages) == as_of else None
 
     async def _read(self, name: str) -> bytes | None:
         """Return a file's bytes if they are those that the manifest tells."""

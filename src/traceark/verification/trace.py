@@ -23,6 +23,7 @@ from traceark.requests import fold_record
 from traceark.stats import MessageFold
 from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.verification.finding import RESTORE, Finding
+from traceark.verification.links import Links
 from traceark.verification.recount import wrong_stats, wrong_totals
 
 
@@ -40,6 +41,8 @@ class TraceCheck:
             self.prefix = trace_id
         self.found: list[Finding] = []
         self.parts: dict[str, PartInfo] = {}
+        # What the trace says of others, once its header and its goal tree were read.
+        self.links: Links | None = None
 
     def find(self, name: str, meaning: str, remedy: str, offset: int | None = None) -> None:
         self.found.append(Finding(self.trace_id, f"{self.prefix}/{name}", offset, meaning, remedy))
@@ -78,6 +81,8 @@ class TraceCheck:
             if read is not None:
                 logs[log] = read
         tree = await self._tree(header, logs.get("messages"))
+        if tree is not None or GOAL_TREE not in self.entries:
+            self.links = Links.of(header, tree)
         await self._manifest(header)
         if self.deep and "messages" in logs and "events" in logs:
             self._records(header, tree, logs["messages"].records, logs["events"].records)
