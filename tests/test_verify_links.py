@@ -63,12 +63,18 @@ def test_a_goal_that_the_parent_has_not_is_found(tmp_path: Path, sealed: bool, d
     assert "'2'" in finding.meaning
 
 
-def test_a_child_that_names_another_parent_is_found(tmp_path: Path) -> None:
+def test_a_child_that_names_another_parent_which_does_not_know_it_is_found(tmp_path: Path) -> None:
     traces = (Trace(trace_id="a"), Trace(trace_id="b"), Trace(trace_id="child", parent_trace_id="b"))
     (finding,) = found(tmp_path, *traces, goals={"a": [Goal(id="1", sub_trace_ids=["child"])]})
     assert not finding.is_note
     assert (finding.trace_id, finding.file) == ("a", "traces/a/goal_tree.json")
     assert "'b'" in finding.meaning
+
+
+def test_a_child_that_two_traces_share_is_nothing_wrong(tmp_path: Path) -> None:
+    traces = (Trace(trace_id="a"), Trace(trace_id="b"), Trace(trace_id="child", parent_trace_id="b"))
+    goals = {each: [Goal(id="1", sub_trace_ids=["child"])] for each in ("a", "b")}
+    assert found(tmp_path, *traces, goals=goals) == []
 
 
 def test_a_parent_that_cannot_be_read_is_found_by_itself_only(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def broken_links(links: Mapping[str, Links], present: Set[str]) -> Iterator[Find
                 yield _note(
                     trace_id, GOAL_TREE, f"trace {child!r}, below goal {goal_id!r}, is not in this archive", child
                 )
-            elif child in links and links[child].parent not in (None, trace_id):
+            elif _is_claimed_alone(links, trace_id, child):
                 yield Finding(
                     trace_id,
                     f"{trace_prefix(trace_id)}/{GOAL_TREE}",
@@ -72,6 +72,14 @@ def broken_links(links: Mapping[str, Links], present: Set[str]) -> Iterator[Find
                     f"which says that its parent is {links[child].parent!r}",
                     "take it out of the goal's sub_trace_ids (update_goal), or set the parent_trace_id of that trace",
                 )
+
+
+def _is_claimed_alone(links: Mapping[str, Links], trace_id: str, child: str) -> bool:
+    """Say whether a child names another parent, which knows nothing of it; one that two traces share is no error."""
+    named = links[child].parent if child in links else None
+    if named is None or named == trace_id or named not in links:
+        return False
+    return all(each != child for _, each in links[named].children)
 
 
 def _note(trace_id: str, name: str, meaning: str, missing: str) -> Finding:
