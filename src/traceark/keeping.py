@@ -71,7 +71,10 @@ class Keeping:
         ------
         TraceNotFoundError
         """
-        return await verification.verify(self.storage, trace_id, deep=deep, workers=workers, progress=progress)
+        binding = await self._pool.catalog.binding()
+        return await verification.verify(
+            self.storage, trace_id, deep=deep, workers=workers, progress=progress, binding=binding
+        )
 
     async def refresh(self) -> RefreshReport:
         """Look at every directory for what came, went or was replaced by other means than a store.

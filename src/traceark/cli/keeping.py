@@ -71,8 +71,8 @@ def verify_verb(
 ) -> int:
     """Check traces, and say of what is wrong where it is and what mends it. Nothing is written.
 
-    Without a TRACE_ID also what traces say of each other. That a parent or a child is not in ARCHIVE is a
-    note: nothing is wrong, since directories are copied one by one.
+    Without a TRACE_ID also what traces say of each other, and the catalog of them. That a parent or a
+    child is not in ARCHIVE is a note: nothing is wrong, since directories are copied one by one.
     """
     if every and names:
         raise click.UsageError("give TRACE_IDs or --all, not both", click.get_current_context())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from traceark.catalog.beside import amiss
 from traceark.errors import InvalidValueError, TraceNotFoundError
 from traceark.layout import TRACES, trace_prefix
 from traceark.reading import scan
@@ -21,8 +22,9 @@ async def verify(
     deep: bool = False,
     workers: int | None = 1,
     progress: Callable[[int, int], None] | None = None,
+    binding: str,
 ) -> list[Finding]:
-    """Check one trace, or every trace; see `ArchiveStore.verify`."""
+    """Check one trace, or every trace; `binding` is that of the archive's catalog. See `ArchiveStore.verify`."""
     if workers is not None and workers > 1 and not can_share(storage):
         raise InvalidValueError(f"only an archive on a local disk is shared by processes, not {storage.url}", "workers")
     if trace_id is not None:
@@ -59,4 +61,7 @@ async def verify(
     for each in sorted(checked):
         found += checked[each].findings
     links = {each: of_it.links for each, of_it in checked.items() if of_it.links is not None}
-    return [*found, *broken_links(links, listed.keys())]
+    found += broken_links(links, listed.keys())
+    for row in await amiss(storage, binding, listed, deep=deep):
+        found.append(Finding(row.trace_id or "", row.file, None, row.meaning, f"traceark refresh {storage.url}"))
+    return found
