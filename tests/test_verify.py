@@ -16,7 +16,7 @@ import pytest
 
 from profiles import tried
 from traceark.codec.parquet import METADATA_KEY
-from traceark.errors import DamagedTraceError, TraceNotFoundError
+from traceark.errors import DamagedTraceError, InvalidValueError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, MANIFEST, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage.local import TEMPORARY
@@ -248,6 +248,16 @@ def no_message(trace: Path) -> str:
     return "messages"
 
 
+def no_message_id(trace: Path) -> str:
+    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.pop("message_id"))
+    return "messages"
+
+
+def no_sequence(trace: Path) -> str:
+    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(sequence="first"))
+    return "messages"
+
+
 def same_message_twice(trace: Path) -> str:
     rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(message_id="live-0001"), line=1)
     return "messages"
@@ -261,6 +271,7 @@ ANY = (
 PARTS = (torn_part, renamed_part, foreign_part)
 LIVE_DEEP = (
     *(changed_record, wrong_offset, wrong_event_id, other_traces_message, no_message, same_message_twice),
+    *(no_message_id, no_sequence),
     *(wrong_total, wrong_last_event, wrong_stats),
 )
 CASES: list[tuple[str, Damage, bool]] = [
@@ -303,6 +314,30 @@ def test_nothing_is_found_in_a_whole_archive_and_nothing_written(archive: Path) 
     assert tree_state(archive) == before
 
 
+def test_several_processes_find_the_same_in_the_same_order(archive: Path) -> None:
+    wrong_total(archive / trace_prefix("live"))
+    changed_page(archive / trace_prefix("sealed"))
+    told: list[tuple[int, int]] = []
+
+    async def check() -> None:
+        store = ArchiveStore(archive)
+        alone = await store.verify(deep=True, progress=lambda done, total: told.append((done, total)))
+        assert {finding.trace_id for finding in alone} == {"live", "sealed"}
+        assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+        told.clear()
+        shared = await store.verify(deep=True, workers=2, progress=lambda done, total: told.append((done, total)))
+        assert shared == alone
+        assert told[0] == (0, 3)
+        assert told[-1] == (3, 3)
+
+    asyncio.run(check())
+
+
+def test_processes_share_an_archive_on_a_disk_only() -> None:
+    with pytest.raises(InvalidValueError, match="workers"):
+        asyncio.run(ArchiveStore("memory://shared").verify(workers=2))
+
+
 def test_damage_beside_a_trace_is_none_of_its_own(archive: Path) -> None:
     torn_header(archive / trace_prefix("live"))
     assert verified(archive, "sealed") == []
@@ -313,8 +348,8 @@ def test_damage_beside_a_trace_is_none_of_its_own(archive: Path) -> None:
     assert "traces/Not A Key" in {finding.file for finding in verified(archive)}
 
 
-def test_every_flipped_byte_of_a_sealed_trace_is_found(archive: Path) -> None:
-    """Every byte of headers and manifest, of parts some and all of their ends; every one where tests are thorough."""
+def test_every_flipped_bit_of_a_sealed_trace_is_found(archive: Path) -> None:
+    """A bit of every byte of headers and manifest, of some of parts; every bit of all where tests are thorough."""
     trace = archive / trace_prefix("sealed")
 
     async def check() -> None:
@@ -324,10 +359,10 @@ def test_every_flipped_byte_of_a_sealed_trace_is_found(archive: Path) -> None:
             for at in sorted(
                 {*range(0, len(whole), step), *range(min(8, len(whole))), *range(len(whole) - 12, len(whole))}
             ):
-                for bit in (1 << at % 8, 0xFF)[: tried(1, 2)]:
+                for bit in [1 << (at + each) % 8 for each in range(tried(1, 8))]:
                     path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
                     findings = await ArchiveStore(archive).verify("sealed", deep=True)
-                    assert findings, f"byte {at} of {path.name} was changed and nothing was found"
+                    assert findings, f"bit {bit:#x} of byte {at} of {path.name} was flipped and nothing was found"
             path.write_bytes(whole)
         assert await ArchiveStore(archive).verify("sealed", deep=True) == []
 

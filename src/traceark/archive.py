@@ -270,9 +270,16 @@ class Archive(Moving):
         """Bring a trace into its final form."""
         self.run(self.store.seal(trace_id))
 
-    def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
+    def verify(
+        self,
+        trace_id: str | None = None,
+        *,
+        deep: bool = False,
+        workers: int | None = 1,
+        progress: Progress | None = None,
+    ) -> list[Finding]:
         """Check one trace, or all."""
-        return self.run(self.store.verify(trace_id, deep=deep))
+        return self.run(self.store.verify(trace_id, deep=deep, workers=workers, progress=progress))
 
     def refresh(self) -> RefreshReport:
         """Look at every directory for what came, went or was replaced by other means than a store."""

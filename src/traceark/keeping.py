@@ -44,8 +44,17 @@ class Keeping:
         await seal(trace)
         await self._pool.done(trace_id)
 
-    async def verify(self, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
-        """Check one trace, or all; an empty list means that nothing was found.
+    async def verify(
+        self,
+        trace_id: str | None = None,
+        *,
+        deep: bool = False,
+        workers: int | None = 1,
+        progress: Progress | None = None,
+    ) -> list[Finding]:
+        """Check one trace, or all and what they say of each other; an empty list means that nothing was found.
+
+        That a trace's parent or child is not here is told as a note (`Finding.is_note`).
 
         Parameters
         ----------
@@ -53,12 +62,20 @@ class Keeping:
             All traces when absent.
         deep : bool
             Also every hash, every record, and a recount of totals and stats. Writes nothing.
+        workers : int, optional
+            How many processes share the work, on a local disk; None for as many as there are
+            processors, where there is much to do. Like all of Python's they import the main module.
+        progress : callable, optional
+            Of all traces, called with the number of those done and of all to do.
 
         Raises
         ------
         TraceNotFoundError
         """
-        return await verification.verify(self.storage, trace_id, deep=deep)
+        binding = await self._pool.catalog.binding()
+        return await verification.verify(
+            self.storage, trace_id, deep=deep, workers=workers, progress=progress, binding=binding
+        )
 
     async def refresh(self) -> RefreshReport:
         """Look at every directory for what came, went or was replaced by other means than a store.

@@ -95,7 +95,7 @@ class JsonOutput(Output):
         """Print the findings."""
         _print(
             {
-                "ok": not verified.findings,
+                "ok": not verified.wrong,
                 "traces": verified.traces,
                 "deep": verified.deep,
                 "findings": [asdict(finding) for finding in verified.findings],

@@ -59,23 +59,38 @@ def seal_verb(settings: Settings, archive: str, names: tuple[str, ...], every: b
 @click.argument("names", nargs=-1, metavar="[TRACE_ID]...")
 @click.option("--all", "every", is_flag=True, help="All traces, which is what no TRACE_ID means too.")
 @click.option("--deep", is_flag=True, help="Also every hash and record, and a recount of totals and stats.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How many processes share the work; without it as many as there are processors, where there is much to do.",
+)
 @shared_options
-def verify_verb(settings: Settings, archive: str, names: tuple[str, ...], every: bool, deep: bool) -> int:
-    """Check traces, and say of what is wrong where it is and what mends it. Nothing is written."""
+def verify_verb(
+    settings: Settings, archive: str, names: tuple[str, ...], every: bool, deep: bool, jobs: int | None
+) -> int:
+    """Check traces, and say of what is wrong where it is and what mends it. Nothing is written.
+
+    Without a TRACE_ID also what traces say of each other, and the catalog of them. That a parent or a
+    child is not in ARCHIVE is a note: nothing is wrong, since directories are copied one by one.
+    """
     if every and names:
         raise click.UsageError("give TRACE_IDs or --all, not both", click.get_current_context())
     with opened_existing(settings, archive) as source, progress("verifying") as advance:
         if not names:
             traces = len(trace_ids(source))
-            findings = source.verify(deep=deep)
+            findings = source.verify(
+                deep=deep, workers=jobs, progress=lambda done, total: advance("traces", done, total)
+            )
         else:
             chosen = find_all(source, names)
             traces, findings = len(chosen), []
             for number, trace_id in enumerate(chosen):
                 advance(trace_id, number, traces)
                 findings += source.verify(trace_id, deep=deep)
-    settings.output().verified(Verified(traces, deep, findings))
-    return FOUND_WRONG if findings else FINE
+    verified = Verified(traces, deep, findings)
+    settings.output().verified(verified)
+    return FOUND_WRONG if verified.wrong else FINE
 
 
 @click.command("rm")

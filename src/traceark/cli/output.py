@@ -48,6 +48,11 @@ class Verified:
     deep: bool
     findings: Sequence[Finding]
 
+    @property
+    def wrong(self) -> list[Finding]:
+        """The findings that are more than notes."""
+        return [finding for finding in self.findings if not finding.is_note]
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:

@@ -226,12 +226,13 @@ class TextOutput(Output):
         for finding in verified.findings:
             where = finding.file if finding.offset is None else f"{finding.file} at {finding.offset}"
             self.console.print(Text(visible(where), style="bold"))
-            self.console.print(Text(f"  {one_line(finding.meaning)}", style="red"))
+            told = f"note: {one_line(finding.meaning)}" if finding.is_note else one_line(finding.meaning)
+            self.console.print(Text(f"  {told}", style="yellow" if finding.is_note else "red"))
             self.console.print(Text(f"  → {one_line(finding.remedy)}"))
         looked_at = f"{count_of(verified.traces, 'trace')} verified{', deep' if verified.deep else ''}"
-        if verified.findings:
-            wrong = len({finding.trace_id for finding in verified.findings})
-            found = f"{count_of(len(verified.findings), 'finding')} in {count_of(wrong, 'trace')}"
+        if verified.wrong:
+            wrong = len({finding.trace_id for finding in verified.wrong})
+            found = f"{count_of(len(verified.wrong), 'finding')} in {count_of(wrong, 'trace')}"
             self.console.print(Text(f"{looked_at}: {found}", style="bold red"))
         else:
             self.console.print(Text(f"{looked_at}: nothing is wrong", style="green"))

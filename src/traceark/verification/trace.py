@@ -1,9 +1,8 @@
-"""Verify: what is wrong with a trace, where, and what mends it. It writes nothing."""
+"""What is wrong with one trace: a careful look at every file, and at every record where it is to be deep."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from traceark.codec.parquet import PartInfo, PartRecord
 from traceark.errors import (
@@ -11,7 +10,6 @@ from traceark.errors import (
     DamagedTraceError,
     InvalidIdError,
     InvalidValueError,
-    TraceNotFoundError,
     UnsupportedFormatError,
 )
 from traceark.headers import Header, TreeFile
@@ -20,69 +18,18 @@ from traceark.log import Files, LogRead, load_parts, read_log
 from traceark.manifest import decode_manifest, sha256
 from traceark.models import Event, Message
 from traceark.plan import plan_log
-from traceark.reading import fold_updates, scan
+from traceark.reading import fold_updates
 from traceark.requests import fold_record
-from traceark.stats import TOTALS, MessageFold, totals_of, with_stats
+from traceark.stats import MessageFold
 from traceark.storage.base import Entry, KeyMissingError, Storage
+from traceark.verification.finding import RESTORE, Finding
+from traceark.verification.links import Links
+from traceark.verification.recount import wrong_stats, wrong_totals
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong.
+class TraceCheck:
+    """The check of one trace, file by file and record by record."""
 
-    Attributes
-    ----------
-    trace_id : str
-        The trace, or the directory's name where it names none.
-    file : str
-        Relative to the archive.
-    offset : int or None
-        The record's offset in its log, or the byte, as the meaning says.
-    meaning : str
-        What is wrong.
-    remedy : str
-        The command or step that mends it.
-    """
-
-    trace_id: str
-    file: str
-    offset: int | None
-    meaning: str
-    remedy: str
-
-    def __str__(self) -> str:
-        where = f"{self.file} at {self.offset}" if self.offset is not None else self.file
-        return f"{where}: {self.meaning}; {self.remedy}"
-
-
-_RESTORE = "restore it from a copy, then verify again"
-
-
-async def verify(storage: Storage, trace_id: str | None = None, *, deep: bool = False) -> list[Finding]:
-    """Check one trace, or every trace; see `ArchiveStore.verify`."""
-    if trace_id is not None:
-        entries = await storage.list(trace_prefix(trace_id))
-        if not entries:
-            raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
-        return await _Check(storage, trace_id, entries, deep).run()
-    found: list[Finding] = []
-    listed, strangers = await scan(storage)
-    for key in strangers:
-        found.append(
-            Finding(
-                key,
-                f"traces/{key}",
-                None,
-                "the directory's name is no trace key",
-                "rename it, or move it out of the archive",
-            )
-        )
-    for each, entries in sorted(listed.items()):
-        found += await _Check(storage, each, entries, deep).run()
-    return found
-
-
-class _Check:
     def __init__(self, storage: Storage, trace_id: str, entries: Mapping[str, Entry], deep: bool) -> None:
         self.storage = storage
         self.trace_id = trace_id
@@ -94,6 +41,8 @@ class _Check:
             self.prefix = trace_id
         self.found: list[Finding] = []
         self.parts: dict[str, PartInfo] = {}
+        # What the trace says of others, once its header and its goal tree were read.
+        self.links: Links | None = None
 
     def find(self, name: str, meaning: str, remedy: str, offset: int | None = None) -> None:
         self.found.append(Finding(self.trace_id, f"{self.prefix}/{name}", offset, meaning, remedy))
@@ -116,7 +65,7 @@ class _Check:
         try:
             header = Header.decode(await self.storage.read(f"{self.prefix}/{HEADER}"), f"{self.prefix}/{HEADER}")
         except (CorruptFileError, UnsupportedFormatError) as error:
-            self.find(HEADER, str(error), _RESTORE)
+            self.find(HEADER, str(error), RESTORE)
             return
         if header.trace.trace_id != self.trace_id:
             self.find(
@@ -132,6 +81,8 @@ class _Check:
             if read is not None:
                 logs[log] = read
         tree = await self._tree(header, logs.get("messages"))
+        if tree is not None or GOAL_TREE not in self.entries:
+            self.links = Links.of(header, tree)
         await self._manifest(header)
         if self.deep and "messages" in logs and "events" in logs:
             self._records(header, tree, logs["messages"].records, logs["events"].records)
@@ -159,7 +110,7 @@ class _Check:
                 self.parts,
             )
             for name, error in damaged.items():
-                self.find(f"{log}/{name}", str(error), _RESTORE)
+                self.find(f"{log}/{name}", str(error), RESTORE)
             plan = plan_log(f"{self.prefix}/{log}", names, header.incarnation, parts)
             for name in plan.foreign:
                 if name.startswith(".tmp-"):
@@ -188,7 +139,7 @@ class _Check:
             return None
         except DamagedTraceError as error:
             if not any(str(error) == finding.meaning for finding in self.found):
-                self.find(log, str(error), _RESTORE)
+                self.find(log, str(error), RESTORE)
             return None
         stated = header.checkpoint.ends[log]
         if stated > read.end:
@@ -208,7 +159,7 @@ class _Check:
             tree = TreeFile.decode(await self.storage.read(f"{self.prefix}/{GOAL_TREE}"), f"{self.prefix}/{GOAL_TREE}")
             tree.tree.check()
         except (CorruptFileError, UnsupportedFormatError, InvalidValueError) as error:
-            self.find(GOAL_TREE, str(error), _RESTORE)
+            self.find(GOAL_TREE, str(error), RESTORE)
             return None
         if tree.incarnation != header.incarnation:
             self.find(
@@ -247,7 +198,7 @@ class _Check:
             return
         superseded = self._superseded(header)
         for name in sorted(set(hashes) - set(self.entries)):
-            self.find(name, "the manifest lists it, and it is missing", _RESTORE)
+            self.find(name, "the manifest lists it, and it is missing", RESTORE)
         for name in sorted(set(self.entries) - set(hashes) - {MANIFEST, LOCK} - superseded):
             if not any(finding.file == f"{self.prefix}/{name}" for finding in self.found):
                 self.find(
@@ -256,7 +207,7 @@ class _Check:
         if self.deep:
             for name in sorted(set(hashes) & set(self.entries)):
                 if sha256(await self.storage.read(f"{self.prefix}/{name}")) != hashes[name]:
-                    self.find(name, "its SHA-256 is not the manifest's", _RESTORE)
+                    self.find(name, "its SHA-256 is not the manifest's", RESTORE)
 
     def _superseded(self, header: Header) -> set[str]:
         """Return files that a storage keeps for late writers though parts hold all their records."""
@@ -274,48 +225,39 @@ class _Check:
     def _records(
         self, header: Header, tree: TreeFile | None, messages: list[PartRecord], events: list[PartRecord]
     ) -> None:
+        for row in messages:
+            if not isinstance(row.record.get("message_id"), str):
+                self.find("messages", "a record names no message", RESTORE, row.offset)
+                return
+            if row.op is None and not isinstance(row.record.get("sequence"), int):
+                self.find("messages", "a message has no sequence", RESTORE, row.offset)
+                return
         try:
             for row in fold_updates(messages):
                 parsed = Message.parse(row.record)
                 if parsed.trace_id != self.trace_id:
-                    self.find("messages", f"a message of trace {parsed.trace_id!r}", _RESTORE, row.offset)
+                    self.find("messages", f"a message of trace {parsed.trace_id!r}", RESTORE, row.offset)
         except (CorruptFileError, InvalidValueError) as error:
-            self.find("messages", f"a record is no message ({error})", _RESTORE)
+            self.find("messages", f"a record is no message ({error})", RESTORE)
             return
         for row in events:
             try:
                 event = Event.parse({name: value for name, value in row.record.items() if name != "trace_id"})
             except InvalidValueError as error:
-                self.find("events", f"a record is no event ({error})", _RESTORE, row.offset)
+                self.find("events", f"a record is no event ({error})", RESTORE, row.offset)
                 continue
             if event.event_id != row.offset:
-                self.find("events", f"its event_id is {event.event_id}", _RESTORE, row.offset)
+                self.find("events", f"its event_id is {event.event_id}", RESTORE, row.offset)
         fold = _fold(messages, header.checkpoint.ends["messages"])
-        expected: dict[str, int | float] = {**totals_of(fold.total, header.adjustments)}
-        expected["last_sequence"] = max(fold.last_sequence, header.floor)
-        expected["last_event_id"] = header.checkpoint.ends["events"]
-        for name in (*TOTALS, "last_sequence", "last_event_id"):
-            stated = getattr(header.trace, name)
-            if stated != expected[name]:
-                self.find(
-                    HEADER,
-                    f"{name} is {stated}, and a recount gives {expected[name]}",
-                    "traceark seal rewrites the totals",
-                )
+        for name, stated, counted in wrong_totals(header, fold):
+            self.find(HEADER, f"{name} is {stated}, and a recount gives {counted}", "traceark seal rewrites the totals")
         if tree is not None:
-            self._stats(tree, _fold(messages, tree.messages))
-
-    def _stats(self, tree: TreeFile, fold: MessageFold) -> None:
-        recounted = with_stats(tree.tree, fold, tree.was_set)
-        for stored, expected in zip(tree.tree.goals, recounted.goals, strict=True):
-            for name in ("self_stats", "cumulative_stats"):
-                if getattr(stored, name) != getattr(expected, name):
-                    self.find(
-                        GOAL_TREE,
-                        f"{name} of goal {stored.id!r} are {getattr(stored, name)}, "
-                        f"and a recount gives {getattr(expected, name)}",
-                        "traceark seal rewrites the stats",
-                    )
+            for name, goal_id, was, is_now in wrong_stats(tree, _fold(messages, tree.messages)):
+                self.find(
+                    GOAL_TREE,
+                    f"{name} of goal {goal_id!r} are {was}, and a recount gives {is_now}",
+                    "traceark seal rewrites the stats",
+                )
 
 
 def _fold(rows: Iterable[PartRecord], end: int) -> MessageFold:

@@ -1,0 +1,40 @@
+"""What is wrong, where, and what mends it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes
+    ----------
+    trace_id : str
+        The trace, or the directory's name where it names none.
+    file : str
+        Relative to the archive.
+    offset : int or None
+        The record's offset in its log, or the byte, as the meaning says.
+    meaning : str
+        What is wrong.
+    remedy : str
+        The command or step that mends it.
+    is_note : bool
+        Whether nothing is wrong, and this is only worth knowing.
+    """
+
+    trace_id: str
+    file: str
+    offset: int | None
+    meaning: str
+    remedy: str
+    is_note: bool = False
+
+    def __str__(self) -> str:
+        where = f"{self.file} at {self.offset}" if self.offset is not None else self.file
+        return f"{where}: {self.meaning}; {self.remedy}"
+
+
+RESTORE = "restore it from a copy, then verify again"

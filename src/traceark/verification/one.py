@@ -1,0 +1,30 @@
+"""What is wrong with one trace, found the quickest way, and what it says of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from traceark.layout import trace_prefix
+from traceark.storage.base import Entry, Storage
+from traceark.verification.finding import Finding
+from traceark.verification.links import Links
+from traceark.verification.sealed import sound_links
+from traceark.verification.trace import TraceCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What is wrong with a trace, and what it says of others; None where that cannot be read."""
+
+    findings: list[Finding]
+    links: Links | None
+
+
+async def check(storage: Storage, trace_id: str, entries: Mapping[str, Entry], *, deep: bool) -> Checked:
+    """Check one trace; the careful look is taken only where the quick one does not settle it."""
+    links = await sound_links(storage, trace_prefix(trace_id), trace_id, entries) if deep else None
+    if links is not None:
+        return Checked([], links)
+    careful = TraceCheck(storage, trace_id, entries, deep)
+    return Checked(await careful.run(), careful.links)

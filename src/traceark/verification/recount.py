@@ -1,0 +1,29 @@
+"""A recount beside what a header and a goal tree state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from traceark.headers import Header, TreeFile
+from traceark.models import GoalStats
+from traceark.stats import TOTALS, MessageFold, totals_of, with_stats
+
+
+def wrong_totals(header: Header, fold: MessageFold) -> Iterator[tuple[str, int | float, int | float]]:
+    """Yield each total that is not what the messages up to the header's checkpoint give: its name, stated, counted."""
+    counted: dict[str, int | float] = {**totals_of(fold.total, header.adjustments)}
+    counted["last_sequence"] = max(fold.last_sequence, header.floor)
+    counted["last_event_id"] = header.checkpoint.ends["events"]
+    for name in (*TOTALS, "last_sequence", "last_event_id"):
+        stated = getattr(header.trace, name)
+        if stated != counted[name]:
+            yield name, stated, counted[name]
+
+
+def wrong_stats(tree: TreeFile, fold: MessageFold) -> Iterator[tuple[str, str, GoalStats, GoalStats]]:
+    """Yield stats of goals that are not what the messages up to the tree's give: name, goal, stated, counted."""
+    recounted = with_stats(tree.tree, fold, tree.was_set)
+    for stored, counted in zip(tree.tree.goals, recounted.goals, strict=True):
+        for name in ("self_stats", "cumulative_stats"):
+            if getattr(stored, name) != getattr(counted, name):
+                yield name, stored.id, getattr(stored, name), getattr(counted, name)
