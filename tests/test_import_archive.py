@@ -13,7 +13,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from profiles import tried
 from test_import_documents import trajectory
@@ -320,6 +320,9 @@ STEPS = st.one_of(
 )
 
 
+SAID = ("message", "1", None, None, None)
+
+
 async def take(store: ArchiveStore, step: tuple[Any, ...]) -> None:
     """Take a step that a framework may take; one that is refused changes nothing."""
     kind, *told = step
@@ -355,6 +358,9 @@ async def take(store: ArchiveStore, step: tuple[Any, ...]) -> None:
 
 @settings(max_examples=tried(25, 600), deadline=None)
 @given(st.lists(st.lists(STEPS, max_size=6), min_size=1, max_size=3))
+@example(
+    [[("tree",), ("message", "1", None, None, None), ("stats", "1", "self_stats", GoalStats(preview="a"))], [("tree",)]]
+)
 def test_whatever_was_written_comes_back_from_a_pack_and_each_later_pack_brings_the_rest(
     parts: list[list[tuple[Any, ...]]],
 ) -> None:

@@ -158,13 +158,15 @@ def _plan(source: SourceTrace, stored: Stored, state: State, updates: list[tuple
     plan = Plan("known", spent=updates)
     plan.messages = [message for message in source.messages if message.message_id not in known]
     plan.events = given(source.events[len(stored.events) :])
-    if source.goals is not None and (stored.goals is None or _bare(source.goals) != _bare(stored.goals)):
-        plan.goals = _without_stats(source.goals)
+    replaced = source.goals is not None and (stored.goals is None or _bare(source.goals) != _bare(stored.goals))
     plan.header = _header(source.trace, stored.trace)
     wanted = {goal.id: goal for goal in source.goals.goals} if source.goals is not None else {}
     present = {goal.id: goal for goal in stored.goals.goals} if stored.goals is not None else {}
-    moved = bool(plan.messages or plan.events or plan.spent or plan.goals)
+    moved = bool(plan.messages or plan.events or plan.spent or replaced)
     if moved or any(_stats_text(goal) != _stats_text(present.get(goal_id)) for goal_id, goal in wanted.items()):
+        if source.goals is not None:
+            # A fresh tree takes back what was set of stats.
+            plan.goals = _without_stats(source.goals)
         # Those of cumulative stats count what is set of stats below them.
         plan.stats += [(goal_id, {"self_stats": stats}) for goal_id, stats in source.copied.self_stats.items()]
         plan.stats += [
@@ -175,7 +177,7 @@ def _plan(source: SourceTrace, stored: Stored, state: State, updates: list[tuple
     if stored.trace.last_sequence > source.trace.last_sequence:
         # It was set, and then taken back.
         plan.header["last_sequence"] = source.trace.last_sequence
-    if not (moved or plan.stats or plan.header or state.until):
+    if not (moved or plan.goals or plan.stats or plan.header or state.until):
         return plan
     plan.outcome = "grown" if state.rows or not state.until else "new"
     if moved and not state.until:
