@@ -222,13 +222,16 @@ class TextOutput(Output):
         )
 
     def verified(self, verified: Verified) -> None:
-        """Print the findings, then how many there are."""
-        for finding in verified.findings:
+        """Print the findings, then how many there are; of notes the first, since most archives lack some sub-agents."""
+        notes = [finding for finding in verified.findings if finding.is_note]
+        for finding in (*verified.wrong, *notes[:1]):
             where = finding.file if finding.offset is None else f"{finding.file} at {finding.offset}"
             self.console.print(Text(visible(where), style="bold"))
             told = f"note: {one_line(finding.meaning)}" if finding.is_note else one_line(finding.meaning)
             self.console.print(Text(f"  {told}", style="yellow" if finding.is_note else "red"))
             self.console.print(Text(f"  → {one_line(finding.remedy)}"))
+        if len(notes) > 1:
+            self.console.print(Text(f"  and {len(notes) - 1} more of this kind; --json has them all"))
         looked_at = f"{count_of(verified.traces, 'trace')} verified{', deep' if verified.deep else ''}"
         if verified.wrong:
             wrong = len({finding.trace_id for finding in verified.wrong})
