@@ -455,10 +455,10 @@ def test_a_process_that_is_killed_loses_a_quarter_of_a_second_at_most(tmp_path: 
     # When each answer began to be told, and when the call had returned; what was told so long before the last began…
     last = float(lines[-1][2])
     promised = sum(float(returned) < last - 0.25 for *_, returned in lines)
+    assert 0 < promised <= sum(each.event_type == "otlp.span" for each in events)
+    # Where putting the messages together takes long, they follow their spans later.
     told = [each.content for each in messages if each.role == "assistant"]
-    assert 0 < promised <= len(told)
-    assert told == [f"answer {number}" for number in range(len(told))]
-    assert sum(each.event_type == "otlp.span" for each in events) >= promised
+    assert told == [f"answer {number}" for number in range(len(told))] != []
     with traceark.open(tmp_path / "runs") as archive:
         assert damage(archive.verify(deep=True)) == []
 
