@@ -283,3 +283,36 @@ async def test_both_sides_are_kept_when_asked_and_go_on_under_the_same_id(here: 
             texts = [message.content for message in await store.get_trace_messages(trace.kept_as)]
         assert texts == ["a", "here", "more"]
     assert await sound(there)
+
+
+@pytest.mark.parametrize("what", ["task", "goals", "sealed"])
+@pytest.mark.parametrize("status", ["running", "completed"])
+async def test_a_change_is_listed_where_the_header_was_published_more_often_too(
+    here: Path, there: Path, what: str, status: str
+) -> None:
+    """A target that sealed, or brought its totals up to date, has the higher revision, though nothing was changed."""
+    await add(here, "a")
+    await synced(here, there)
+    async with archive(there) as other:
+        for _ in range(3):
+            await other.seal(RUN)
+            await other.append_events(RUN, [])
+            await other.update_trace(RUN, task="t")
+        assert [trace.task for trace in await other.list_traces()] == ["t"]
+        async with archive(here) as one:
+            if what == "task":
+                await one.update_trace(RUN, task="new")
+            elif what == "goals":
+                await one.add_goal(RUN, Goal(id="1"))
+            if status != "running":
+                await one.update_trace(RUN, status=status)
+            await one.seal(RUN)
+        async with archive(here) as one:
+            await sync(one, other)
+        [listed] = await other.list_traces()
+        assert (listed.task, listed.status) == ("new" if what == "task" else "t", status)
+        assert exact_text(listed) == (await told(here))[0]
+    assert await told(there) == await told(here)
+    assert await sound(there)
+    again = await synced(here, there)
+    assert again.outcomes == {"same": 1} and again.copied_bytes == 0

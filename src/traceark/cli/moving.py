@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,19 +17,28 @@ if TYPE_CHECKING:
     from traceark.sync import SyncReport
 
 
+def _shared(verb: Callable[..., int]) -> Callable[..., int]:
+    """Add the options that both verbs have."""
+    for option in (
+        click.option("--no-check", is_flag=True, help="Do not read back what was written."),
+        click.option(
+            "--on-diverged",
+            type=click.Choice(["report", "keep-both"]),
+            default="report",
+            show_default=True,
+            help="With keep-both the source's side is stored too, as TRACE_ID.diverged-….",
+        ),
+        click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing."),
+    ):
+        verb = option(verb)
+    return verb
+
+
 @click.command("sync")
 @click.argument("source")
 @click.argument("target")
-@click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
+@_shared
 @click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have or has deleted.")
-@click.option(
-    "--on-diverged",
-    type=click.Choice(["report", "keep-both"]),
-    default="report",
-    show_default=True,
-    help="With keep-both the source's side is stored too, as TRACE_ID.diverged-….",
-)
-@click.option("--no-check", is_flag=True, help="Do not read back what was written.")
 @click.option("--sync-once", is_flag=True, help="On a disk, sync file systems, not each file.")
 @filter_options
 @shared_options
@@ -73,15 +83,7 @@ def sync_verb(
 @click.command("merge")
 @click.argument("one")
 @click.argument("other")
-@click.option("--dry-run", is_flag=True, help="Say what would be copied, and write nothing.")
-@click.option(
-    "--on-diverged",
-    type=click.Choice(["report", "keep-both"]),
-    default="report",
-    show_default=True,
-    help="With keep-both the source's side is stored too, as TRACE_ID.diverged-….",
-)
-@click.option("--no-check", is_flag=True, help="Do not read back what was written.")
+@_shared
 @filter_options
 @shared_options
 def merge_verb(

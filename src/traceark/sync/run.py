@@ -140,7 +140,14 @@ class _Sync:
                 await self._one(trace_id, ours, theirs)
                 self._advance(1, total)
 
-        await asyncio.gather(*map(one, wanted))
+        tasks = [asyncio.ensure_future(one(trace_id)) for trace_id in wanted]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            # Where one failed, no other goes on behind the caller's back.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         if self.options.delete:
             for trace_id in sorted(theirs.traces.keys() - ours.traces.keys() - gone):
                 if not self.options.dry_run:
@@ -232,8 +239,13 @@ class _Sync:
             return SyncedTrace(trace_id, "diverged", found.where, kept_as=kept_as)
         if found.outcome not in ("new", "forward") or self.options.dry_run:
             return SyncedTrace(trace_id, found.outcome, found.where)
+        is_sealed = side.manifest is not None
+        if there is not None and there.header.revision >= side.header.revision:
+            side = side.above(there.header.revision)
         async with self.target.replacing(trace_id):
             written = await carry(side, self.target.storage, there, check=self.options.check)
+        if is_sealed and side.manifest is None:
+            await self.target.seal(trace_id)
         return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from traceark.codec.lines import to_record
 from traceark.codec.parquet import PartInfo, Run
@@ -45,6 +45,15 @@ class Side:
     def prefix(self) -> str:
         """Where the trace lies."""
         return trace_prefix(self.trace_id)
+
+    def above(self, revision: int) -> Side:
+        """Return it with a header that is newer than a revision, and so not sealed any more.
+
+        A copy that only brought its totals up to date, or was sealed, may have published its header
+        more often than the later state; by its revision it would be taken for the newer one.
+        """
+        header = replace(self.header, revision=revision + 1)
+        return replace(self, header=header, header_data=header.encode(), manifest=None)
 
     def log_files(self) -> list[str]:
         """Return the files that hold its logs, by key relative to the trace, in their order."""
