@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _TASK_CHARS = 160
 _PIPE_BAR, _LEAST_BAR, _MOST_BAR = 20, 6, 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+# Of sub-agents that are not here, so many are named; --json has all.
+_NAMED = 3
 
 
 def print_tree(console: TerminalConsole, tree: TraceTree, short: Mapping[str, str]) -> None:
@@ -41,7 +43,8 @@ def print_tree(console: TerminalConsole, tree: TraceTree, short: Mapping[str, st
         if node.children and node is not tree:
             console.print_line(Text(f"{below}with sub-agents: {' · '.join(_took(node.total))}", style="dim"))
         if node.absent:
-            absent = f"{below}not in this archive: {', '.join(node.absent)}"
+            more = f" and {len(node.absent) - _NAMED} more" if len(node.absent) > _NAMED else ""
+            absent = f"{below}not in this archive: {', '.join(node.absent[:_NAMED])}{more}"
             console.print_line(Text(one_line_kept(absent), style="italic dim"))
     for cycle in tree.cycles:
         shown = " → ".join(short[each] for each in cycle)
