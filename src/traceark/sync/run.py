@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Unpack
@@ -31,7 +32,7 @@ from traceark.tombstones import buried
 # Called with traces done, of how many, and bytes written so far.
 Progress = Callable[[int, int, int], None]
 _AT_A_TIME = 16
-_ATTEMPTS = 8
+_PATIENT_SECONDS = 30.0
 # The entity tag of an object that was put in one piece is the MD5 of its content, but where a key of the
 # server's encrypts it; then it equals no manifest's, and the trace is looked at.
 _MD5 = re.compile(r'"([0-9a-f]{32})"')
@@ -212,12 +213,16 @@ class _Sync:
             if await _is_same(trace_id, ours, theirs):
                 self.report.outcomes["same"] += 1
                 return
-            for attempt in range(_ATTEMPTS):
+            begin, delay = time.monotonic(), 0.001
+            while True:
                 try:
                     outcome = await self._compare_and_copy(trace_id)
                 except (ChangedMeanwhileError, KeyMissingError):
-                    if attempt == _ATTEMPTS - 1:
+                    # Whoever writes may compact more than once while it is copied.
+                    if time.monotonic() - begin > _PATIENT_SECONDS:
                         raise
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, 0.1)
                     continue
                 if outcome is not None:
                     self._told(outcome)
