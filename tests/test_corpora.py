@@ -18,6 +18,7 @@ from servers import S3Server
 from traceark import ArchiveStore, Message
 from traceark.importers.base import GOAL_STATUS
 from traceark.importers.run import import_paths
+from traceark.verification import Finding
 
 CORPORA = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 
@@ -45,14 +46,19 @@ async def all_sealed(store: ArchiveStore) -> bool:
     return all(each is not None and each.is_sealed() for each in stored)
 
 
+async def wrong(store: ArchiveStore) -> list[Finding]:
+    """Return what is wrong; that a sub-agent's file is not among the sessions is only a note."""
+    return [finding for finding in await store.verify(deep=True) if not finding.is_note]
+
+
 def test_a_copied_folder_verifies_and_adds_up_to_the_same(tmp_path: Path) -> None:
     async def run() -> None:
         first = await imported(str(tmp_path / "first"))
         assert await all_sealed(first)
         shutil.copytree(tmp_path / "first", tmp_path / "second")
         second = ArchiveStore(tmp_path / "second")
-        assert await first.verify(deep=True) == []
-        assert await second.verify(deep=True) == []
+        assert await wrong(first) == []
+        assert await wrong(second) == []
         totals = (await first.sql(TOTALS)).rows()
         assert (await second.sql(TOTALS)).rows() == totals
         assert totals[0]["messages"] == totals[0]["ids"] == 2295
@@ -64,13 +70,13 @@ def test_s3_holds_the_same(tmp_path: Path, ministack_server: S3Server) -> None:
     async def run() -> None:
         url, options = ministack_server.place(), ministack_server.storage_options
         there = await imported(url, storage_options=options)
-        assert await there.verify(deep=True) == []
+        assert await wrong(there) == []
         here = await imported(str(tmp_path / "here"))
         assert (await there.sql(TOTALS)).rows() == (await here.sql(TOTALS)).rows()
         # Copied down object by object, it is an archive on disk.
         S3FileSystem(**options).get(url, str(tmp_path / "down"), recursive=True)
         down = ArchiveStore(tmp_path / "down")
-        assert await down.verify(deep=True) == []
+        assert await wrong(down) == []
         assert (await down.sql(TOTALS)).rows() == (await here.sql(TOTALS)).rows()
 
     asyncio.run(run())
