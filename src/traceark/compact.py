@@ -35,6 +35,7 @@ async def compact(trace: OpenTrace) -> int:
     for _ in range(_ATTEMPTS):
         async with trace.exclusive() as writer:
             await trace.refresh()
+            await trace.reopen()
             entries, ends = dict(trace.entries), dict(trace.ends)
             writer.close_segments()
         moved = 0
@@ -145,6 +146,7 @@ async def seal(trace: OpenTrace) -> None:
         async with trace.exclusive() as writer:
             await trace.refresh()
             if trace.ends == ends:
+                await trace.reopen()
                 writer.forget_segments()
                 await _finish(trace, built)
                 return

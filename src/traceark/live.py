@@ -342,6 +342,7 @@ class OpenTrace:
                 staged = self._stage(batch)
                 if not staged.lines:
                     return
+                await self.reopen()
                 try:
                     await writer.append(staged)
                 except OffsetsTakenError:
@@ -392,7 +393,7 @@ class OpenTrace:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[LogWriter]:
-        """Hold the trace against all other writers, up to date and, if it was sealed, reopened."""
+        """Hold the trace against all other writers, up to date."""
         async with self._held():
             if self._broken is not None:
                 raise self._closed(self._broken)
@@ -400,11 +401,14 @@ class OpenTrace:
                 if self.announced_at is None:
                     await self._announce(self.trace_id)
                     self.announced_at = time.monotonic()
-                if self.sealed:
-                    await self.storage.delete([f"{self.prefix}/{MANIFEST}"])
-                    self.entries.pop(MANIFEST, None)
-                    self._writer.changed()
                 yield self._writer
+
+    async def reopen(self) -> None:
+        """Take a sealed trace's manifest away, before anything else changes; call it inside `exclusive`."""
+        if self.sealed:
+            await self.storage.delete([f"{self.prefix}/{MANIFEST}"])
+            self.entries.pop(MANIFEST, None)
+            self._writer.changed()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -497,6 +501,7 @@ class OpenTrace:
         self.tree = stored
 
     async def _publish(self, name: str, data: bytes) -> None:
+        await self.reopen()
         key = f"{self.prefix}/{name}"
         known = self.entries.get(name)
         if known is None:

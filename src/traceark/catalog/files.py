@@ -56,7 +56,8 @@ class Snapshot:
         with BytesIO(self.data) if isinstance(self.data, bytes) else self.data.open("rb") as file:
             check_rows(self.info, file, self.file.name)
             file.seek(0)
-            return pq.read_table(file)
+            # Reading ahead, threads of Arrow hold buffers of Python still while the interpreter ends, which aborts it.
+            return pq.ParquetFile(file, pre_buffer=False).read()
 
 
 async def opened(storage: Storage, file: SnapshotFile, binding: str) -> Snapshot | None:
