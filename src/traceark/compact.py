@@ -191,6 +191,8 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
         trace.entries.pop(name)
     await trace.retry(trace.publish_both)
     await storage.delete(f"{prefix}/{name}" for name in others)
+    for directory in {name.partition("/")[0] for name in others}:
+        await storage.sync_names(f"{prefix}/{directory}")
     hashes: dict[str, str] = {}
     for name in sorted(keep):
         try:

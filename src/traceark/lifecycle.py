@@ -14,7 +14,7 @@ from traceark.errors import (
     UnsupportedFormatError,
 )
 from traceark.headers import Header
-from traceark.layout import HEADER, LOCK, LOGS, parse_log_name, trace_prefix
+from traceark.layout import HEADER, LOCK, LOGS, TRACES, parse_log_name, trace_prefix
 from traceark.models import Trace, utc_now
 from traceark.stats import TOTALS, Sums, adjustment
 from traceark.storage.base import AppendStorage, Entry, KeyExistsError, KeyMissingError, Lock, Storage, acquire
@@ -110,6 +110,7 @@ async def delete(storage: Storage, trace_id: str, burial: Burial | None) -> str:
     async with locked(storage, prefix) as lock:
         incarnation = await _delete_files(storage, trace_id, burial, lock)
         storage.remove_directory(prefix)
+        await storage.sync_names(TRACES)
     return incarnation
 
 
@@ -117,8 +118,8 @@ async def _delete_files(storage: Storage, trace_id: str, burial: Burial | None, 
     prefix = trace_prefix(trace_id)
     entries = await storage.list(prefix)
     incarnation = ""
+    what = f"{prefix}/{HEADER}"
     if HEADER in entries:
-        what = f"{prefix}/{HEADER}"
         # One that cannot be read goes all the same; which it was, the names of its files tell.
         with suppress(DamagedTraceError, UnsupportedFormatError, KeyMissingError):
             incarnation = Header.decode(await storage.read(what), what).incarnation
@@ -128,8 +129,10 @@ async def _delete_files(storage: Storage, trace_id: str, burial: Burial | None, 
         raise TraceNotFoundError(f"no trace at {storage.url}/{prefix}")
     if lock is not None:
         lock.bump(deleted=True)
-    names = sorted((name for name in entries if not name.startswith(".")), key=lambda name: name != HEADER)
-    await storage.delete(f"{prefix}/{name}" for name in names)
+    if HEADER in entries:
+        await storage.delete([what])
+        await storage.sync_names(prefix)
+    await storage.delete(f"{prefix}/{name}" for name in entries if name != HEADER and not name.startswith("."))
     return incarnation
 
 

@@ -407,6 +407,7 @@ class OpenTrace:
         """Take a sealed trace's manifest away, before anything else changes; call it inside `exclusive`."""
         if self.sealed:
             await self.storage.delete([f"{self.prefix}/{MANIFEST}"])
+            await self.storage.sync_names(self.prefix)
             self.entries.pop(MANIFEST, None)
             self._writer.changed()
 

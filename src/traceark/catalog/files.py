@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from traceark.catalog.contents import CATALOG, Contents, SnapshotFile, contents_of
 from traceark.catalog.snapshot import SnapshotInfo, check_rows, encode_snapshot, snapshot_info, snapshot_name
 from traceark.errors import CorruptFileError, StorageError
-from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
+from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
 
 _PARALLEL = 32
 _ATTEMPTS = 20
@@ -99,5 +99,8 @@ async def publish(storage: Storage, info: SnapshotInfo, export: Callable[[], pa.
 
 async def delete(storage: Storage, names: Sequence[str]) -> None:
     """Delete files of the catalog."""
+    if isinstance(storage, AppendStorage):
+        await storage.delete(f"{CATALOG}/{name}" for name in names)
+        return
     for start in range(0, len(names), _PARALLEL):
         await asyncio.gather(*(storage.delete([f"{CATALOG}/{name}"]) for name in names[start : start + _PARALLEL]))

@@ -114,6 +114,12 @@ class Storage(ABC):
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in this order; one that is gone already is no error."""
 
+    async def sync_names(self, prefix: str) -> None:
+        """Return when the names right below a prefix, those that are gone too, last over a loss of power.
+
+        What is created or replaced needs no such call; an object store needs none at all.
+        """
+
     def local_path(self, key: str) -> Path | None:
         """Return where an object lies as a file that other libraries can open, or None where it does not."""
         return None

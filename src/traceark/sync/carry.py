@@ -91,6 +91,7 @@ async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *,
     if MANIFEST in present:
         # Whoever changes a sealed trace removes its manifest first.
         await target.delete([f"{prefix}/{MANIFEST}"])
+        await target.sync_names(prefix)
     hashes: dict[str, str] = {}
     for name in side.log_files():
         entry = present.get(name)
