@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from typing import Any
 from benchmarks.data import messages
 from benchmarks.measure import Figure, Work, at_most, take_turns
 from traceark import ArchiveStore, Goal, Trace
+from traceark.layout import TRACES
 from traceark.storage.objects import S3Storage
 
 _OBJECTS, _ROUNDS = 100, 7
 BESIDE = "the fewest that can do it"
 
 
-async def measure(_: Path) -> list[Figure]:
-    """Return the figures of requests."""
+async def measure(_: Path, *, count: int) -> list[Figure]:
+    """Return the figures of requests, and of a run of `count` messages."""
     sys.path.append(str(Path(__file__).parent.parent / "tests"))
     try:
         servers: Any = importlib.import_module("servers")
@@ -31,7 +33,11 @@ async def measure(_: Path) -> list[Figure]:
     if not Path(sys.executable).with_name("ministack").exists():
         return [_absent("ministack is not installed")]
     with servers.ministack() as server:
-        return [*await _measure(server, servers.Requests()), await _listing(server)]
+        return [
+            *await _measure(server, servers.Requests()),
+            *await _long_run(server, servers.Requests(), count),
+            await _listing(server),
+        ]
 
 
 def _absent(reason: str) -> Figure:
@@ -82,6 +88,46 @@ async def _measure(server: Any, requests: Any) -> list[Figure]:
     await figure("`list_traces`, cold, 2 traces", store.list_traces(), 3)
     await store.close()
     return figures
+
+
+async def _long_run(server: Any, requests: Any, count: int) -> list[Figure]:
+    """Return what a run of one PUT per message shows at most, sends and writes, folding included."""
+    url, prefix = server.place(), f"{TRACES}/run"
+    store = ArchiveStore(url, storage_options=server.storage_options)
+    # A client of its own, whose requests are not counted.
+    looker = S3Storage(url, {**server.storage_options, "config_kwargs": {"user_agent_extra": "looker"}})
+    await requests.listen(store)
+    await store.create_trace(Trace(trace_id="run", task="benchmark"))
+    run = messages("run", count, seed=4)
+    await store.add_message(next(run))
+    requests.clear()
+
+    async def write() -> None:
+        for each in run:
+            await store.add_message(each)
+
+    most = 0
+    writing = asyncio.ensure_future(write())
+    while not writing.done():
+        most = max(most, len(await looker.list(prefix)))
+    await writing
+    sent = Counter(line.partition(" ")[0] for line in requests.sent)
+    sent["LIST"] = sum("list-type=2" in line for line in requests.sent)
+    sent["GET"] -= sent["LIST"]
+    sizes = [(size, key.partition("?")[0]) for key, size in requests.puts]
+    appended = sum(size for size, key in sizes if key.endswith(".jsonl"))
+    await store.close()
+    what = f"{count:,} messages on S3, one PUT each"
+    each = ", ".join(f"{sent[name] / (count - 1):.2f} {name}" for name in ("PUT", "DELETE", "LIST", "GET"))
+    return [
+        Figure(f"{what}: most objects that a listing showed", str(most), "", "", "≤ 100", most <= 100),
+        Figure(f"{what}: requests per message", each, "without folding: 1 PUT"),
+        Figure(
+            f"{what}: bytes written per byte of messages",
+            f"{sum(size for size, _ in sizes) / appended:.2f}",
+            "without folding: 1",
+        ),
+    ]
 
 
 async def _listing(server: Any) -> Figure:

@@ -44,6 +44,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "log",
         "reading",
         "writing",
+        "folding",
+        "creating",
         "live",
         "compact",
         "verification",

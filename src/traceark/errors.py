@@ -133,5 +133,9 @@ class NaiveTimeWarning(UserWarning):
     """A time without a zone was taken as UTC."""
 
 
+class UnfoldedWarning(UserWarning):
+    """Small objects of a live trace on an object store could not be folded into a part; nothing is lost."""
+
+
 class DamagedTraceWarning(UserWarning):
     """A listing or a query left out a trace that is damaged; `verify` tells more."""

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from traceark.codec.parquet import PartInfo
+from traceark.creating import writer_for
 from traceark.errors import (
     DamagedTraceError,
     IncompleteTraceError,
@@ -30,7 +31,7 @@ from traceark.models import GoalTree, Trace
 from traceark.requests import KnownMessage, Request, Staged, fold_record
 from traceark.stats import MessageFold, totals_of, with_stats
 from traceark.storage.base import Entry, KeyMissingError, Storage, VersionMismatchError
-from traceark.writing import LogWriter, OffsetsTakenError, writer_for
+from traceark.writing import LogWriter, OffsetsTakenError
 
 _ATTEMPTS = 8
 
@@ -43,7 +44,6 @@ def _version(entries: Mapping[str, Entry], name: str) -> str | None:
 _GIVE_WAY_SECONDS = 0.005
 # A batch is cut here, so that one object or one write stays a sensible size.
 _BATCH_REQUESTS = 2_000
-
 
 Announce = Callable[[str], Awaitable[None]]
 
@@ -574,7 +574,7 @@ class OpenTrace:
                 pass
             await asyncio.sleep(0)
         async with self.mutex:
-            self._writer.reset()
+            await self._writer.close()
             self.announced_at = None
 
     @property

@@ -188,11 +188,12 @@ class TracePool:
         """Open a trace, once for all who wait for it; it stays open until they had their turn."""
         self._awaited[trace_id] += 1
         try:
-            task = self._opening.get(trace_id)
-            if task is None:
-                await self.ready()
-                task = self._opening.setdefault(trace_id, asyncio.ensure_future(self._open_trace(trace_id)))
-            await asyncio.shield(task)
+            await self.ready()
+            if trace_id in self._open:
+                return  # another task opened it meanwhile
+            if trace_id not in self._opening:
+                self._opening[trace_id] = asyncio.ensure_future(self._open_trace(trace_id))
+            await asyncio.shield(self._opening[trace_id])
         finally:
             self._awaited[trace_id] -= 1
             if not self._awaited[trace_id]:
