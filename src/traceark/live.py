@@ -181,9 +181,11 @@ class OpenTrace:
             ours[f"{log}/{tail.name}"] = tail.size
         if ours == theirs:
             return
-        read = await read_log(
-            self.storage, self.prefix, log, self.header.incarnation, entries, self.parts, after=self.ends[log]
-        )
+        known, where = self.ends[log], (self.storage, self.prefix, log, self.header.incarnation, entries, self.parts)
+        read = await read_log(*where, after=known)
+        if known and len(read.records) < read.end - known:
+            # A seal folded updates past the known end into messages before it.
+            read, self.fold = await read_log(*where), MessageFold()
         self.take(log, read)
 
     def take(self, log: LogName, read: LogRead) -> None:
