@@ -340,17 +340,20 @@ class OpenTrace:
 
     async def _commit(self, batch: list[Request]) -> None:
         async with self.exclusive() as writer:
-            for _ in range(1000):
-                staged = self._stage(batch)
-                if not staged.lines:
-                    return
-                try:
-                    await writer.append(staged)
-                except OffsetsTakenError:
-                    await self.refresh()
-                    continue
-                self._applied(staged)
+            await self._append(writer, batch)
+
+    async def _append(self, writer: LogWriter, batch: list[Request]) -> None:
+        for _ in range(1000):
+            staged = self._stage(batch)
+            if not staged.lines:
                 return
+            try:
+                await writer.append(staged)
+            except OffsetsTakenError:
+                await self.refresh()
+                continue
+            self._applied(staged)
+            return
         raise StorageError(f"trace {self.trace_id!r}: other writers took every offset; try again")
 
     def _commit_now(self, batch: list[Request]) -> None:
