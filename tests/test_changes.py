@@ -452,3 +452,9 @@ async def test_a_recorded_run_is_imported_with_its_events_and_recorded_anew(tmp_
         assert await types(store, trace.trace_id) == history
         await store.append_event(trace.trace_id, "more", None)
         assert replayed(await told(store, trace.trace_id)) == await state(store, trace.trace_id)
+
+
+def test_the_page_has_the_types_of_the_code() -> None:
+    head = "| type | payload | `change` | what it says |\n|---|---|---|---|\n"
+    rows = "".join(f"| `{name}` | {' | '.join(told)} |\n" for name, told in TYPES.items())
+    assert head + rows in (DOCS / "watching.md").read_text()

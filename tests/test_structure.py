@@ -55,7 +55,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "catalog",
         "rollups",
     ),
-    ("store", "query", "questions", "asking", "keeping", "retention"),
+    ("store", "following", "query", "questions", "asking", "keeping", "retention"),
     ("archive", "moving", "importers", "exporters", "sync", "capture"),
     ("cli", "server"),
 )
