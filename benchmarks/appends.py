@@ -82,8 +82,9 @@ async def measure(folder: Path, *, rounds: int, per_round: int) -> list[Figure]:
 
     async with AsyncExitStack() as stack:
 
-        async def ours(name: str, durability: Durability, tasks: int = 1) -> Ours:
-            store = await stack.enter_async_context(ArchiveStore(folder / name, durability=durability))
+        async def ours(name: str, durability: Durability, tasks: int = 1, *, recorded: bool = False) -> Ours:
+            store = ArchiveStore(folder / name, durability=durability, record_changes=recorded)
+            await stack.enter_async_context(store)
             await store.create_trace(Trace(trace_id="append", task="benchmark"))
             return Ours(store, tasks)
 
@@ -95,6 +96,8 @@ async def measure(folder: Path, *, rounds: int, per_round: int) -> list[Figure]:
             "bare-synced": BareLoop(folder / "synced.jsonl", syncs=True).add,
             "full": Sqlite(folder / "full.db", "FULL").add,
             "tasks": (await ours("tasks", "fsync", TASKS)).add,
+            "os-recorded": (await ours("os-recorded", "os", recorded=True)).add,
+            "recorded": (await ours("recorded", "fsync", recorded=True)).add,
         }
 
         def turn(add: Add) -> Callable[[int], Awaitable[None]]:
@@ -110,4 +113,8 @@ async def measure(folder: Path, *, rounds: int, per_round: int) -> list[Figure]:
         at_most("`add_message`, `fsync`", cost["fsync"], "the loop with `fdatasync`", cost["bare-synced"], "µs", 1.2),
         at_most("`add_message`, `fsync`", cost["fsync"], "SQLite WAL, FULL", cost["full"], "µs", None),
         at_least(f"`add_message`, `fsync`, {TASKS} tasks", cost["tasks"], "SQLite WAL, FULL", cost["full"], "µs", 5),
+        at_most("`add_message`, `os`, changes recorded", cost["os-recorded"], "not recorded", cost["os"], "µs", None),
+        at_most(
+            "`add_message`, `fsync`, changes recorded", cost["recorded"], "not recorded", cost["fsync"], "µs", None
+        ),
     ]

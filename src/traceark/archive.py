@@ -352,12 +352,13 @@ def open(
     storage_options: Mapping[str, Any] | None = None,
     durability: Durability = "fsync",
     allow_unsafe_writes: bool = False,
+    record_changes: bool = False,
 ) -> Archive:
     """Open an archive for notebooks and scripts.
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes
+    url, storage_options, durability, allow_unsafe_writes, record_changes
         As for `ArchiveStore`.
 
     Examples
@@ -372,6 +373,10 @@ def open(
     """
     return Archive(
         ArchiveStore(
-            url, storage_options=storage_options, durability=durability, allow_unsafe_writes=allow_unsafe_writes
+            url,
+            storage_options=storage_options,
+            durability=durability,
+            allow_unsafe_writes=allow_unsafe_writes,
+            record_changes=record_changes,
         )
     )

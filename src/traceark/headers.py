@@ -242,7 +242,7 @@ class TreeFile:
                 ]
             }
         )
-        return {**to_record(bare), "_set": self._set_to_json()}
+        return {**to_record(bare), "_set": self.set_to_json()}
 
     def encode(self) -> bytes:
         """Return the bytes of `goal_tree.json`."""
@@ -255,11 +255,12 @@ class TreeFile:
         record["_checkpoint"] = {"messages": {"offset": self.messages}}
         if self.changes.runs:
             record["_changes"] = self.changes.to_json()
-        if was_set := self._set_to_json():
+        if was_set := self.set_to_json():
             record["_set"] = was_set
         return encode_line(record)
 
-    def _set_to_json(self) -> JsonObject:
+    def set_to_json(self) -> JsonObject:
+        """Return what callers set of stats, by goal id."""
         was_set: JsonObject = {}
         for goal_id, (own, cumulative) in self.was_set.items():
             kept = {"self_stats": own.to_json(), "cumulative_stats": cumulative.to_json()}

@@ -181,9 +181,11 @@ class OpenTrace:
             ours[f"{log}/{tail.name}"] = tail.size
         if ours == theirs:
             return
-        read = await read_log(
-            self.storage, self.prefix, log, self.header.incarnation, entries, self.parts, after=self.ends[log]
-        )
+        known, where = self.ends[log], (self.storage, self.prefix, log, self.header.incarnation, entries, self.parts)
+        read = await read_log(*where, after=known)
+        if known and len(read.records) < read.end - known:
+            # A seal folded updates past the known end into messages before it.
+            read, self.fold = await read_log(*where), MessageFold()
         self.take(log, read)
 
     def take(self, log: LogName, read: LogRead) -> None:
@@ -338,18 +340,21 @@ class OpenTrace:
 
     async def _commit(self, batch: list[Request]) -> None:
         async with self.exclusive() as writer:
-            for _ in range(1000):
-                staged = self._stage(batch)
-                if not staged.lines:
-                    return
-                await self.reopen()
-                try:
-                    await writer.append(staged)
-                except OffsetsTakenError:
-                    await self.refresh()
-                    continue
-                self._applied(staged)
+            await self._append(writer, batch)
+
+    async def _append(self, writer: LogWriter, batch: list[Request]) -> None:
+        for _ in range(1000):
+            staged = self._stage(batch)
+            if not staged.lines:
                 return
+            await self.reopen()
+            try:
+                await writer.append(staged)
+            except OffsetsTakenError:
+                await self.refresh()
+                continue
+            self._applied(staged)
+            return
         raise StorageError(f"trace {self.trace_id!r}: other writers took every offset; try again")
 
     def _commit_now(self, batch: list[Request]) -> None:

@@ -31,6 +31,7 @@ from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import TERMINAL, JsonObject, Trace, utc_now
 from traceark.reading import StoredTrace, load
+from traceark.recording import RecordedTrace
 from traceark.rollups.cache import FileCache
 from traceark.rollups.standing import Standing
 from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Storage
@@ -52,16 +53,26 @@ class TracePool:
         Where immutable files of an object store are kept for DuckDB.
     limit : int
         How many traces stay open.
+    record_changes : bool
+        Whether events tell what this store changes.
     """
 
     def __init__(
-        self, storage: Storage, durability: Durability, cache: FileCache, *, allow_unsafe_writes: bool, limit: int
+        self,
+        storage: Storage,
+        durability: Durability,
+        cache: FileCache,
+        *,
+        allow_unsafe_writes: bool,
+        limit: int,
+        record_changes: bool,
     ) -> None:
         self.storage = storage
         self.closed = False
         self._durability = durability
         self._allow_unsafe_writes = allow_unsafe_writes
         self._limit = limit
+        self.record_changes = record_changes
         self._open: OrderedDict[str, OpenTrace] = OrderedDict()
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._awaited: Counter[str] = Counter()
@@ -202,7 +213,8 @@ class TracePool:
     async def _open_trace(self, trace_id: str) -> None:
         try:
             try:
-                trace = OpenTrace(self.storage, trace_id, self._durability, self.catalog.notices.announce)
+                make = RecordedTrace if self.record_changes else OpenTrace
+                trace = make(self.storage, trace_id, self._durability, self.catalog.notices.announce)
             except InvalidIdError as error:
                 raise TraceNotFoundError(f"no trace {trace_id!r} in {self.url}: {error}") from None
             await trace.refresh()
@@ -318,6 +330,15 @@ class TracePool:
         await self.ready()
         await self.settle(trace_id)
         await self.catalog.notices.announce(trace_id)
+
+    async def made(self, trace: Trace) -> None:
+        """Do what is due when a trace was just made."""
+        if trace.status in TERMINAL:
+            # Nothing may follow, and still it is to be sealed.
+            (await self.opened(trace.trace_id)).touched = True
+        if self.record_changes:
+            async with (await self.opened(trace.trace_id)).exclusive():
+                pass  # whoever holds it tells what no event tells yet: here, that it is there
 
     async def settle(self, trace_id: str) -> None:
         """Wait for a seal of the trace that is under way, and close the trace."""

@@ -66,6 +66,9 @@ class ArchiveStore(Retention):
         ``traceark`` in the user's cache directory (``XDG_CACHE_HOME``, or ``~/.cache``).
     max_cache_bytes : int
         What the copies there may weigh; the least recently used go first.
+    record_changes : bool
+        Append an event for every change of a message, a goal or the header, so that `get_events` tells all
+        of a run (see `traceark.changes.Replay`). It doubles what is written.
 
     Examples
     --------
@@ -90,6 +93,7 @@ class ArchiveStore(Retention):
         max_open_traces: int = 128,
         cache_dir: str | Path | None = None,
         max_cache_bytes: int = 4 << 30,
+        record_changes: bool = False,
     ) -> None:
         if durability not in ("fsync", "os"):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
@@ -104,10 +108,16 @@ class ArchiveStore(Retention):
             max_open_traces=max_open_traces,
             cache_dir=cache_dir,
             max_cache_bytes=max_cache_bytes,
+            record_changes=record_changes,
         )
         cache = FileCache(self.storage, cache_directory(self.storage.url, cache_dir), max_cache_bytes)
         self._pool = TracePool(
-            self.storage, durability, cache, allow_unsafe_writes=allow_unsafe_writes, limit=max_open_traces
+            self.storage,
+            durability,
+            cache,
+            allow_unsafe_writes=allow_unsafe_writes,
+            limit=max_open_traces,
+            record_changes=record_changes,
         )
 
     @property
@@ -162,15 +172,13 @@ class ArchiveStore(Retention):
         except TraceExistsError:
             await self._pool.done(given.trace_id)
             raise
-        if given.status in TERMINAL:
-            # Nothing may follow, and still it is to be sealed.
-            (await self._pool.opened(given.trace_id)).touched = True
+        await self._pool.made(given)
         return given.trace_id
 
     @property
     def adds_at_once(self) -> bool:
-        """Whether `add_trace` adds all or nothing: on the local disk it does."""
-        return isinstance(self.storage, AppendStorage)
+        """Whether `add_trace` adds all or nothing: on the local disk it does, unless changes are recorded."""
+        return isinstance(self.storage, AppendStorage) and not self._pool.record_changes
 
     async def add_trace(
         self,
@@ -181,7 +189,7 @@ class ArchiveStore(Retention):
     ) -> str:
         """Add a run that has ended, all of it: there at once and sealed, or not at all, where `adds_at_once`.
 
-        On object stores the same records are added one after the other, and what is interrupted
+        Elsewhere the same records are added one after the other, and what is interrupted
         leaves a trace with what was added so far, still running.
 
         Parameters
@@ -220,7 +228,7 @@ class ArchiveStore(Retention):
         header = lifecycle.first_header(given.model_copy())
         files = await asyncio.to_thread(sealed_files, header, said, told, tree)
         storage = self.storage
-        if not isinstance(storage, AppendStorage):
+        if not isinstance(storage, AppendStorage) or not self.adds_at_once:
             return await self._add_in_turn(given, said, told, tree)
         await self._pool.ready()
         await self._pool.settle(given.trace_id)

@@ -111,6 +111,11 @@ class JsonOutput(Output):
         _print({kept.word: list(kept.done), "left_alone": list(kept.left_alone), "failed": dict(kept.failed)})
 
 
+def line_of(value: object) -> str:
+    """Return JSON in one line, as safe to print as all else here."""
+    return _dump(value)
+
+
 def _print_list(values: Iterable[object]) -> None:
     before = "["
     for value in values:

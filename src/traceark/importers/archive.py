@@ -241,7 +241,8 @@ async def source_of(stored: StoredTrace, path: Path, counts: ImportCounts) -> So
 
 def _event(record: JsonObject, path: Path, counts: ImportCounts) -> SourceEvent:
     event = Event.parse(record)
-    unknown = sorted((event.__pydantic_extra__ or {}).keys() - {"trace_id"})
+    # What a recorded change says beside its payload is of the offsets of that very trace.
+    unknown = sorted((event.__pydantic_extra__ or {}).keys() - {"trace_id", "change"})
     if unknown:
         told = f"event {event.event_id} has fields that are not known here, {', '.join(unknown)}; they were not taken"
         counts.problems.append(Problem(str(path), 0, told))
