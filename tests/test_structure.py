@@ -47,6 +47,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "live",
         "compact",
         "verification",
+        "repair",
         "lifecycle",
         "tombstones",
         "pool",
