@@ -22,6 +22,7 @@ from damages import (
     torn_part,
     tree_state,
 )
+from traceark.importers.run import import_paths
 from traceark.layout import GOAL_TREE, HEADER, LOST_FOUND, MANIFEST, trace_prefix
 from traceark.models import Message, Trace
 from traceark.repair import RepairReport
@@ -279,6 +280,12 @@ def test_nothing_reads_what_is_kept_and_nothing_in_it_is_overwritten(archive: Pa
             assert await store.verify(deep=True) == []
             assert len((await sync(store, copy)).traces) == 3
         assert not (tmp_path / "copy" / LOST_FOUND).exists()
+        packed = shutil.make_archive(str(tmp_path / "packed"), "zip", archive)
+        for at, source in enumerate((archive, Path(packed))):
+            async with ArchiveStore(tmp_path / f"imported-{at}") as imported:
+                report = await import_paths(imported, [source])
+                assert report.ok, report.problems
+                assert len(await imported.list_traces()) == 3
 
     asyncio.run(check())
 
