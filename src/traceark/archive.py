@@ -277,10 +277,11 @@ class Archive(Moving):
         *,
         deep: bool = False,
         workers: int | None = 1,
+        resume: str | Path | None = None,
         progress: Progress | None = None,
     ) -> list[Finding]:
         """Check one trace, or all."""
-        return self.run(self.store.verify(trace_id, deep=deep, workers=workers, progress=progress))
+        return self.run(self.store.verify(trace_id, deep=deep, workers=workers, resume=resume, progress=progress))
 
     def repair(
         self,

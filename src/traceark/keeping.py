@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from traceark import lifecycle, verification
 from traceark.catalog.report import RefreshReport
@@ -52,6 +53,7 @@ class Keeping:
         *,
         deep: bool = False,
         workers: int | None = 1,
+        resume: str | Path | None = None,
         progress: Progress | None = None,
     ) -> list[Finding]:
         """Check one trace, or all and what they say of each other; an empty list means that nothing was found.
@@ -67,16 +69,23 @@ class Keeping:
         workers : int, optional
             How many processes share the work, on a local disk; None for as many as there are
             processors, where there is much to do. Like all of Python's they import the main module.
+        resume : str or Path, optional
+            Of all traces: a file outside the archive in which to keep what was checked so far. Killed, a
+            verify that is given the same file goes on, and checks again only what changed since; when
+            all is checked the file is deleted.
         progress : callable, optional
             Of all traces, called with the number of those done and of all to do.
 
         Raises
         ------
         TraceNotFoundError
+        InvalidValueError
+            Several workers away from a local disk; a file that is of another archive or another kind of
+            check, or lies in the archive.
         """
         binding = await self._pool.catalog.binding()
         return await verification.verify(
-            self.storage, trace_id, deep=deep, workers=workers, progress=progress, binding=binding
+            self.storage, trace_id, deep=deep, workers=workers, resume=resume, progress=progress, binding=binding
         )
 
     async def repair(

@@ -32,8 +32,9 @@ from traceark.repair.rebuild import accepted_header, accepted_tree, rebuilt_head
 from traceark.repair.trial import after, tried
 from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.tombstones import Buried
+from traceark.verification.burials import was_buried
 from traceark.verification.finding import Finding
-from traceark.verification.names import is_foreign, is_unfinished
+from traceark.verification.names import incarnations, is_foreign, is_unfinished
 from traceark.verification.sealed import sound_links
 
 # What importers call the events that tell of changes of goals begins so.
@@ -175,7 +176,7 @@ class _Planner:
     async def _header(self) -> Header | None:
         """Return the header; None where it is to be rebuilt."""
         if HEADER not in self.entries:
-            if any((self.trace_id, each) in self.buried for each in self._incarnations()):
+            if was_buried(self.trace_id, self.entries, self.buried):
                 raise self.stuck(
                     HEADER,
                     "it is missing, and the trace has a tombstone: its deletion was interrupted",
@@ -204,15 +205,10 @@ class _Planner:
             )
         return header
 
-    def _incarnations(self) -> set[str]:
-        """Return the incarnations that the names of the logs' files say."""
-        parsed = (parse_log_name(name.partition("/")[2]) for name in self.entries if name.partition("/")[0] in LOGS)
-        return {each.incarnation for each in parsed if each is not None}
-
     def _incarnation(self, header: Header | None) -> str:
         if header is not None:
             return header.incarnation
-        found = self._incarnations()
+        found = incarnations(self.entries)
         if not found:
             raise self.stuck(
                 HEADER,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, parse_log_name
 
 _UNFINISHED = ".tmp-"
@@ -30,3 +32,15 @@ def is_foreign(name: str) -> bool:
         return False
     directory, _, rest = name.partition("/")
     return directory not in LOGS or parse_log_name(rest) is None
+
+
+def incarnations(names: Iterable[str]) -> set[str]:
+    """Return the incarnations that the names of a trace's log files say.
+
+    Examples
+    --------
+    >>> incarnations(["trace.json", "messages/000000000001-5f3a9c21.jsonl"])
+    {'5f3a9c21'}
+    """
+    parsed = (parse_log_name(name.partition("/")[2]) for name in names if name.partition("/")[0] in LOGS)
+    return {each.incarnation for each in parsed if each is not None}
