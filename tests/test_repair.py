@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,6 +132,15 @@ def test_a_healthy_archive_is_not_touched(archive: Path) -> None:
 
     asyncio.run(check())
     assert tree_state(archive) == before
+
+
+def test_an_archive_of_an_older_release_is_not_touched_either(tmp_path: Path) -> None:
+    golden = tmp_path / "golden"
+    shutil.copytree(Path(__file__).parent / "golden" / "v1" / "archive", golden)
+    before = tree_state(golden)
+    report = asyncio.run(repaired(golden))
+    assert (report.traces, report.mended, report.left) == (4, [], [])
+    assert tree_state(golden) == before
 
 
 @pytest.mark.parametrize("trace_id", ["sealed", "live", "compacted"])
@@ -301,5 +311,41 @@ def test_what_is_purged_is_in_no_kept_byte_either(archive: Path) -> None:
             await store.purge(["live"])
         kept = [name for name in contents(archive) if name.startswith(LOST_FOUND)]
         assert kept and not any("/live/" in name for name in kept)
+
+    asyncio.run(check())
+
+
+def test_a_header_that_does_not_fit_the_logs_is_named_itself(archive: Path) -> None:
+    header = archive / trace_prefix("live") / HEADER
+    before = header.read_bytes()
+    header.write_bytes(before.replace(b'"offset":3', b'"offset":8', 1))
+    assert header.read_bytes() != before
+    for accept in (False, True):
+        report = asyncio.run(repaired(archive, accept=accept))
+        assert report.mended == []
+        [told] = [each for each in report.left if each.file.endswith(HEADER)]
+        assert "--accept" not in told.remedy
+
+
+def test_a_repair_beside_a_compaction_does_it_no_harm(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+    reports: list[RepairReport] = []
+
+    def linked(source: Any, target: Any, **more: Any) -> None:
+        if not reports and "/messages/" in str(target):
+            # In the thread that publishes the part, which holds no lock.
+            reports.append(asyncio.run(repaired(archive, "live")))
+        link(source, target, **more)
+
+    async def check() -> None:
+        said = await snapshot(ArchiveStore(archive), "live")
+        with monkeypatch.context() as context:
+            context.setattr(os, "link", linked)
+            async with ArchiveStore(archive, durability="os") as store:
+                await store.compact("live")
+        assert [each.deed for each in reports[0].mended] == ["moved"], "it took what was being written"
+        assert await snapshot(ArchiveStore(archive), "live") == said
+        assert await ArchiveStore(archive).verify(deep=True) == []
+        assert list((archive / trace_prefix("live") / "messages").glob("*.parquet"))
 
     asyncio.run(check())

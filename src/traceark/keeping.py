@@ -65,7 +65,8 @@ class Keeping:
         trace_id : str, optional
             All traces when absent.
         deep : bool
-            Also every hash, every record, and a recount of totals and stats. Writes nothing.
+            Also every hash, every record, and a recount of totals and stats; of all traces also every
+            row of the rollups. Writes nothing.
         workers : int, optional
             How many processes share the work, on a local disk; None for as many as there are
             processors, where there is much to do. Like all of Python's they import the main module.
@@ -83,9 +84,15 @@ class Keeping:
             Several workers away from a local disk; a file that is of another archive or another kind of
             check, or lies in the archive.
         """
-        binding = await self._pool.catalog.binding()
         return await verification.verify(
-            self.storage, trace_id, deep=deep, workers=workers, resume=resume, progress=progress, binding=binding
+            self.storage,
+            trace_id,
+            deep=deep,
+            workers=workers,
+            resume=resume,
+            progress=progress,
+            binding=await self._pool.catalog.binding(),
+            cache=self._pool.cache,
         )
 
     async def repair(

@@ -58,6 +58,7 @@ class TracePool:
         self, storage: Storage, durability: Durability, cache: FileCache, *, allow_unsafe_writes: bool, limit: int
     ) -> None:
         self.storage = storage
+        self.cache = cache
         self.closed = False
         self._durability = durability
         self._allow_unsafe_writes = allow_unsafe_writes

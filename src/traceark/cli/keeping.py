@@ -59,7 +59,9 @@ def seal_verb(settings: Settings, archive: str, names: tuple[str, ...], every: b
 @click.argument("archive")
 @click.argument("names", nargs=-1, metavar="[TRACE_ID]...")
 @click.option("--all", "every", is_flag=True, help="All traces, which is what no TRACE_ID means too.")
-@click.option("--deep", is_flag=True, help="Also every hash and record, and a recount of totals and stats.")
+@click.option(
+    "--deep", is_flag=True, help="Also every hash and record, a recount of totals and stats, and the rollups."
+)
 @click.option(
     "--jobs",
     type=click.IntRange(1),

@@ -103,6 +103,7 @@ async def plan_trace(
     try:
         await planner.decide()
     except _StuckError:
+        planner.tell_doubts("copy it from a copy of the archive")
         return TracePlan(trace_id, left=planner.left)
     except KeyMissingError as error:
         planner.leave("", f"a file vanished while it was looked at ({error})", "repair again when nobody writes")
@@ -169,9 +170,13 @@ class _Planner:
         await self._try()
         if self.doubts and not self.accept:
             command = f"traceark repair {self.storage.url} {self.trace_id} --accept --yes"
-            for name, meaning in self.doubts.items():
-                self.leave(name, meaning, f"copy it from a copy of the archive, or take it as it is: {command}")
+            self.tell_doubts(f"copy it from a copy of the archive, or take it as it is: {command}")
             raise _StuckError
+
+    def tell_doubts(self, remedy: str) -> None:
+        for name, meaning in self.doubts.items():
+            self.leave(name, meaning, remedy)
+        self.doubts.clear()
 
     async def _header(self) -> Header | None:
         """Return the header; None where it is to be rebuilt."""

@@ -16,7 +16,7 @@ from traceark.reading import scan
 from traceark.repair.lost import keep, new_place
 from traceark.repair.plan import Step, TracePlan, plan_trace
 from traceark.repair.report import Deed, Mend, RepairReport
-from traceark.storage.base import AppendStorage, Entry, Storage
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.tombstones import buried
 from traceark.verification.finding import Finding
 
@@ -45,13 +45,16 @@ async def repair(
         plan = await plan_trace(storage, trace_id, entries, tombstones, accept=accept)
         kept: dict[str, str] = {}
         if plan.steps and not dry_run:
-            async with replacing(trace_id), _alone(storage, trace_id):
-                # Somebody may have written to it, or repaired it, since it was looked at.
-                entries = await storage.list(trace_prefix(trace_id))
-                plan = await plan_trace(storage, trace_id, entries, tombstones, accept=accept)
-                kept = await _carry_out(storage, plan, entries, place)
-            if plan.seals:
-                await seal(trace_id)
+            try:
+                async with replacing(trace_id), _alone(storage, trace_id):
+                    # Somebody may have written to it, or repaired it, since it was looked at.
+                    entries = await storage.list(trace_prefix(trace_id))
+                    plan = await plan_trace(storage, trace_id, entries, tombstones, accept=accept)
+                    kept = await _carry_out(storage, plan, entries, place)
+                if plan.seals:
+                    await seal(trace_id)
+            except (KeyMissingError, TraceNotFoundError) as error:
+                plan = TracePlan(trace_id, left=[_changed(trace_id, error)])
         report.traces += 1
         report.mended += _told(plan, entries, kept)
         report.left += plan.left
@@ -112,6 +115,11 @@ async def _carry_out(storage: Storage, plan: TracePlan, entries: Mapping[str, En
         else:
             await storage.create(key, step.data)
     return kept
+
+
+def _changed(trace_id: str, error: Exception) -> Finding:
+    meaning = f"another process changed or deleted it meanwhile ({error})"
+    return Finding(trace_id, trace_prefix(trace_id), None, meaning, "repair again when nobody writes")
 
 
 def _told(plan: TracePlan, entries: Mapping[str, Entry], kept: Mapping[str, str]) -> list[Mend]:

@@ -10,6 +10,8 @@ from traceark.catalog import beside
 from traceark.errors import InvalidValueError, TraceNotFoundError
 from traceark.layout import HEADER, TRACES, trace_prefix
 from traceark.reading import scan
+from traceark.rollups import beside as rollups_beside
+from traceark.rollups.cache import FileCache
 from traceark.storage.base import Entry, Storage
 from traceark.tombstones import Buried, buried
 from traceark.verification import burials
@@ -31,8 +33,12 @@ async def verify(
     resume: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     binding: str,
+    cache: FileCache,
 ) -> list[Finding]:
-    """Check one trace, or every trace; `binding` is that of the archive's catalog. See `ArchiveStore.verify`."""
+    """Check one trace, or every trace; see `ArchiveStore.verify`.
+
+    `binding` is that of the archive's catalog, and `cache` where files of its rollups are kept.
+    """
     if workers is not None and workers > 1 and not can_share(storage):
         raise InvalidValueError(f"only an archive on a local disk is shared by processes, not {storage.url}", "workers")
     if trace_id is not None:
@@ -76,6 +82,9 @@ async def verify(
         found += await burials.amiss(storage, listed)
         for row in await beside.amiss(storage, binding, listed, deep=deep):
             found.append(Finding(row.trace_id or "", row.file, None, row.meaning, f"traceark refresh {storage.url}"))
+        for row in await rollups_beside.amiss(storage, binding, cache, listed) if deep else ():
+            remedy = f"delete {row.file.rpartition('/')[0]}, then: traceark optimize {storage.url}"
+            found.append(Finding(row.trace_id or "", row.file, None, row.meaning, remedy))
         if kept is not None:
             kept.finish()
     return found
