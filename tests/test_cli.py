@@ -575,3 +575,26 @@ class TestRetention:
         assert json.loads(tombstone.read_bytes())["reason"] == "asked for"
         assert f"buried {BUGFIX}" in out("sync", tmp_path / "backup", archive)
         assert told("sync", tmp_path / "backup", archive)["outcomes"]["buried"] == 1
+
+
+class TestRepair:
+    def test_repair_is_dry_until_told_otherwise_and_says_where_it_keeps_what_was_there(self, archive: Path) -> None:
+        manifest = next(archive.glob("traces/7d1f*/manifest-sha256.txt"))
+        scratched = manifest.read_bytes() + b"\n"
+        manifest.write_bytes(scratched)
+        dry = run("repair", archive, "7d1f")
+        assert dry.exit_code == 1 and "--yes mends" in dry.stdout and manifest.read_bytes() == scratched
+        done = told("repair", archive, "--all", "--yes")
+        assert [each["deed"] for each in done["mended"]] == ["moved", "rewritten", "sealed"] and done["left"] == []
+        assert (archive / done["mended"][0]["kept"]).read_bytes() == scratched
+        assert "mended 0 traces" in out("repair", archive, "--all", "--yes")
+        assert told("verify", archive, "--deep")["ok"]
+
+    def test_which_traces_must_be_said(self, archive: Path) -> None:
+        assert "--all" in wrong(2, "repair", archive)
+
+    def test_what_cannot_be_mended_is_found_wrong_and_named(self, archive: Path) -> None:
+        part = next(archive.glob("traces/7d1f*/messages/*.parquet"))
+        part.write_bytes(part.read_bytes()[:-1])
+        result = run("repair", archive, "--all", "--yes")
+        assert result.exit_code == 1 and part.name in result.stdout

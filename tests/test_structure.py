@@ -51,6 +51,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "recording",
         "compact",
         "verification",
+        "repair",
         "lifecycle",
         "tombstones",
         "pool",

@@ -22,6 +22,7 @@ from traceark.moving import Moving
 from traceark.pages import TracePage
 from traceark.query import QueryResult
 from traceark.questions import Grouping
+from traceark.repair import RepairReport
 from traceark.retention import Expiring, ExpiryReport
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Durability
@@ -276,10 +277,22 @@ class Archive(Moving):
         *,
         deep: bool = False,
         workers: int | None = 1,
+        resume: str | Path | None = None,
         progress: Progress | None = None,
     ) -> list[Finding]:
         """Check one trace, or all."""
-        return self.run(self.store.verify(trace_id, deep=deep, workers=workers, progress=progress))
+        return self.run(self.store.verify(trace_id, deep=deep, workers=workers, resume=resume, progress=progress))
+
+    def repair(
+        self,
+        trace_ids: Iterable[str] | None = None,
+        *,
+        dry_run: bool = True,
+        accept: bool = False,
+        progress: Progress | None = None,
+    ) -> RepairReport:
+        """Mend what can be mended of traces without guessing; by default only say what would be done."""
+        return self.run(self.store.repair(trace_ids, dry_run=dry_run, accept=accept, progress=progress))
 
     def refresh(self) -> RefreshReport:
         """Look at every directory for what came, went or was replaced by other means than a store."""

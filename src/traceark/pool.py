@@ -68,6 +68,7 @@ class TracePool:
         record_changes: bool,
     ) -> None:
         self.storage = storage
+        self.cache = cache
         self.closed = False
         self._durability = durability
         self._allow_unsafe_writes = allow_unsafe_writes

@@ -1,8 +1,8 @@
 """The command line: ``traceark VERB ARCHIVE …``.
 
 This module runs a verb and turns what goes wrong into one line on standard error and an exit
-code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping`, `retention`,
-`importing`, `exporting` and `moving`, which are loaded, like everything heavy, when they are needed.
+code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping`, `repairing`,
+`retention`, `importing`, `exporting` and `moving`, which are loaded, like everything heavy, when they are needed.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ _VERBS = {
     "compact": "keeping",
     "seal": "keeping",
     "verify": "keeping",
+    "repair": "repairing",
     "rm": "keeping",
     "pin": "retention",
     "expire": "retention",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
@@ -101,6 +102,10 @@ class JsonOutput(Output):
                 "findings": [asdict(finding) for finding in verified.findings],
             }
         )
+
+    def repaired(self, report: RepairReport) -> None:
+        """Print the report."""
+        _print(report.to_json())
 
     def report(self, word: str, figures: Mapping[str, Any]) -> None:
         """Print an object of the figures."""

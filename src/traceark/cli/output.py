@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
@@ -114,6 +115,10 @@ class Output(ABC):
     @abstractmethod
     def verified(self, verified: Verified) -> None:
         """Print what is wrong."""
+
+    @abstractmethod
+    def repaired(self, report: RepairReport) -> None:
+        """Print what was, or would be, mended, and what is left."""
 
     @abstractmethod
     def kept(self, kept: Kept) -> None:

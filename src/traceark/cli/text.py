@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
+    from traceark.verification import Finding
 
 _WIDE = 120
 _TASK_CHARS = 160
@@ -225,11 +227,7 @@ class TextOutput(Output):
         """Print the findings, then how many there are; of notes the first, since most archives lack some sub-agents."""
         notes = [finding for finding in verified.findings if finding.is_note]
         for finding in (*verified.wrong, *notes[:1]):
-            where = finding.file if finding.offset is None else f"{finding.file} at {finding.offset}"
-            self.console.print(Text(visible(where), style="bold"))
-            told = f"note: {one_line(finding.meaning)}" if finding.is_note else one_line(finding.meaning)
-            self.console.print(Text(f"  {told}", style="yellow" if finding.is_note else "red"))
-            self.console.print(Text(f"  → {one_line(finding.remedy)}"))
+            self._finding(finding)
         if len(notes) > 1:
             self.console.print(Text(f"  and {len(notes) - 1} more of this kind; --json has them all"))
         looked_at = f"{count_of(verified.traces, 'trace')} verified{', deep' if verified.deep else ''}"
@@ -239,6 +237,30 @@ class TextOutput(Output):
             self.console.print(Text(f"{looked_at}: {found}", style="bold red"))
         else:
             self.console.print(Text(f"{looked_at}: nothing is wrong", style="green"))
+
+    def _finding(self, finding: Finding) -> None:
+        where = finding.file if finding.offset is None else f"{finding.file} at {finding.offset}"
+        self.console.print(Text(visible(where), style="bold"))
+        told = f"note: {one_line(finding.meaning)}" if finding.is_note else one_line(finding.meaning)
+        self.console.print(Text(f"  {told}", style="yellow" if finding.is_note else "red"))
+        self.console.print(Text(f"  → {one_line(finding.remedy)}"))
+
+    def repaired(self, report: RepairReport) -> None:
+        """Print each file that is mended, with where it was kept; then what is left, as `verified` does."""
+        for mend in report.mended:
+            self.console.print(Text(f"{mend.deed} {visible(mend.file)}", style="bold"))
+            self.console.print(Text(f"  {one_line(mend.meaning)}"))
+            if mend.kept is not None:
+                self.console.print(Text(f"  kept as {visible(mend.kept)}", style="dim"))
+        for finding in report.left:
+            self._finding(finding)
+        mended = count_of(len({mend.trace_id for mend in report.mended}), "trace")
+        left = len({finding.trace_id for finding in report.left})
+        self.console.print(
+            f"{count_of(report.traces, 'trace')} looked at: {'would mend' if report.dry_run else 'mended'} {mended}"
+            + (f"; {count_of(left, 'trace')} left as {'they are' if left > 1 else 'it is'}" if left else "")
+            + ("; --yes mends" if report.dry_run and report.mended else "")
+        )
 
     def report(self, word: str, figures: Mapping[str, Any]) -> None:
         """Print the figures that are not zero in one sentence, then the problems."""

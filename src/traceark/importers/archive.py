@@ -23,6 +23,7 @@ from traceark.layout import (
     HEADER,
     LOCK,
     LOGS,
+    LOST_FOUND,
     MANIFEST,
     MARKER,
     PINS,
@@ -40,7 +41,7 @@ from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 
 NAME = "traceark"
-_BESIDE = frozenset({"catalog", TOMBSTONES, PINS})
+_BESIDE = frozenset({"catalog", TOMBSTONES, PINS, LOST_FOUND})
 _FILES = frozenset({HEADER, GOAL_TREE, MANIFEST, LOCK})
 # Stands near the end of every header, which is one line.
 _MARK = b'"_incarnation":"'
@@ -83,7 +84,7 @@ class TracearkArchive:
         return [home / HEADER, *others]
 
     def is_beside(self, path: Path) -> bool:
-        """Say whether the file is an archive's marker, or lies in its catalog or among its tombstones."""
+        """Say whether the file is an archive's marker, or lies in a directory of it beside the traces."""
         if path.name == MARKER:
             return _is_marker(path)
         return any(each.name in _BESIDE and _is_marker(each.parent / MARKER) for each in path.parents)
@@ -155,6 +156,7 @@ def _packed(path: Path) -> list[str]:
                 return []
         with zipfile.ZipFile(path) as packed:
             names = [name for name in packed.namelist() if PurePosixPath(name).name == HEADER and "/" in name]
+            names = [name for name in names if LOST_FOUND not in PurePosixPath(name).parts[:-2]]
             return sorted(name.rpartition("/")[0] for name in names if _MARK in packed.read(name))
     except BAD_ZIP:
         return []
