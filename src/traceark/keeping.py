@@ -14,7 +14,7 @@ from traceark.pool import TracePool
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Storage
-from traceark.tombstones import Tombstone
+from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
 
 
@@ -118,6 +118,17 @@ class Keeping:
         catalog = self._pool.catalog
         _, _, rows = await catalog.since(None)
         return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
+
+    async def settled(self) -> set[str]:
+        """Return the ids of the traces that are sealed and that nobody has open for writing."""
+        _, _, rows = await self._pool.catalog.since(None)
+        return set(rows.filter(rows["final"])["trace_id"].to_pylist())
+
+    async def buried_in_rollups(self) -> set[str]:
+        """Return the ids of the traces of which rollups hold rows, seen or hidden, of a run that has a tombstone."""
+        standing = self._pool.standing
+        await standing.refresh()
+        return standing.reader.holding_any(await buried(self.storage))
 
     async def rollups_with(self, trace_ids: Iterable[str]) -> int:
         """Return how many rollups hold rows of some traces, seen or hidden."""

@@ -195,11 +195,11 @@ class TextOutput(Output):
 
     def synced(self, report: SyncReport) -> None:
         """Print few traces that are not the same, each, then how many there are of each kind."""
-        told = [trace for trace in report.traces if trace.outcome == "diverged"]
+        told = [trace for trace in report.traces if trace.outcome in ("diverged", "redacted")]
         if len(report.traces) <= 5:
             told = report.traces
         for trace in told:
-            where = f" at {trace.where}" if trace.where else ""
+            where = f"{' at ' if trace.outcome == 'diverged' else ': '}{trace.where}" if trace.where else ""
             copied = f", {bytes_text(trace.copied_bytes)}" if trace.copied_bytes else ""
             if trace.kept_as is not None:
                 copied = f", kept as {visible(trace.kept_as)}"

@@ -161,7 +161,7 @@ class TraceCheck:
         except (CorruptFileError, UnsupportedFormatError, InvalidValueError) as error:
             self.find(GOAL_TREE, str(error), RESTORE)
             return None
-        if tree.incarnation != header.incarnation:
+        if not tree.is_of(header.incarnation):
             self.find(
                 GOAL_TREE, "it belongs to another incarnation of the trace and is not read", "move it out, or delete it"
             )
