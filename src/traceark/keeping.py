@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from traceark import lifecycle, verification
+from traceark.catalog.contents import CATALOG
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
 from traceark.errors import InvalidIdError, TraceNotFoundError
@@ -14,8 +16,12 @@ from traceark.pool import TracePool
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Storage
+from traceark.storage.local import TEMPORARY
 from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
+
+# A write takes no longer.
+_UNFINISHED_SECONDS = 60.0
 
 
 class Keeping:
@@ -140,7 +146,8 @@ class Keeping:
         """Rewrite, now, the rollups that hold rows of some traces, without these, and the catalog.
 
         After `delete_trace` nothing shows such rows any more, but they lie there until this, or the
-        next `optimize`; in the catalog, until it is folded the next time.
+        next `optimize`; in the catalog, until it is folded the next time. Files there that a killed
+        process left half-written go when they are a minute old.
 
         Raises
         ------
@@ -149,7 +156,15 @@ class Keeping:
         """
         await self._pool.ready()
         await self._pool.catalog.forget_gone()
+        await self.remove_unfinished(CATALOG)
         return await purge(self.storage, await self._pool.catalog.binding(), trace_ids)
+
+    async def remove_unfinished(self, prefix: str) -> None:
+        """Remove, below a prefix, files that a killed process left half-written, once they are a minute old."""
+        before = time.time() - _UNFINISHED_SECONDS
+        entries = await self.storage.list(prefix)
+        dead = [name for name, entry in entries.items() if TEMPORARY in name and entry.modified < before]
+        await self.storage.delete(f"{prefix}/{name}" for name in dead)
 
     async def make_ready(self) -> None:
         """Find out whether writing is safe here, and make the archive where there is none.

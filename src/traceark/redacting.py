@@ -25,8 +25,6 @@ from traceark.sync.sides import Side, look
 from traceark.tombstones import Buried, Tombstone, buried, state_of
 
 REASON = "redacted"
-# What a write that was cut short leaves; nothing refers to it.
-_TEMPORARY = ".tmp-"
 # Called with traces done, and of how many.
 Progress = Callable[[int, int], None]
 
@@ -240,6 +238,7 @@ class _Redaction:
         side = await look(storage, trace_id)
         if side is None:
             return  # deleted meanwhile
+        await self.store.remove_unfinished(side.prefix)
         dead = [name for name in side.entries if self._is_dead(name, side)]
         if dead:
             async with self.store.replacing(trace_id), alone(storage, side.prefix):
@@ -249,8 +248,6 @@ class _Redaction:
 
     def _is_dead(self, name: str, side: Side) -> bool:
         directory, _, file = name.rpartition("/")
-        if file.startswith(_TEMPORARY):
-            return True
         parsed = parse_log_name(file) if directory in LOGS else None
         return (
             parsed is not None

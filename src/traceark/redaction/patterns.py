@@ -66,6 +66,13 @@ class Pattern:
             raise InvalidValueError(f"{self.regex!r} matches where there is nothing", self.name)
         object.__setattr__(self, "compiled", compiled)
 
+    def may_be_in(self, text: str) -> bool:
+        """Say whether it is worth looking for it in a text."""
+        for needle in self.needles:
+            if needle in text:
+                return True
+        return not self.needles
+
     @property
     def replacement(self) -> str:
         """The text that replaces what was found; nothing in it has to be escaped in JSON."""
@@ -90,8 +97,8 @@ BUILT_IN: tuple[Pattern, ...] = (
     Pattern(
         "private-key",
         r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-        r"(?:[A-Za-z0-9+/=\s:,.()\\-]{0,20000}?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
-        r"|[A-Za-z0-9+/=\s\\]{40,20000})",
+        r"(?:[A-Za-z0-9+/=\s:,.()-]{0,20000}?-----END (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+        r"|[A-Za-z0-9+/=\s]{40,20000})",
         "private keys in PEM, OpenSSH and PGP armour, also cut off",
         "RFC 7468; RFC 9580, 6.2; OpenSSH, PROTOCOL.key",
         ("PRIVATE KEY",),
@@ -222,10 +229,10 @@ BUILT_IN: tuple[Pattern, ...] = (
     ),
     Pattern(
         "authorization",
-        r"(?i:authorization|x-api-key|api-key|private-token|x-auth-token)"
+        r"(?<![A-Za-z])(?i:authorization|x-api-key|api-key|private-token|x-auth-token)"
         + _IS
         + r"(?:(?i:bearer|basic|token|apikey)\s{1,3})?"
-        + r"(?P<secret>(?=[A-Za-z._~+/-]{0,400}[0-9])[A-Za-z0-9._~+/-]{16,4096}={0,3})(?![A-Za-z0-9\[{(])",
+        + r"(?P<secret>(?!AWS4-)(?=[A-Za-z._~+/-]{0,400}[0-9])[A-Za-z0-9._~+/-]{16,4096}={0,3})(?![A-Za-z0-9\[{(])",
         "values of headers that carry credentials, such as Authorization and X-API-Key",
         "RFC 9110, 11.6.2; RFC 6750, 2.1; RFC 7617",
         ("uthorization", "UTHORIZATION", "pi-key", "PI-K", "PI-k", "pi-K", "oken", "OKEN"),

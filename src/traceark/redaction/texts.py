@@ -21,6 +21,7 @@ _ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([\"'\\/bfnrt]))
 _MEANT = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 # JSON in a string in a string … deeper than anybody writes it.
 _MOST_LEVELS = 8
+_SHORT, _REMEMBERED = 64, 100_000
 
 # What was found: by pattern and field, how many times.
 Found = Counter[tuple[str, str]]
@@ -50,6 +51,8 @@ class Redactor:
     patterns: Sequence[Pattern]
     replaced: Found = field(default_factory=Counter)
     left: Found = field(default_factory=Counter)
+    # Short texts in which nothing was found: names of fields come again and again.
+    _clean: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     def text(self, text: str, where: str) -> str:
         """Return a text with all matches replaced."""
@@ -91,23 +94,26 @@ class Redactor:
         return found
 
     def _replace(self, text: str, where: str, counts: Found) -> str:
-        level = 0
-        while True:
-            views = _views(text, level)
-            if views is None:
-                return text
+        if text in self._clean:
+            return text
+        found = self._looked_through(text, where, counts)
+        if len(text) <= _SHORT and found == text and len(self._clean) < _REMEMBERED:
+            self._clean.add(text)
+        return found
+
+    def _looked_through(self, text: str, where: str, counts: Found) -> str:
+        # The innermost first: there a value ends where it ends, and not in an escape.
+        for level in reversed(range(len(_views(text)))):
+            views = _views(text)[: level + 1]
             for pattern in self.patterns:
-                if pattern.needles and not any(needle in views[-1] for needle in pattern.needles):
+                if not pattern.may_be_in(views[-1]):
                     continue
                 spans = [_span(match) for match in pattern.compiled.finditer(views[-1])]
                 if spans:
                     counts[pattern.name, where] += len(spans)
                     text = _with_spans(text, _originals(views, spans), pattern.replacement)
-                    again = _views(text, level)
-                    if again is None:
-                        return text  # the last escape was part of what is gone
-                    views = again
-            level += 1
+                    views = _views(text)[: level + 1]
+        return text
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -130,15 +136,13 @@ def _with_spans(text: str, spans: Iterable[Span], replacement: str) -> str:
     return "".join([*pieces, text[at:]])
 
 
-def _views(text: str, levels: int) -> list[str] | None:
-    """Return a text, and it with one, two, … levels of escapes undone; None where it has fewer."""
+def _views(text: str) -> list[str]:
+    """Return a text, and it with one, two, … levels of escapes undone, as far as there are any."""
     views = [text]
-    for _ in range(levels):
-        if len(views) == _MOST_LEVELS or "\\" not in views[-1]:
-            return None
+    while "\\" in views[-1] and len(views) < _MOST_LEVELS:
         undone = _ESCAPE.sub(_character, views[-1])
         if undone == views[-1]:
-            return None
+            break
         views.append(undone)
     return views
 
