@@ -46,7 +46,7 @@ def redacted_incarnation(incarnation: str, patterns: Sequence[Pattern]) -> str:
     Examples
     --------
     >>> redacted_incarnation("5f3a9c21", [Pattern("badge", "B-[0-9]{4}")])
-    '38ed9d9b'
+    '219a584b'
     """
     told = json.dumps([incarnation, [[pattern.name, pattern.regex] for pattern in patterns]])
     return hashlib.sha256(told.encode()).hexdigest()[:8]
