@@ -191,10 +191,7 @@ class _Redaction:
         return report
 
     async def _one(self, trace_id: str) -> None:
-        found = await self._look(trace_id)
-        if found is None:
-            raise TraceNotFoundError(f"no trace {trace_id!r} in {self.store.url}")
-        side, done = found
+        done = await self._look(trace_id)
         replaced, left = done.redactor.replaced, done.redactor.left
         if not self.report.dry_run and replaced:
             if self.settled is not None and trace_id not in self.settled:
@@ -203,32 +200,31 @@ class _Redaction:
                     f"be redacted; seal it first, or traceark refresh {self.store.url}"
                 )
                 return
-            side, done = await self._rewrite(side, done)
+            done = await self._rewrite(done)
         if replaced or left:
             self.report.traces.append(RedactedTrace(trace_id, done.redactor.replaced, done.redactor.left))
         if not self.report.dry_run:
             await self._tidy(trace_id)
 
-    async def _look(self, trace_id: str) -> tuple[Side, Redacted] | None:
+    async def _look(self, trace_id: str) -> Redacted:
         side = await look(self.store.storage, trace_id)
-        return None if side is None else (side, await redacted(side, self.patterns))
+        if side is None:
+            raise TraceNotFoundError(f"no trace {trace_id!r} in {self.store.url}")
+        return await redacted(side, self.patterns)
 
-    async def _rewrite(self, side: Side, done: Redacted) -> tuple[Side, Redacted]:
-        storage, trace_id = self.store.storage, side.trace_id
-        async with self.store.replacing(trace_id), alone(storage, side.prefix):
-            if await as_compared(storage, side.prefix, side) is None:
+    async def _rewrite(self, done: Redacted) -> Redacted:
+        storage, trace_id, prefix = self.store.storage, done.source.trace_id, done.source.prefix
+        async with self.store.replacing(trace_id), alone(storage, prefix):
+            if await as_compared(storage, prefix, done.source) is None:
                 # Somebody wrote to it; from now on nobody does.
-                again = await self._look(trace_id)
-                if again is None:
-                    raise TraceNotFoundError(f"{trace_id!r} was deleted by another process meanwhile")
-                side, done = again
-            incarnation = side.header.incarnation
-            state = await state_of(storage, trace_id, side.entries)
-            tombstone = Tombstone(trace_id, incarnation, *state, REASON)
+                done = await self._look(trace_id)
+            source = done.source
+            incarnation = source.header.incarnation
+            tombstone = Tombstone(trace_id, incarnation, *await state_of(storage, trace_id, source.entries), REASON)
             await storage.replace(tombstone.key, tombstone.encode())
             self.buried.add((trace_id, incarnation))
-            await publish(done.side, storage, side.entries, side, check=True)
-        return side, done
+            await publish(await done.side(), storage, source.entries, source, check=True)
+        return done
 
     async def _tidy(self, trace_id: str) -> None:
         """Remove what is left of the trace before, also by a redaction that was interrupted, and seal it again."""

@@ -34,10 +34,45 @@ from traceark.sync.sides import Side
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """A trace with what patterns found replaced, and what that was."""
+    """A trace with what patterns found replaced, and what that was.
 
-    side: Side
+    Attributes
+    ----------
+    source : Side
+        The trace as it is.
+    redactor : Redactor
+        What it counted.
+    """
+
+    source: Side
     redactor: Redactor
+    header: Header
+    tree: TreeFile | None
+    logs: Mapping[LogName, LogRead]
+    rows: Mapping[LogName, Sequence[PartRecord]]
+
+    async def side(self) -> Side:
+        """Return it as a side of its own, sealed if the source is."""
+        return await asyncio.to_thread(self._made)
+
+    def _made(self) -> Side:
+        source, header, files = self.source, self.header, dict[str, bytes]()
+        for log, read in self.logs.items():
+            if read.end:
+                data = _part(log, read, self.rows[log], source.trace_id, header.incarnation)
+                name = str(PartName(1, read.end, header.incarnation, f"{zlib.crc32(data):08x}"))
+                files[f"{log}/{name}"] = data
+                header.checkpoint.files[log], header.checkpoint.ends[log] = (name, len(data)), read.end
+        tree = None if self.tree is None else self.tree.encode()
+        if tree is not None:
+            files[GOAL_TREE] = tree
+        files[HEADER] = header.encode()
+        manifest = None
+        if source.manifest is not None:
+            manifest = files[MANIFEST] = encode_manifest({name: sha256(data) for name, data in files.items()})
+        storage = MemoryStorage.of({f"{source.prefix}/{name}": data for name, data in files.items()})
+        entries = {name: Entry(len(data), "", 0.0) for name, data in files.items()}
+        return Side(storage, source.trace_id, files[HEADER], header, tree, self.tree, manifest, entries)
 
 
 def redacted_incarnation(incarnation: str, patterns: Sequence[Pattern]) -> str:
@@ -73,7 +108,7 @@ def _before(header: Header) -> set[Json]:
 
 
 async def redacted(side: Side, patterns: Sequence[Pattern]) -> Redacted:
-    """Return a trace with what patterns find replaced, sealed if it is.
+    """Return a trace with what patterns find replaced.
 
     Raises
     ------
@@ -92,25 +127,8 @@ def _redacted(side: Side, logs: Mapping[LogName, LogRead], patterns: Sequence[Pa
     for row in rows["messages"]:
         fold_record(fold, row.op, row.record, row.offset)
     tree = None if side.tree is None else _tree(side.tree, fold, logs["messages"].end, incarnation, redactor)
-    files: dict[str, bytes] = {}
-    checkpoint = Checkpoint()
-    for log, read in logs.items():
-        if read.end:
-            data = _part(log, read, rows[log], side.trace_id, incarnation)
-            name = str(PartName(1, read.end, incarnation, f"{zlib.crc32(data):08x}"))
-            files[f"{log}/{name}"] = data
-            checkpoint.files[log], checkpoint.ends[log] = (name, len(data)), read.end
-    tree_data = None if tree is None else tree.encode()
-    if tree_data is not None:
-        files[GOAL_TREE] = tree_data
-    header = _header(side.header, fold, checkpoint, incarnation, redactor)
-    header_data = files[HEADER] = header.encode()
-    manifest = None
-    if side.manifest is not None:
-        manifest = files[MANIFEST] = encode_manifest({name: sha256(data) for name, data in files.items()})
-    storage = MemoryStorage.of({f"{side.prefix}/{name}": data for name, data in files.items()})
-    entries = {name: Entry(len(data), "", 0.0) for name, data in files.items()}
-    return Redacted(Side(storage, side.trace_id, header_data, header, tree_data, tree, manifest, entries), redactor)
+    header = _header(side.header, fold, logs["events"].end, incarnation, redactor)
+    return Redacted(side, redactor, header, tree, logs, rows)
 
 
 def _row(log: LogName, row: PartRecord, redactor: Redactor) -> PartRecord:
@@ -143,12 +161,12 @@ def _tree(tree: TreeFile, fold: MessageFold, end: int, incarnation: str, redacto
     )
 
 
-def _header(header: Header, fold: MessageFold, checkpoint: Checkpoint, incarnation: str, redactor: Redactor) -> Header:
+def _header(header: Header, fold: MessageFold, last_event_id: int, incarnation: str, redactor: Redactor) -> Header:
     trace = trace_without(header.trace, redactor)
     told = trace.__dict__
     told.update(totals_of(fold.total, header.adjustments))
     told["last_sequence"] = max(fold.last_sequence, header.floor)
-    told["last_event_id"] = checkpoint.ends["events"]
+    told["last_event_id"] = last_event_id
     history = [*redactions_of(header), redaction_of(header, redactor)]
     trace = trace.model_copy(update={REDACTIONS: history})
-    return replace(header, trace=trace, incarnation=incarnation, revision=header.revision + 1, checkpoint=checkpoint)
+    return replace(header, trace=trace, incarnation=incarnation, revision=header.revision + 1, checkpoint=Checkpoint())

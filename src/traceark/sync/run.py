@@ -241,7 +241,7 @@ class _Sync:
         if side is None:
             return None  # deleted meanwhile
         if self.options.redact:
-            side = (await redacted(side, self.options.redact)).side
+            side = await (await redacted(side, self.options.redact)).side()
         there = await look(self.target.storage, trace_id)
         if self.burials.forbid(side, there):
             told = how_redacted(side.header, there.header) if there is not None else None
