@@ -562,6 +562,35 @@ class TestRetention:
         assert told("pin", archive, "7d1f", "--off")["unpinned"] == [BUGFIX]
         assert told("expire", archive, "--older-than", "0d")["trace_ids"] == [BUGFIX]
 
+    def test_redact_is_dry_until_told_otherwise(self, archive: Path, tmp_path: Path) -> None:
+        given = ("redact", archive, "--all", "--pattern", "none", "--regex", "word=rosa")
+        dry = told(*given)
+        assert dry["dry_run"] and dry["looked_at"] == len(told("ls", archive))
+        assert dry["replaced"]["word"]["messages.content"] > 0 and not dry["left"]
+        assert "--yes replaces" in out(*given)
+        (tmp_path / "patterns").write_text("word=rosa\n")
+        file = ("--pattern", "none", "--patterns-file", tmp_path / "patterns")
+        assert "[redacted:word]" not in out("sql", archive, "SELECT content FROM messages")
+        done = told("redact", archive, "--all", *file, "--yes")
+        assert not done["dry_run"] and done["replaced"] == dry["replaced"]
+        assert told(*given)["replaced"] == {}
+        assert "[redacted:word]" in out("sql", archive, "SELECT content FROM messages")
+
+    def test_redact_needs_to_know_where_and_what(self, archive: Path) -> None:
+        for which in ((), ("7d1f", "--all"), ("--all", "--status", "failed")):
+            assert "TRACE_IDs, or filters, or --all" in wrong(2, "redact", archive, *which)
+        assert "no pattern 'mail'" in wrong(2, "redact", archive, "--all", "--pattern", "mail")
+        assert "NAME=REGEX" in wrong(2, "redact", archive, "--all", "--regex", "mail")
+        assert "--redact" in wrong(2, "sync", archive, archive / "copy", "--pattern", "email")
+        assert "email: e-mail addresses" in out("redact", "--list-patterns")
+
+    def test_sync_redacts_copies_and_says_where_it_did_not(self, archive: Path, tmp_path: Path) -> None:
+        shared = tmp_path / "shared"
+        assert "new" in out("sync", archive, shared, "--redact", "--regex", "word=rosa")
+        assert "[redacted:word]" in out("sql", shared, "SELECT content FROM messages")
+        assert "[redacted:word]" not in out("sql", archive, "SELECT content FROM messages")
+        assert "redacted on one side" in wrong(1, "sync", archive, shared)
+
     def test_an_age_is_needed_and_must_be_one(self, archive: Path) -> None:
         assert "--older-than" in wrong(2, "expire", archive, "--yes")
         assert "no age" in wrong(2, "expire", archive, "--older-than", "2026-01-02")

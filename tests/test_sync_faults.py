@@ -30,7 +30,7 @@ from traceark.sync import sync
 CHANGING = ("write", "link", "replace", "unlink", "mkdir", "ftruncate")
 
 
-class _Killed(BaseException):
+class Killed(BaseException):
     pass
 
 
@@ -44,10 +44,10 @@ def killed_at(count: int) -> Iterator[None]:
             nonlocal left
             left -= 1
             if left < 0:
-                raise _Killed
+                raise Killed
             if left == 0 and real is os_write and len(args[1]) > 1:
                 real(args[0], memoryview(args[1])[: len(args[1]) // 2])
-                raise _Killed
+                raise Killed
             return real(*args, **kwargs)
 
         return change
@@ -65,7 +65,7 @@ async def _sync_killed_at(source: Path, target: Path, count: int) -> bool:
     with killed_at(count):
         try:
             await sync(one, other)
-        except _Killed:
+        except Killed:
             return False
     await one.close()
     await other.close()

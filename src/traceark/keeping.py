@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from traceark import lifecycle, verification
+from traceark.catalog.contents import CATALOG
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
 from traceark.errors import InvalidIdError, TraceNotFoundError
@@ -17,8 +19,12 @@ from traceark.repair.lost import forget
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Storage
-from traceark.tombstones import Tombstone
+from traceark.storage.local import TEMPORARY
+from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
+
+# A write takes no longer.
+_UNFINISHED_SECONDS = 60.0
 
 
 class Keeping:
@@ -196,6 +202,17 @@ class Keeping:
         _, _, rows = await catalog.since(None)
         return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
 
+    async def settled(self) -> set[str]:
+        """Return the ids of the traces that are sealed and that nobody has open for writing."""
+        _, _, rows = await self._pool.catalog.since(None)
+        return set(rows.filter(rows["final"])["trace_id"].to_pylist())
+
+    async def buried_in_rollups(self) -> set[str]:
+        """Return the ids of the traces of which rollups hold rows, seen or hidden, of a run that has a tombstone."""
+        standing = self._pool.standing
+        await standing.refresh()
+        return standing.reader.holding_any(await buried(self.storage))
+
     async def rollups_with(self, trace_ids: Iterable[str]) -> int:
         """Return how many rollups hold rows of some traces, seen or hidden."""
         standing = self._pool.standing
@@ -207,7 +224,8 @@ class Keeping:
 
         What repairs kept of them in ``lost+found/`` is deleted too. After `delete_trace` nothing shows
         such rows any more, but they lie there until this, or the next `optimize`; in the catalog, until
-        it is folded the next time; in ``lost+found/``, until this.
+        it is folded the next time; in ``lost+found/``, until this. Files of the catalog that a killed
+        process left half-written go when they are a minute old.
 
         Raises
         ------
@@ -218,7 +236,15 @@ class Keeping:
         gone = set(trace_ids)
         await self._pool.catalog.forget_gone()
         await forget(self.storage, gone)
+        await self.remove_unfinished(CATALOG)
         return await purge(self.storage, await self._pool.catalog.binding(), gone)
+
+    async def remove_unfinished(self, prefix: str) -> None:
+        """Remove, below a prefix, files that a killed process left half-written, once they are a minute old."""
+        before = time.time() - _UNFINISHED_SECONDS
+        entries = await self.storage.list(prefix)
+        dead = [name for name, entry in entries.items() if TEMPORARY in name and entry.modified < before]
+        await self.storage.delete(f"{prefix}/{name}" for name in dead)
 
     async def make_ready(self) -> None:
         """Find out whether writing is safe here, and make the archive where there is none.

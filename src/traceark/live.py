@@ -171,7 +171,7 @@ class OpenTrace:
             return
         data, _ = await self.storage.read_versioned(f"{self.prefix}/{GOAL_TREE}")
         tree = TreeFile.decode(data, f"{self.prefix}/{GOAL_TREE}")
-        self.tree = tree if tree.incarnation == self.header.incarnation else None
+        self.tree = tree if tree.is_of(self.header.incarnation) else None
 
     async def _catch_up(self, log: LogName, entries: Mapping[str, Entry]) -> None:
         ours = {name: entry.size for name, entry in self.entries.items() if name.startswith(f"{log}/")}

@@ -110,6 +110,8 @@ class FileWriter(LogWriter):
         self._trace = trace
         self._syncs = durability == "fsync"
         self._lock: Lock | None = None
+        # The lock while it is held, which `reset` must not close.
+        self._held: Lock | None = None
         self._generation = 0
         self._open: dict[LogName, tuple[str, Appender]] = {}
         self._begun: set[LogName] = set()
@@ -140,14 +142,21 @@ class FileWriter(LogWriter):
     async def locked(self) -> AsyncIterator[None]:
         lock = await self._acquire()
         try:
-            if not self._is_current(lock):
+            while not self._is_current(lock):
                 if lock.generation() != self._generation and (self._generation, lock.generation()) != (_UNKNOWN, 1):
                     # Who changed it may have told others that nobody writes here; creation itself leaves 1.
                     self._trace.announced_at = None
+                self._held = lock
                 await self._trace.refresh()
-                self._generation = lock.generation()
+                if self._lock is lock:
+                    self._generation = lock.generation()
+                    break
+                # Another trace of this id is here now, perhaps with a lock of its own.
+                lock.close()
+                lock = await self._acquire()
             yield
         finally:
+            self._held = None
             lock.release()
 
     def try_lock(self) -> bool:
@@ -324,6 +333,6 @@ class FileWriter(LogWriter):
             self._close(log)
         self._begun.clear()
         self._unsynced.clear()
-        if self._lock is not None:
+        if self._lock is not None and self._lock is not self._held:
             self._lock.close()
-            self._lock = None
+        self._lock = None

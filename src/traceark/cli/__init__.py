@@ -2,7 +2,8 @@
 
 This module runs a verb and turns what goes wrong into one line on standard error and an exit
 code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping`, `repairing`,
-`retention`, `importing`, `exporting` and `moving`, which are loaded, like everything heavy, when they are needed.
+`retention`, `redacting`, `importing`, `exporting` and `moving`, which are loaded, like everything heavy, when they
+are needed.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ _VERBS = {
     "rm": "keeping",
     "pin": "retention",
     "expire": "retention",
+    "redact": "redacting",
     "refresh": "keeping",
     "optimize": "keeping",
 }

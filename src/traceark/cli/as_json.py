@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
@@ -89,6 +90,10 @@ class JsonOutput(Output):
         _print(report.to_json())
 
     def expired(self, report: ExpiryReport) -> None:
+        """Print the report."""
+        _print(report.to_json())
+
+    def redacted(self, report: RedactionReport) -> None:
         """Print the report."""
         _print(report.to_json())
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
@@ -111,6 +112,10 @@ class Output(ABC):
     @abstractmethod
     def expired(self, report: ExpiryReport) -> None:
         """Print what was, or would be, deleted for its age."""
+
+    @abstractmethod
+    def redacted(self, report: RedactionReport) -> None:
+        """Print what was, or would be, replaced."""
 
     @abstractmethod
     def verified(self, verified: Verified) -> None:

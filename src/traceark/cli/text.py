@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
@@ -197,11 +198,11 @@ class TextOutput(Output):
 
     def synced(self, report: SyncReport) -> None:
         """Print few traces that are not the same, each, then how many there are of each kind."""
-        told = [trace for trace in report.traces if trace.outcome == "diverged"]
+        told = [trace for trace in report.traces if trace.outcome in ("diverged", "redacted")]
         if len(report.traces) <= 5:
             told = report.traces
         for trace in told:
-            where = f" at {trace.where}" if trace.where else ""
+            where = f"{' at ' if trace.outcome == 'diverged' else ': '}{trace.where}" if trace.where else ""
             copied = f", {bytes_text(trace.copied_bytes)}" if trace.copied_bytes else ""
             if trace.kept_as is not None:
                 copied = f", kept as {visible(trace.kept_as)}"
@@ -221,6 +222,19 @@ class TextOutput(Output):
         self.console.print(
             f"{'would delete' if report.dry_run else 'deleted'} {amount}{f'; kept: {told}' if told else ''}"
             + ("; --yes deletes" if report.dry_run and report.trace_ids else "")
+        )
+
+    def redacted(self, report: RedactionReport) -> None:
+        """Print what was found by pattern and field, what stays, and in how many traces."""
+        for (pattern, where), number in sorted(report.replaced.items()):
+            self.console.print_line(Text(f"{pattern} in {where}: {number:,}"))
+        for (pattern, where), number in sorted(report.left.items()):
+            self.console.print_line(Text(f"left, since it is an id: {pattern} in {where}: {number:,}"))
+        found = sum(bool(trace.replaced) for trace in report.traces)
+        word = "would replace" if report.dry_run else "replaced"
+        self.console.print(
+            f"{word} {count_of(report.replaced.total(), 'match', 'matches')} in {found:,} of "
+            f"{count_of(report.looked_at, 'trace')}" + ("; --yes replaces" if report.dry_run and found else "")
         )
 
     def verified(self, verified: Verified) -> None:

@@ -6,8 +6,9 @@ trace yet; done again, it goes on. What to copy has been decided in `compare`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from traceark.errors import CorruptFileError, StorageError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, PartName, parse_log_name
@@ -54,18 +55,16 @@ async def carry(side: Side, target: Storage, there: Side | None, *, check: bool)
     CorruptFileError
         What was read back is not what was written.
     """
-    async with _alone(target, side.prefix):
-        present = await target.list(side.prefix)
-        if not _is_as_compared(present, there):
+    async with alone(target, side.prefix):
+        present = await as_compared(target, side.prefix, there)
+        if present is None:
             raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
-        try:
-            return await _publish(side, target, present, check=check)
-        except (KeyExistsError, VersionMismatchError) as error:
-            raise ChangedMeanwhileError(str(error)) from error
+        return await publish(side, target, present, there, check=check)
 
 
 @asynccontextmanager
-async def _alone(target: Storage, prefix: str) -> AsyncIterator[None]:
+async def alone(target: Storage, prefix: str) -> AsyncIterator[None]:
+    """Keep other processes from writing to a trace, where the storage can, and tell them that it is another now."""
     if not isinstance(target, AppendStorage):
         yield
         return
@@ -78,15 +77,26 @@ async def _alone(target: Storage, prefix: str) -> AsyncIterator[None]:
         lock.bump()
 
 
-def _is_as_compared(present: Mapping[str, Entry], there: Side | None) -> bool:
+async def as_compared(target: Storage, prefix: str, there: Side | None) -> Mapping[str, Entry] | None:
+    """Return the files of the target's trace, or None where somebody has written to it since it was looked at."""
+    present = await target.list(prefix)
     if there is None:
-        return HEADER not in present
-    return {name: each.version for name, each in present.items() if name != LOCK} == {
-        name: each.version for name, each in there.entries.items() if name != LOCK
-    }
+        return present if HEADER not in present else None
+    known = {name: each.version for name, each in there.entries.items() if name != LOCK}
+    return present if known == {name: each.version for name, each in present.items() if name != LOCK} else None
 
 
-async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *, check: bool) -> int:
+async def publish(side: Side, target: Storage, present: Mapping[str, Entry], there: Side | None, *, check: bool) -> int:
+    """Publish a trace over the files that are `present`, `alone`; parameters, result and errors as of `carry`."""
+    try:
+        return await _publish(side, target, present, there, check=check)
+    except (KeyExistsError, VersionMismatchError) as error:
+        raise ChangedMeanwhileError(str(error)) from error
+
+
+async def _publish(
+    side: Side, target: Storage, present: Mapping[str, Entry], there: Side | None, *, check: bool
+) -> int:
     prefix, written = side.prefix, 0
     if MANIFEST in present:
         # Whoever changes a sealed trace removes its manifest first.
@@ -98,12 +108,12 @@ async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *,
         if entry is not None and entry.size == side.entries[name].size and _is_part(name):
             continue  # a part's name tells its content
         data = await side.storage.read(f"{prefix}/{name}")
-        written += await _put(target, f"{prefix}/{name}", data, entry, whole=_is_part(name))
+        written += await _put(target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name))
         hashes[name] = sha256(data)
-    for name, headers in ((GOAL_TREE, side.tree_data), (HEADER, side.header_data)):
-        if headers is not None:
-            written += await _put(target, f"{prefix}/{name}", headers, present.get(name), whole=True)
-            hashes[name] = sha256(headers)
+    for name, headers in _headers(side, there):
+        is_there = name in present or name in hashes
+        written += await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
+        hashes[name] = sha256(headers)
     if check:
         await _check(side, target, hashes)
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
@@ -115,9 +125,19 @@ async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *,
     return written
 
 
-async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, whole: bool = False) -> int:
+def _headers(side: Side, there: Side | None) -> Iterator[tuple[str, bytes]]:
+    """Yield the headers in the order of publication; at no moment is the trace without its goals."""
+    if side.tree is not None and side.tree_data is not None:
+        if there is not None and there.header.incarnation != side.header.incarnation:
+            yield GOAL_TREE, replace(side.tree, before=there.header.incarnation).encode()
+            yield HEADER, side.header_data
+        yield GOAL_TREE, side.tree_data
+    yield HEADER, side.header_data
+
+
+async def _put(target: Storage, key: str, data: bytes, *, is_there: bool, whole: bool) -> int:
     """Write a file, of a segment that has grown only what is new; return how many bytes that was."""
-    if entry is None:
+    if not is_there:
         try:
             await target.create(key, data)
         except KeyExistsError:

@@ -18,6 +18,7 @@ from traceark.errors import DamagedTraceError, InvalidValueError, UnsupportedFor
 from traceark.filters import Filters
 from traceark.layout import HEADER, MANIFEST, TRACES, trace_id_of, trace_key, trace_prefix
 from traceark.reading import scan
+from traceark.redaction import Pattern
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.store import ArchiveStore
 from traceark.sync import disk
@@ -25,6 +26,7 @@ from traceark.sync.both import keep_both
 from traceark.sync.burials import Burials, carried
 from traceark.sync.carry import ChangedMeanwhileError, carry
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
+from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
 from traceark.sync.sides import Side, look
 from traceark.tombstones import buried
@@ -54,6 +56,8 @@ class SyncOptions:
         Read back what was written.
     sync_each : bool
         Between local disks, sync each file of a new trace by itself; else the file systems, once for many traces.
+    redact : sequence of Pattern
+        What these find is replaced in the copies; the source stays as it is. Each trace is read for it, every time.
     """
 
     dry_run: bool = False
@@ -61,6 +65,7 @@ class SyncOptions:
     keep_both: bool = False
     check: bool = True
     sync_each: bool = True
+    redact: Sequence[Pattern] = ()
 
 
 async def sync(
@@ -175,7 +180,7 @@ class _Sync:
         """Take what is plain between two local disks; return what is left."""
         source, target = self.source.storage, self.target.storage
         here, there = source.local_path(""), target.local_path("")
-        if here is None or there is None or not isinstance(target, AppendStorage):
+        if here is None or there is None or not isinstance(target, AppendStorage) or self.options.redact:
             return list(wanted)
         ids = {trace_key(trace_id): trace_id for trace_id in wanted}
         known = [key for key, trace_id in ids.items() if trace_id in theirs.traces]
@@ -210,7 +215,7 @@ class _Sync:
 
     async def _one(self, trace_id: str, ours: _Listing, theirs: _Listing) -> None:
         try:
-            if await _is_same(trace_id, ours, theirs):
+            if not self.options.redact and await _is_same(trace_id, ours, theirs):
                 self.report.outcomes["same"] += 1
                 return
             begin, delay = time.monotonic(), 0.001
@@ -235,9 +240,12 @@ class _Sync:
         side = await look(self.source.storage, trace_id)
         if side is None:
             return None  # deleted meanwhile
+        if self.options.redact:
+            side = await (await redacted(side, self.options.redact)).side()
         there = await look(self.target.storage, trace_id)
         if self.burials.forbid(side, there):
-            return SyncedTrace(trace_id, "buried")
+            told = how_redacted(side.header, there.header) if there is not None else None
+            return SyncedTrace(trace_id, "buried", told or "")
         found = await _compared(side, there)
         if found.outcome == "diverged" and self.options.keep_both and not self.options.dry_run:
             kept_as = await keep_both(side, self.target, found.side)
@@ -271,6 +279,9 @@ async def _compared(side: Side, there: Side | None) -> _Found:
             return _Found("forward")  # sealed since
     else:
         found = compare_contents(await side.content(), await there.content())
+        told = how_redacted(side.header, there.header)
+        if told is not None and found.outcome != "same":
+            return _Found("redacted", told)
     return _Found(found.outcome, found.where, found.side or side.header.incarnation)
 
 

@@ -153,7 +153,7 @@ class TraceCheck:
         except (CorruptFileError, UnsupportedFormatError, InvalidValueError) as error:
             self.find(GOAL_TREE, str(error), self._or_repair(error))
             return None
-        if tree.incarnation != header.incarnation:
+        if not tree.is_of(header.incarnation):
             self.find(GOAL_TREE, "it belongs to another incarnation of the trace and is not read", self.repair)
             return None
         if messages is not None and tree.messages > messages.end:
