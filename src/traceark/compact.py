@@ -54,7 +54,7 @@ async def compact(trace: OpenTrace) -> int:
 
 async def _is_final(trace: OpenTrace) -> bool:
     """Say whether a trace is sealed and holds nothing but what its manifest lists; tidy it if so."""
-    async with trace.mutex:
+    async with trace.held():
         await trace.refresh()
         sizes = {name: entry.size for name, entry in trace.entries.items()}
         if not trace.sealed or not trace.header.checkpoint.is_exact(sizes, trace.header.incarnation):
@@ -100,7 +100,7 @@ async def seal(trace: OpenTrace) -> None:
         if await _is_final(trace):
             trace.touched = False
             return
-        async with trace.mutex:
+        async with trace.held():
             await trace.refresh()
             entries, ends = dict(trace.entries), dict(trace.ends)
         built: dict[LogName, str] = {}

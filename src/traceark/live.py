@@ -40,7 +40,7 @@ def _version(entries: Mapping[str, Entry], name: str) -> str | None:
     return entries[name].version if name in entries else None
 
 
-# A task that appends without a pause gives way to the others after this.
+# Who was alone in appending looks after this whether other tasks want to share a sync.
 _GIVE_WAY_SECONDS = 0.005
 # A batch is cut here, so that one object or one write stays a sensible size.
 _BATCH_REQUESTS = 2_000
@@ -83,14 +83,14 @@ class OpenTrace:
         self.dirty = False
         self.touched = False
         self.used_at = time.monotonic()
-        self.mutex = asyncio.Lock()
+        self._mutex = asyncio.Lock()
         self._holders = 0
         self.writer_id = secrets.token_hex(4)
         self._queue: list[Request] = []
         self._draining: asyncio.Task[None] | None = None
         self._leading = False
-        self._last_task: asyncio.Task[Any] | None = None
-        self._gave_way_at = 0.0
+        self._alone: asyncio.Task[Any] | None = None
+        self._alone_until = 0.0
         self._broken: Exception | None = None
         self._writer: LogWriter = writer_for(storage, self, durability)
 
@@ -228,7 +228,8 @@ class OpenTrace:
         if self._broken is not None:
             raise self._closed(self._broken)
         if self._is_free() and self._writer.is_quick():
-            if self._is_alone() and self._writer.try_lock():
+            alone = self.used_at < self._alone_until and self._alone is asyncio.current_task()
+            if alone and self._writer.try_lock():
                 # Nothing to wait for, and nobody to share a sync with.
                 try:
                     self._commit_now([request])
@@ -242,15 +243,7 @@ class OpenTrace:
 
     def _is_free(self) -> bool:
         """Whether nothing is on its way, and an append needs no more than itself."""
-        return not (self._leading or self._queue or self.mutex.locked() or self.sealed or self.announced_at is None)
-
-    def _is_alone(self) -> bool:
-        """Whether this task appended last, too, and other tasks had their turn not long ago."""
-        task, now = asyncio.current_task(), time.monotonic()
-        alone = task is self._last_task and now - self._gave_way_at < _GIVE_WAY_SECONDS
-        if not alone:
-            self._last_task, self._gave_way_at = task, now
-        return alone
+        return not (self._leading or self._queue or self._holders or self.sealed or self.announced_at is None)
 
     async def _lead(self, request: Request) -> None:
         """Commit a request in this task, with those that other tasks bring meanwhile, and one sync for all."""
@@ -264,7 +257,7 @@ class OpenTrace:
             self._start_draining()
             raise
         self._leading = False
-        if self.mutex.locked() or self.sealed or self.announced_at is None or not self._writer.try_lock():
+        if self._holders or self.sealed or self.announced_at is None or not self._writer.try_lock():
             self._start_draining()
             await request.future
             return
@@ -276,6 +269,8 @@ class OpenTrace:
                 each.error = each.error or error
         finally:
             self._writer.unlock()
+        self._alone = asyncio.current_task() if len(batch) == 1 else None
+        self._alone_until = time.monotonic() + _GIVE_WAY_SECONDS
         self._resolve(batch)
         if self._queue:
             self._start_draining()
@@ -364,8 +359,6 @@ class OpenTrace:
             self._applied(staged)
 
     def _stage(self, batch: list[Request]) -> Staged:
-        if len(batch) > 1:
-            self._last_task = None
         staged = Staged(
             self.ends,
             f"{self.header.incarnation}-{self.writer_id}",
@@ -399,7 +392,7 @@ class OpenTrace:
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[LogWriter]:
         """Hold the trace against all other writers, up to date."""
-        async with self._held():
+        async with self.held():
             if self._broken is not None:
                 raise self._closed(self._broken)
             async with self._writer.locked():
@@ -419,16 +412,17 @@ class OpenTrace:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Hold the trace still inside this process, up to date."""
-        async with self._held():
+        async with self.held():
             await self.refresh()
             yield
 
     @asynccontextmanager
-    async def _held(self) -> AsyncIterator[None]:
+    async def held(self) -> AsyncIterator[None]:
+        """Hold the trace against the other tasks of this process."""
         # Who waits counts too: a lock that was just released looks free until the next one wakes.
         self._holders += 1
         try:
-            async with self.mutex:
+            async with self._mutex:
                 yield
         finally:
             self._holders -= 1
@@ -575,16 +569,14 @@ class OpenTrace:
         while not self.idle:
             if self._draining is not None and not self._draining.done():
                 await asyncio.wait([self._draining])
-            async with self.mutex:
+            async with self.held():
                 pass
             await asyncio.sleep(0)
-        async with self.mutex:
+        async with self.held():
             await self._writer.close()
             self.announced_at = None
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not (self._leading or self._queue or self._holders or self.mutex.locked()) and (
-            self._draining is None or self._draining.done()
-        )
+        return not (self._leading or self._queue or self._holders) and (self._draining is None or self._draining.done())

@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from traceark.catalog.catalog import Catalog
@@ -74,7 +74,7 @@ class TracePool:
         self._allow_unsafe_writes = allow_unsafe_writes
         self._limit = limit
         self.record_changes = record_changes
-        self._open: OrderedDict[str, OpenTrace] = OrderedDict()
+        self._open: dict[str, OpenTrace] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._awaited: Counter[str] = Counter()
         self._sealing: dict[str, asyncio.Task[None]] = {}
@@ -181,19 +181,23 @@ class TracePool:
             self._marker = marker
             await self.catalog.begin()
 
+    def at_hand(self, trace_id: str) -> OpenTrace | None:
+        """Return a trace for writing if it is open."""
+        trace = self._open.get(trace_id)
+        if trace is None or self.closed:
+            return None
+        trace.used_at = time.monotonic()
+        return trace
+
     async def opened(self, trace_id: str) -> OpenTrace:
         """Return a trace, open for writing.
 
         Raises
         ------
-        TraceNotFoundError
+        TraceNotFoundError, StoreClosedError
         """
-        while (trace := self._open.get(trace_id)) is None:
+        while (trace := self.at_hand(trace_id)) is None:
             await self._open_now(trace_id)
-        if self.closed:
-            raise StoreClosedError(f"the store of {self.url} is closed; open it again")
-        self._open.move_to_end(trace_id)
-        trace.used_at = time.monotonic()
         return trace
 
     async def _open_now(self, trace_id: str) -> None:
@@ -228,7 +232,7 @@ class TracePool:
     async def _shed(self) -> None:
         """Close the traces that were used least lately, but none with something on its way."""
         recent = time.monotonic() - _HELD_SECONDS
-        for trace_id, trace in list(self._open.items()):
+        for trace_id, trace in sorted(self._open.items(), key=lambda each: each[1].used_at):
             if len(self._open) <= self._limit:
                 return
             # Who was given a trace not long ago may be between two uses of it.
@@ -258,7 +262,7 @@ class TracePool:
         """Tell others that this process is done with a trace for now, though it may keep it open."""
         trace = self._open.get(trace_id)
         if trace is not None:
-            async with trace.mutex:
+            async with trace.held():
                 trace.announced_at = None
         if trace_id not in self._opening:  # who opens it now goes on from what was told before
             await self.catalog.notices.settle([trace_id])

@@ -436,7 +436,7 @@ class ArchiveStore(Retention):
             A value cannot be kept exactly; the error names its path.
         """
         request = AddMessage(Message.coerce(message))
-        trace = await self._pool.opened(request.trace_id)
+        trace = self._pool.at_hand(request.trace_id) or await self._pool.opened(request.trace_id)
         try:
             message_id: str = await trace.submit(request)
         except KnownMessage:
