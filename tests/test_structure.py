@@ -38,6 +38,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "whole",
         "plugins",
         "showing",
+        "pending",
     ),
     ("storage", "database"),
     (
@@ -54,7 +55,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "rollups",
     ),
     ("store", "query", "questions", "asking", "keeping", "retention"),
-    ("archive", "moving", "importers", "exporters", "sync", "capture"),
+    ("archive", "moving", "importers", "exporters", "sync", "spool", "capture"),
     ("cli", "server"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

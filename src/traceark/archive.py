@@ -20,6 +20,7 @@ from traceark.hits import SearchPage
 from traceark.models import Event, GivenEvent, Goal, GoalTree, Json, Message, Trace
 from traceark.moving import Moving
 from traceark.pages import TracePage
+from traceark.pending import SpoolStatus
 from traceark.query import QueryResult
 from traceark.questions import Grouping
 from traceark.retention import Expiring, ExpiryReport
@@ -258,9 +259,13 @@ class Archive(Moving):
         """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
         return self.run(self.store.sql(query_text, parameters, sandbox=sandbox))
 
-    def flush(self) -> None:
-        """Bring headers up to date with the logs."""
-        self.run(self.store.flush())
+    def flush(self, *, timeout: float | None = None) -> None:
+        """Bring headers up to date with the logs; with a spool, wait until all is at the archive's URL."""
+        self.run(self.store.flush(timeout=timeout))
+
+    def spool_status(self) -> SpoolStatus:
+        """Return what waits in the spool to be shipped."""
+        return self.run(self.store.spool_status())
 
     def compact(self, trace_id: str) -> None:
         """Fold closed segments into parts."""
@@ -352,12 +357,13 @@ def open(
     storage_options: Mapping[str, Any] | None = None,
     durability: Durability = "fsync",
     allow_unsafe_writes: bool = False,
+    spool: str | Path | None = None,
 ) -> Archive:
     """Open an archive for notebooks and scripts.
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes
+    url, storage_options, durability, allow_unsafe_writes, spool
         As for `ArchiveStore`.
 
     Examples
@@ -372,6 +378,10 @@ def open(
     """
     return Archive(
         ArchiveStore(
-            url, storage_options=storage_options, durability=durability, allow_unsafe_writes=allow_unsafe_writes
+            url,
+            storage_options=storage_options,
+            durability=durability,
+            allow_unsafe_writes=allow_unsafe_writes,
+            spool=spool,
         )
     )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
     from traceark.retention import ExpiryReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
@@ -106,6 +107,10 @@ class Output(ABC):
     @abstractmethod
     def synced(self, report: SyncReport) -> None:
         """Print what a sync did."""
+
+    @abstractmethod
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print what waits in a spool."""
 
     @abstractmethod
     def expired(self, report: ExpiryReport) -> None:

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from traceark.errors import CorruptFileError, StorageError
-from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, PartName, parse_log_name
-from traceark.lifecycle import locked
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
+from traceark.lifecycle import locked, versions
 from traceark.manifest import sha256
 from traceark.storage.base import (
     AppendStorage,
@@ -81,9 +81,7 @@ async def _alone(target: Storage, prefix: str) -> AsyncIterator[None]:
 def _is_as_compared(present: Mapping[str, Entry], there: Side | None) -> bool:
     if there is None:
         return HEADER not in present
-    return {name: each.version for name, each in present.items() if name != LOCK} == {
-        name: each.version for name, each in there.entries.items() if name != LOCK
-    }
+    return versions(present) == versions(there.entries)
 
 
 async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *, check: bool) -> int:
@@ -106,8 +104,10 @@ async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *,
     if check:
         await _check(side, target, hashes)
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
-    if isinstance(target, AppendStorage):
-        await target.delete(f"{prefix}/{name}" for name in superseded)
+    if not isinstance(target, AppendStorage):
+        # A segment that was created there stays for a while, to keep late writers from its offsets.
+        superseded = [name for name in superseded if not _keeps_offsets(name)]
+    await target.delete(f"{prefix}/{name}" for name in superseded)
     if side.manifest is not None:
         await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
@@ -155,6 +155,12 @@ def _is_longer(data: bytes, name: str, side: Side) -> bool:
 
 def _is_part(name: str) -> bool:
     return isinstance(parse_log_name(name.rpartition("/")[2]), PartName)
+
+
+def _keeps_offsets(name: str) -> bool:
+    """Say whether it is a segment of an object store, whose name tells no writer."""
+    parsed = parse_log_name(name.rpartition("/")[2])
+    return isinstance(parsed, SegmentName) and not parsed.writer
 
 
 def _is_log_file(name: str) -> bool:
