@@ -14,6 +14,7 @@ from uuid import uuid4
 import pytest
 
 import traceark
+from profiles import tried
 from traceark.errors import (
     InvalidValueError,
     SpoolError,
@@ -27,6 +28,7 @@ from traceark.layout import MANIFEST, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import Goal, Message, Trace
 from traceark.spool import background
+from traceark.spool import ship as shipping
 from traceark.spool import store as spooled
 from traceark.spool.place import Place
 from traceark.spool.ship import Shipper, ship
@@ -34,7 +36,7 @@ from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.sync import sync
 from traceark.testing.places import record_run, snapshot
-from weather import Weather, weather
+from weather import Weather, meeting, weather
 
 RUN = "run-7"
 PATIENT_SECONDS = 60.0
@@ -335,7 +337,7 @@ async def test_an_id_that_the_archive_holds_is_refused(url: str, spool: Path, sk
 
 
 async def test_two_machines_that_wrote_apart_are_told_and_both_are_kept(
-    url: str, tmp_path: Path, sky: Weather, caplog: pytest.LogCaptureFixture
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with ArchiveStore(url) as store:
         await store.create_trace(Trace(trace_id=RUN))
@@ -344,12 +346,9 @@ async def test_two_machines_that_wrote_apart_are_told_and_both_are_kept(
     other = ArchiveStore(url, spool=tmp_path / "other")
     for store in (one, other):
         assert await store._pool.fetch(RUN)  # type: ignore[attr-defined]
-    sky.sky = "down"
     for store, word in ((one, "one"), (other, "other")):
         await store.add_message(said(word))
-    sky.sky = "fair"
-    await one.flush()
-    await other.flush()
+        await store.flush()
     kept = (await other.spool_status()).kept_as
     assert list(kept) == [RUN] and kept[RUN].startswith(f"{RUN}.diverged-")
     assert "diverged" in caplog.text and kept[RUN] in caplog.text
@@ -565,3 +564,46 @@ async def test_two_stores_share_a_spool_and_the_second_goes_on_shipping(url: str
     assert await at(url) == list(range(11))
     await other.close()
     assert traces_in(spool) == []
+
+
+async def test_a_long_trace_is_shipped_in_parts_so_that_more_of_it_costs_no_more(
+    url: str, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping, "_SEGMENT_BYTES", 10_000)
+    sizes: list[int] = []
+    real = MemoryStorage.replace
+
+    async def replace(self: MemoryStorage, key: str, data: bytes, version: str | None = None) -> str:
+        sizes.append(len(data))
+        return await real(self, key, data, version)
+
+    monkeypatch.setattr(MemoryStorage, "replace", replace)
+    async with ArchiveStore(url, spool=spool) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        for number in range(40):
+            await store.add_message(said(f"{number}" * 1000))
+            if number % 2:
+                await store.flush()
+        names = await MemoryStorage(url.removeprefix("memory://")).list(f"{trace_prefix(RUN)}/messages")
+        assert sum(name.endswith(".parquet") for name in names) > 3
+        assert max(sizes) < 20_000
+    assert len(await at(url)) == 40
+
+
+async def test_two_machines_that_ship_the_same_trace_at_the_same_time_damage_nothing(url: str, tmp_path: Path) -> None:
+    for attempt in range(tried(3, 100)):
+        run = f"run-{attempt}"
+        async with ArchiveStore(url) as store:
+            await store.create_trace(Trace(trace_id=run))
+            await store.add_message(said("both", run))
+        one, other = (ArchiveStore(url, spool=tmp_path / f"{name}-{attempt}") for name in ("one", "other"))
+        for each in (one, other):
+            await each.__aenter__()
+            assert await each._pool.fetch(run)  # type: ignore[attr-defined]
+        with meeting():
+            await asyncio.gather(one.add_message(said("one", run)), other.add_message(said("other", run)))
+            await asyncio.gather(one.flush(), other.flush())
+        kept = {**(await one.spool_status()).kept_as, **(await other.spool_status()).kept_as}
+        await asyncio.gather(one.close(), other.close())
+        (aside,) = kept.values()
+        assert {(await at(url, run))[1], (await at(url, aside))[1]} == {"one", "other"}

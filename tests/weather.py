@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,8 +139,21 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.close()
 
 
-def closed_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+@contextmanager
+def meeting(count: int = 2) -> Iterator[None]:
+    """Let the first segments that are copied to archives in memory be created when so many are about to be."""
+    arrived: list[str] = []
+    real = MemoryStorage.create
+
+    async def create(self: MemoryStorage, key: str, data: bytes) -> str:
+        if "/messages/" in key and len(arrived) < count:
+            arrived.append(key)
+            while True:
+                await asyncio.sleep(0.001)
+                if len(arrived) >= count:
+                    break
+        return await real(self, key, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStorage, "create", create)
+        yield

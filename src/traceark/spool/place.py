@@ -122,6 +122,11 @@ class SpooledTrace:
         return max(entry.modified for entry in self.entries.values())
 
     @property
+    def segment_bytes(self) -> int:
+        """The bytes of its segments."""
+        return sum(entry.size for name, entry in self.entries.items() if name.endswith(".jsonl"))
+
+    @property
     def pending_bytes(self) -> int:
         """The bytes that were not shipped."""
         before = (self.mark or NO_MARK).files

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from traceark.errors import BusyError, DamagedTraceError, StorageError, TraceNotFoundError, UnsupportedFormatError
+from traceark.errors import (
+    BusyError,
+    DamagedTraceError,
+    DivergedTraceError,
+    StorageError,
+    TraceNotFoundError,
+    UnsupportedFormatError,
+)
 from traceark.layout import MANIFEST, tombstone_key
 from traceark.lifecycle import versions
 from traceark.models import TERMINAL
@@ -24,7 +32,7 @@ from traceark.pending import SpoolStatus
 from traceark.spool.place import NO_MARK, Mark, Place, SpooledTrace
 from traceark.storage.base import KeyMissingError, VersionMismatchError
 from traceark.store import ArchiveStore
-from traceark.sync import SyncOptions, sync_trace
+from traceark.sync import SyncedTrace, SyncOptions, sync_trace
 from traceark.sync.burials import carried
 from traceark.sync.carry import ChangedMeanwhileError
 from traceark.sync.compare import compare, compare_contents
@@ -39,6 +47,10 @@ _STILL_SECONDS = 2.0
 _PACE = 4.0
 # One that cannot be shipped is tried again after this.
 _AGAIN_SECONDS = 30.0
+# Another machine that writes the same trace is out of the way after so many of these.
+_MEETINGS, _MEETING_SECONDS = 4, 0.25
+# Segments of more than this are compacted before they are shipped.
+_SEGMENT_BYTES = 4 << 20
 _KEEP_BOTH = SyncOptions(keep_both=True)
 
 
@@ -117,7 +129,10 @@ class Shipper:
         trace_id, kept_as, problem = trace.trace_id, None, None
         ends = await self._place.ends(trace_id, trace.entries)
         try:
-            done = await sync_trace(self._spool, self._target, trace_id, _KEEP_BOTH)
+            if trace.segment_bytes > _SEGMENT_BYTES:
+                # Of a part only its name is looked at, so that what it costs to ship more does not grow.
+                await self._spool.compact(trace_id)
+            done = await self._synced(trace_id)
             if done is None:
                 return  # deleted meanwhile
             kept_as = done.kept_as
@@ -132,6 +147,15 @@ class Shipper:
         await self._tell(trace, Mark(files, ends, looked_at, kept_as, problem))
         took = time.monotonic() - begin
         self._not_before[trace_id] = time.monotonic() + (_PACE * took if problem is None else _AGAIN_SECONDS)
+
+    async def _synced(self, trace_id: str) -> SyncedTrace | None:
+        for attempt in range(_MEETINGS):
+            try:
+                return await sync_trace(self._spool, self._target, trace_id, _KEEP_BOTH)
+            except DivergedTraceError:
+                # Two that write the same offsets see each other, and one takes back what it wrote.
+                await asyncio.sleep(_MEETING_SECONDS * random.uniform(attempt, attempt + 1))
+        return await sync_trace(self._spool, self._target, trace_id, _KEEP_BOTH)
 
     async def _tell(self, trace: SpooledTrace, mark: Mark) -> None:
         """Set a mark, and say what is wrong, if it was not said before."""

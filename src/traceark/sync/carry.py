@@ -90,13 +90,15 @@ async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *,
         # Whoever changes a sealed trace removes its manifest first.
         await target.delete([f"{prefix}/{MANIFEST}"])
     hashes: dict[str, str] = {}
+    undo = _Undo(target)
     for name in side.log_files():
         entry = present.get(name)
         if entry is not None and entry.size == side.entries[name].size and _is_part(name):
             continue  # a part's name tells its content
         data = await side.storage.read(f"{prefix}/{name}")
-        written += await _put(target, f"{prefix}/{name}", data, entry, whole=_is_part(name))
+        written += await _put(target, f"{prefix}/{name}", data, entry, whole=_is_part(name), undo=undo)
         hashes[name] = sha256(data)
+    await undo.unless_alone(prefix, present)
     for name, headers in ((GOAL_TREE, side.tree_data), (HEADER, side.header_data)):
         if headers is not None:
             written += await _put(target, f"{prefix}/{name}", headers, present.get(name), whole=True)
@@ -114,7 +116,40 @@ async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *,
     return written
 
 
-async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, whole: bool = False) -> int:
+class _Undo:
+    """What was written to the logs of an object store, where nothing keeps others from doing the same.
+
+    Of two that write the same offsets at the same time at least one sees the other, since each
+    lists after it has written; who does takes back what it wrote, and looks again.
+    """
+
+    def __init__(self, target: Storage) -> None:
+        self._target = target
+        self._created: list[str] = []
+        self._replaced: list[tuple[str, bytes, str]] = []
+
+    def created(self, key: str) -> None:
+        self._created.append(key)
+
+    def replaced(self, key: str, before: bytes, version: str) -> None:
+        self._replaced.append((key, before, version))
+
+    async def unless_alone(self, prefix: str, present: Mapping[str, Entry]) -> None:
+        if isinstance(self._target, AppendStorage) or not (self._created or self._replaced):
+            return
+        now = await self._target.list(prefix)
+        ours = {key.removeprefix(f"{prefix}/") for key in (*self._created, *(key for key, *_ in self._replaced))}
+        if not any(_is_log_file(name) for name in now.keys() - present.keys() - ours):
+            return
+        await self._target.delete(self._created)
+        for key, before, version in self._replaced:
+            await self._target.replace(key, before, version)
+        raise ChangedMeanwhileError(f"{self._target.url}/{prefix} was written to meanwhile")
+
+
+async def _put(
+    target: Storage, key: str, data: bytes, entry: Entry | None, *, whole: bool = False, undo: _Undo | None = None
+) -> int:
     """Write a file, of a segment that has grown only what is new; return how many bytes that was."""
     if entry is None:
         try:
@@ -123,6 +158,8 @@ async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, w
             # The answer to our own creation may have been lost.
             if await target.read(key) != data:
                 raise
+        if undo is not None:
+            undo.created(key)
         return len(data)
     known, version = await target.read_versioned(key)
     if known == data or (not whole and known.startswith(data)):
@@ -135,7 +172,9 @@ async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, w
         finally:
             appender.close()
         return len(data) - len(known)
-    await target.replace(key, data, version)
+    version = await target.replace(key, data, version)
+    if undo is not None:
+        undo.replaced(key, known, version)
     return len(data)
 
 

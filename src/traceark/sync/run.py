@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -251,7 +252,8 @@ class _Sync:
                 # Whoever writes may compact more than once while it is copied.
                 if time.monotonic() - begin > _PATIENT_SECONDS:
                     raise
-                await asyncio.sleep(delay)
+                # Two that met must not meet again.
+                await asyncio.sleep(delay * random.uniform(1, 2))
                 delay = min(delay * 2, 0.1)
 
     async def _compare_and_copy(self, trace_id: str) -> SyncedTrace | None:
