@@ -15,12 +15,12 @@ from benchmarks.measure import Figure, Work, at_most, take_turns
 from traceark import ArchiveStore, Goal, Trace
 from traceark.storage.objects import S3Storage
 
-_OBJECTS, _ROUNDS = 100, 7
+_OBJECTS, _ROUNDS, _PER_ROUND = 100, 7, 200
 BESIDE = "the fewest that can do it"
 
 
-async def measure(_: Path) -> list[Figure]:
-    """Return the figures of requests."""
+async def measure(folder: Path) -> list[Figure]:
+    """Return the figures of requests, and of a spool in front of the server."""
     sys.path.append(str(Path(__file__).parent.parent / "tests"))
     try:
         servers: Any = importlib.import_module("servers")
@@ -31,7 +31,7 @@ async def measure(_: Path) -> list[Figure]:
     if not Path(sys.executable).with_name("ministack").exists():
         return [_absent("ministack is not installed")]
     with servers.ministack() as server:
-        return [*await _measure(server, servers.Requests()), await _listing(server)]
+        return [*await _measure(server, servers.Requests()), await _listing(server), *await _spool(server, folder)]
 
 
 def _absent(reason: str) -> Figure:
@@ -109,6 +109,37 @@ async def _listing(server: Any) -> Figure:
         "ms",
         None,
     )
+
+
+async def _spool(server: Any, folder: Path) -> list[Figure]:
+    """Return what a message costs that is acknowledged in a spool and shipped meanwhile, beside other places."""
+    run = list(messages("run", (_ROUNDS + 1) * _PER_ROUND, seed=5))
+    url, options = server.place(), server.storage_options
+    spooled = ArchiveStore(url, spool=folder / "spool", storage_options=options)
+    async with (
+        spooled,
+        ArchiveStore(folder / "disk") as disk,
+        ArchiveStore(server.place(), storage_options=options) as s3,
+    ):
+        stores = {"spool": spooled, "disk": disk, "s3": s3}
+        for store in stores.values():
+            await store.create_trace(Trace(trace_id="run", task="benchmark"))
+
+        def adds(store: ArchiveStore) -> Work:
+            async def work(number: int) -> None:
+                for message in run[number * _PER_ROUND : (number + 1) * _PER_ROUND]:
+                    await store.add_message(message)
+
+            return work
+
+        seconds = await take_turns({name: adds(store) for name, store in stores.items()}, _ROUNDS)
+        cost = {name: [each / _PER_ROUND * 1e6 for each in values] for name, values in seconds.items()}
+        await spooled.flush()
+    name = "`add_message`, S3 with a spool"
+    return [
+        at_most(name, cost["spool"], "the local disk, `fsync`", cost["disk"], "µs", 2),
+        at_most(name, cost["spool"], "S3 without one, on this host", cost["s3"], "µs", 1),
+    ]
 
 
 async def _read(store: ArchiveStore) -> None:

@@ -24,7 +24,7 @@ from traceark.errors import (
     TraceExistsError,
     TraceNotFoundError,
 )
-from traceark.layout import MANIFEST, trace_prefix
+from traceark.layout import HEADER, MANIFEST, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import Goal, Message, Trace
 from traceark.spool import background
@@ -607,3 +607,14 @@ async def test_two_machines_that_ship_the_same_trace_at_the_same_time_damage_not
         await asyncio.gather(one.close(), other.close())
         (aside,) = kept.values()
         assert {(await at(url, run))[1], (await at(url, aside))[1]} == {"one", "other"}
+
+
+async def test_a_removal_that_was_killed_is_finished(url: str, spool: Path) -> None:
+    async with ArchiveStore(url, spool=spool) as store:
+        await record_run(store)
+        await store.flush()
+        (spool / trace_prefix("t") / HEADER).unlink()
+        (spool / "traces" / "begun" / "messages").mkdir(parents=True)
+        assert len(await contents(store, "t")) == 8
+    assert traces_in(spool) == []
+    assert len(await at(url, "t")) == 8

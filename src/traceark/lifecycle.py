@@ -128,6 +128,15 @@ async def delete(
     return incarnation
 
 
+async def remove_remains(storage: AppendStorage, trace_id: str) -> None:
+    """Remove a directory that an interrupted creation or deletion left without a header; one that has one stays."""
+    prefix = trace_prefix(trace_id)
+    async with locked(storage, prefix) as lock:
+        if HEADER not in await storage.list(prefix):
+            lock.bump(deleted=True)
+            storage.remove_directory(prefix)
+
+
 async def _delete_files(storage: Storage, trace_id: str, burial: Burial | None, lock: Lock | None = None) -> str:
     prefix = trace_prefix(trace_id)
     entries = await storage.list(prefix)

@@ -220,6 +220,17 @@ class Place:
         found = [trace for each in await self.trace_ids() if (trace := await self.trace(each)) is not None]
         return sorted(found, key=lambda trace: trace.written_at)
 
+    async def remains(self) -> list[str]:
+        """Return the ids of traces without a header: a removal, or a creation, of them was interrupted."""
+        found: list[str] = []
+        for trace_id in await self.trace_ids():
+            entries = await self.storage.list(trace_prefix(trace_id))
+            shipped = (await self.mark(trace_id) or NO_MARK).files
+            left = versions(entries)
+            if HEADER not in entries and all(shipped.get(name, (0, ""))[1] == left[name] for name in left):
+                found.append(trace_id)
+        return found
+
     async def mark(self, trace_id: str) -> Mark | None:
         """Return as of when a trace was shipped, if it was."""
         try:

@@ -26,7 +26,7 @@ from traceark.errors import (
     UnsupportedFormatError,
 )
 from traceark.layout import MANIFEST, tombstone_key
-from traceark.lifecycle import versions
+from traceark.lifecycle import remove_remains, versions
 from traceark.models import TERMINAL
 from traceark.pending import SpoolStatus
 from traceark.spool.place import NO_MARK, Mark, Place, SpooledTrace
@@ -103,6 +103,9 @@ class Shipper:
                 await self._seal_finished(trace.trace_id)
         await self.round(hurry=True)
         await _all(self._remove, [trace for trace in await self._place.traces() if trace.is_shipped])
+        for trace_id in await self._place.remains():
+            await remove_remains(self._place.storage, trace_id)
+            await self._place.drop_mark(trace_id)
 
     async def _seal_finished(self, trace_id: str) -> None:
         """Seal a trace whose writer ended before it did so."""
