@@ -116,12 +116,9 @@ async def _spool(server: Any, folder: Path) -> list[Figure]:
     run = list(messages("run", (_ROUNDS + 1) * _PER_ROUND, seed=5))
     url, options = server.place(), server.storage_options
     spooled = ArchiveStore(url, spool=folder / "spool", storage_options=options)
-    async with (
-        spooled,
-        ArchiveStore(folder / "disk") as disk,
-        ArchiveStore(server.place(), storage_options=options) as s3,
-    ):
-        stores = {"spool": spooled, "disk": disk, "s3": s3}
+    direct = ArchiveStore(server.place(), storage_options=options)
+    async with spooled, direct, ArchiveStore(folder / "disk") as disk:
+        stores = {"spool": spooled, "disk": disk, "s3": direct}
         for store in stores.values():
             await store.create_trace(Trace(trace_id="run", task="benchmark"))
 
