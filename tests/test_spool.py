@@ -479,7 +479,7 @@ async def test_what_is_deleted_is_deleted_at_the_archive_too(url: str, spool: Pa
             await store.delete_trace("unreached")
         assert (await store.spool_status()).deletions
         sky.sky = "fair"
-        await until(lambda: is_empty(store))
+        await store.flush()
         assert await store.get_trace("unreached") is None
         with pytest.raises(TraceNotFoundError):
             await store.delete_trace("absent")
@@ -501,6 +501,12 @@ async def test_a_spool_is_of_one_archive(url: str, spool: Path, tmp_path: Path) 
             ArchiveStore(place, spool=spool)
     with pytest.raises(InvalidValueError, match="a directory on a local disk"):
         ArchiveStore(url, spool="s3://bucket/spool")
+
+    class Other(ArchiveStore):
+        pass
+
+    with pytest.raises(InvalidValueError, match="Other has no spool"):
+        Other(url, spool=spool)
     with pytest.raises(InvalidValueError, match="no spool"):
         await ArchiveStore(url).spool_status()
     with pytest.raises(SpoolError, match="is no spool"):
@@ -618,3 +624,25 @@ async def test_a_removal_that_was_killed_is_finished(url: str, spool: Path) -> N
         assert len(await contents(store, "t")) == 8
     assert traces_in(spool) == []
     assert len(await at(url, "t")) == 8
+
+
+async def test_a_spool_on_a_full_disk_is_shipped_when_there_is_room_again(
+    url: str, spool: Path, sky: Weather, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ArchiveStore(url, spool=spool) as store:
+        sky.sky = "down"
+        await store.create_trace(Trace(trace_id=RUN))
+        await store.add_message(said("kept"))
+
+        def full(*_: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        async def complained() -> bool:
+            return "No space left" in caplog.text
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            sky.sky = "fair"
+            await until(complained)
+        await store.flush()
+    assert await at(url) == ["kept"]

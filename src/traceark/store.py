@@ -105,6 +105,8 @@ class ArchiveStore(Retention):
     ) -> None:
         if durability not in ("fsync", "os"):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
+        if spool is not None:
+            raise InvalidValueError(f"{type(self).__name__} has no spool; ArchiveStore has", "spool")
         self.storage: Storage = storage_for(url, storage_options, durability)
         self._durability = durability
         self._again = _Opening(

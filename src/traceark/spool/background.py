@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from traceark.errors import StorageError
 from traceark.spool.place import Place
@@ -107,7 +107,7 @@ class Background:
 
     async def _ship(self, shipper: Shipper) -> None:
         delay = _FIRST_DELAY_SECONDS
-        await self._place.set_error(None)
+        await self._remember(None)
         while True:
             finishing, hurried, self._hurried = self._finishing, self._hurried, False
             try:
@@ -133,7 +133,7 @@ class Background:
         if self._failed is not None:
             log.warning("the spool %s is shipped again", self._place.directory)
             self._failed = None
-            await self._place.set_error(None)
+            await self._remember(None)
         self.is_reachable = True
 
     async def _failed_by(self, error: Exception) -> None:
@@ -147,7 +147,11 @@ class Background:
                 told,
                 exc_info=None if isinstance(error, StorageError) else error,
             )
-            await self._place.set_error(told)
+            await self._remember(told)
+
+    async def _remember(self, error: str | None) -> None:
+        with suppress(StorageError):  # a spool whose disk is full is shipped all the same, and the log has told
+            await self._place.set_error(error)
 
     async def _rest(self, seconds: float) -> None:
         assert self._wake is not None

@@ -31,6 +31,7 @@ from traceark.spool.ship import closing
 from traceark.storage.base import Durability, Storage
 from traceark.store import ArchiveStore, _Opening
 from traceark.sync import sync_trace
+from traceark.tombstones import buried
 
 Answer = TypeVar("Answer")
 # A new trace's id is looked for at the archive, but the agent is not kept waiting for longer.
@@ -260,7 +261,7 @@ class SpooledStore(SpooledKeeping):
         return await self._place.status()
 
     async def flush(self, *, timeout: float | None = None) -> None:
-        """Return when all that was acknowledged before is at the archive's URL.
+        """Return when all that was acknowledged before is at the archive's URL, deletions too.
 
         Parameters
         ----------
@@ -277,7 +278,10 @@ class SpooledStore(SpooledKeeping):
         begin, since = time.monotonic(), time.time()
         waiting = await self._place.trace_ids()
         self._background.hurry()
-        while waiting := [each for each in waiting if await self._waits(each, since)]:
+        while True:
+            waiting = [each for each in waiting if await self._waits(each, since)]
+            if not waiting and not await buried(self.storage):
+                return
             if timeout is not None and time.monotonic() - begin > timeout:
                 status = await self._place.status()
                 why = status.last_error or "it has not answered yet"
