@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,6 +37,7 @@ from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.sync import sync
 from traceark.testing.places import record_run, snapshot
+from traceark.tombstones import Tombstone
 from weather import Weather, meeting, weather
 
 RUN = "run-7"
@@ -646,3 +648,18 @@ async def test_a_spool_on_a_full_disk_is_shipped_when_there_is_room_again(
             await until(complained)
         await store.flush()
     assert await at(url) == ["kept"]
+
+
+async def test_a_tombstone_beside_its_trace_deletes_nothing_at_the_archive(url: str, spool: Path) -> None:
+    async with ArchiveStore(url, spool=spool) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        await store.add_message(said("kept"))
+        await store.flush()
+        header = json.loads((spool / trace_prefix(RUN) / HEADER).read_text())
+        tombstone = Tombstone(RUN, header["_incarnation"], HEADER, "0" * 64)
+        await store.storage.replace(tombstone.key, tombstone.encode())
+        await store.add_message(said("and more"))
+        await store.flush()
+    assert traces_in(spool) == []
+    assert (await ship(spool)).is_empty
+    assert await at(url) == ["kept", "and more"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-from traceark.errors import SpoolError
+from traceark.errors import DamagedTraceError, SpoolError, UnsupportedFormatError
 from traceark.layout import (
     HEADER,
     LOGS,
@@ -33,7 +33,8 @@ from traceark.models import JsonObject
 from traceark.pending import SpoolStatus
 from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Lock, acquire
 from traceark.storage.local import LocalStorage
-from traceark.tombstones import buried
+from traceark.sync.sides import look
+from traceark.tombstones import Buried, buried
 
 SPOOL = "spool.json"
 _VERSION = 1
@@ -265,6 +266,20 @@ class Place:
                 end = max(end, last.first - 1 + data.count(b"\n"))
         return end
 
+    async def deletions(self) -> list[Buried]:
+        """Return what was deleted here and may be at the archive still.
+
+        A tombstone is written before its trace goes; beside the trace it does not count.
+        """
+        return [each for each in sorted(await buried(self.storage)) if not await self._holds(*each)]
+
+    async def _holds(self, trace_id: str, incarnation: str) -> bool:
+        try:
+            side = await look(self.storage, trace_id)
+        except (DamagedTraceError, UnsupportedFormatError):
+            return True
+        return side is not None and side.header.incarnation == incarnation
+
     async def last_error(self) -> str | None:
         """Return why shipping failed, if it failed last."""
         try:
@@ -303,7 +318,7 @@ class Place:
             str(self.directory),
             self.url(),
             oldest=datetime.fromtimestamp(oldest, UTC) if oldest is not None else None,
-            deletions=len(await buried(self.storage)),
+            deletions=len(await self.deletions()),
             last_error=await self.last_error(),
             problems=problems,
             kept_as=kept_as,

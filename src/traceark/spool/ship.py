@@ -37,7 +37,6 @@ from traceark.sync.burials import carried
 from traceark.sync.carry import ChangedMeanwhileError
 from traceark.sync.compare import compare, compare_contents
 from traceark.sync.sides import Side, look
-from traceark.tombstones import buried
 
 log = logging.getLogger("traceark.spool")
 _AT_A_TIME = 8
@@ -116,7 +115,7 @@ class Shipper:
 
     async def _bury(self) -> None:
         """Delete at the target what was deleted here while it may have been there."""
-        told = await buried(self._spool.storage)
+        told = await self._place.deletions()
         if not told:
             return
         problems: list[str] = []
@@ -186,6 +185,8 @@ class Shipper:
             await self._tell(trace, replace(trace.mark or NO_MARK, problem=f"{told} ({problem})" if problem else told))
             return
         with suppress(VersionMismatchError, TraceNotFoundError):
+            # Of a deletion that was killed before the trace went: it must not count now that the trace goes.
+            await self._spool.storage.delete([tombstone_key(trace_id, side.header.incarnation)])
             await self._spool.drop_copy(trace_id, as_of=entries)
             await self._place.drop_mark(trace_id)
             self._not_before.pop(trace_id, None)

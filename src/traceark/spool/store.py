@@ -31,7 +31,6 @@ from traceark.spool.ship import closing
 from traceark.storage.base import Durability, Storage
 from traceark.store import ArchiveStore, _Opening
 from traceark.sync import sync_trace
-from traceark.tombstones import buried
 
 Answer = TypeVar("Answer")
 # A new trace's id is looked for at the archive, but the agent is not kept waiting for longer.
@@ -280,7 +279,7 @@ class SpooledStore(SpooledKeeping):
         self._background.hurry()
         while True:
             waiting = [each for each in waiting if await self._waits(each, since)]
-            if not waiting and not await buried(self.storage):
+            if not waiting and not await self._place.deletions():
                 return
             if timeout is not None and time.monotonic() - begin > timeout:
                 status = await self._place.status()
