@@ -17,12 +17,12 @@ from traceark import ArchiveStore, Goal, Trace
 from traceark.layout import TRACES
 from traceark.storage.objects import S3Storage
 
-_OBJECTS, _ROUNDS = 100, 7
+_OBJECTS, _ROUNDS, _PER_ROUND = 100, 7, 200
 BESIDE = "the fewest that can do it"
 
 
-async def measure(_: Path, *, count: int) -> list[Figure]:
-    """Return the figures of requests, and of a run of `count` messages."""
+async def measure(folder: Path, *, count: int) -> list[Figure]:
+    """Return the figures of requests, of a run of `count` messages, and of a spool in front of the server."""
     sys.path.append(str(Path(__file__).parent.parent / "tests"))
     try:
         servers: Any = importlib.import_module("servers")
@@ -37,6 +37,7 @@ async def measure(_: Path, *, count: int) -> list[Figure]:
             *await _measure(server, servers.Requests()),
             *await _long_run(server, servers.Requests(), count),
             await _listing(server),
+            *await _spool(server, folder),
         ]
 
 
@@ -155,6 +156,34 @@ async def _listing(server: Any) -> Figure:
         "ms",
         None,
     )
+
+
+async def _spool(server: Any, folder: Path) -> list[Figure]:
+    """Return what a message costs that is acknowledged in a spool and shipped meanwhile, beside other places."""
+    run = list(messages("run", (_ROUNDS + 1) * _PER_ROUND, seed=5))
+    url, options = server.place(), server.storage_options
+    spooled = ArchiveStore(url, spool=folder / "spool", storage_options=options)
+    direct = ArchiveStore(server.place(), storage_options=options)
+    async with spooled, direct, ArchiveStore(folder / "disk") as disk:
+        stores = {"spool": spooled, "disk": disk, "s3": direct}
+        for store in stores.values():
+            await store.create_trace(Trace(trace_id="run", task="benchmark"))
+
+        def adds(store: ArchiveStore) -> Work:
+            async def work(number: int) -> None:
+                for message in run[number * _PER_ROUND : (number + 1) * _PER_ROUND]:
+                    await store.add_message(message)
+
+            return work
+
+        seconds = await take_turns({name: adds(store) for name, store in stores.items()}, _ROUNDS)
+        cost = {name: [each / _PER_ROUND * 1e6 for each in values] for name, values in seconds.items()}
+        await spooled.flush()
+    name = "`add_message`, S3 with a spool"
+    return [
+        at_most(name, cost["spool"], "the local disk, `fsync`", cost["disk"], "µs", 2),
+        at_most(name, cost["spool"], "S3 without one, on this host", cost["s3"], "µs", 1),
+    ]
 
 
 async def _read(store: ArchiveStore) -> None:

@@ -40,6 +40,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "plugins",
         "showing",
         "redaction",
+        "pending",
     ),
     ("storage", "database"),
     (
@@ -60,7 +61,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "rollups",
     ),
     ("store", "following", "query", "questions", "asking", "keeping", "retention"),
-    ("archive", "moving", "importers", "exporters", "sync", "redacting", "capture"),
+    ("archive", "moving", "importers", "exporters", "sync", "spool", "redacting", "capture"),
     ("cli", "server"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

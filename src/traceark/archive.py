@@ -20,6 +20,7 @@ from traceark.hits import SearchPage
 from traceark.models import Event, GivenEvent, Goal, GoalTree, Json, Message, Trace
 from traceark.moving import Moving
 from traceark.pages import TracePage
+from traceark.pending import SpoolStatus
 from traceark.query import QueryResult
 from traceark.questions import Grouping
 from traceark.repair import RepairReport
@@ -259,9 +260,13 @@ class Archive(Moving):
         """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
         return self.run(self.store.sql(query_text, parameters, sandbox=sandbox))
 
-    def flush(self) -> None:
-        """Bring headers up to date with the logs."""
-        self.run(self.store.flush())
+    def flush(self, *, timeout: float | None = None) -> None:
+        """Bring headers up to date with the logs; with a spool, wait until all is at the archive's URL."""
+        self.run(self.store.flush(timeout=timeout))
+
+    def spool_status(self) -> SpoolStatus:
+        """Return what waits in the spool to be shipped."""
+        return self.run(self.store.spool_status())
 
     def compact(self, trace_id: str) -> None:
         """Fold closed segments into parts."""
@@ -366,12 +371,13 @@ def open(
     durability: Durability = "fsync",
     allow_unsafe_writes: bool = False,
     record_changes: bool = False,
+    spool: str | Path | None = None,
 ) -> Archive:
     """Open an archive for notebooks and scripts.
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes, record_changes
+    url, storage_options, durability, allow_unsafe_writes, record_changes, spool
         As for `ArchiveStore`.
 
     Examples
@@ -391,5 +397,6 @@ def open(
             durability=durability,
             allow_unsafe_writes=allow_unsafe_writes,
             record_changes=record_changes,
+            spool=spool,
         )
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,14 +11,15 @@ from traceark import lifecycle, verification
 from traceark.catalog.contents import CATALOG
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
-from traceark.errors import InvalidIdError, TraceNotFoundError
+from traceark.errors import InvalidIdError, InvalidValueError, TraceNotFoundError
 from traceark.layout import pin_key, trace_prefix
+from traceark.pending import SpoolStatus
 from traceark.pool import TracePool
 from traceark.repair import RepairReport, repair
 from traceark.repair.lost import forget
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
-from traceark.storage.base import Storage
+from traceark.storage.base import Entry, Storage, VersionMismatchError
 from traceark.storage.local import TEMPORARY
 from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
@@ -246,6 +247,20 @@ class Keeping:
         dead = [name for name, entry in entries.items() if TEMPORARY in name and entry.modified < before]
         await self.storage.delete(f"{prefix}/{name}" for name in dead)
 
+    async def spool_status(self) -> SpoolStatus:
+        """Return what waits in the spool to be shipped.
+
+        Raises
+        ------
+        InvalidValueError
+            The store has none.
+        """
+        raise InvalidValueError(f"the store of {self.storage.url} has no spool; open it with spool=", "spool")
+
+    async def holder(self, trace_id: str) -> Storage:
+        """Return the storage that a trace's files are in."""
+        return self.storage
+
     async def make_ready(self) -> None:
         """Find out whether writing is safe here, and make the archive where there is none.
 
@@ -288,7 +303,9 @@ class Keeping:
 
         await self._delete(trace_id, burial)
 
-    async def drop_copy(self, trace_id: str, tombstone: Tombstone | None = None) -> None:
+    async def drop_copy(
+        self, trace_id: str, tombstone: Tombstone | None = None, *, as_of: Mapping[str, Entry] | None = None
+    ) -> None:
         """Delete a trace because it is not there in the archive that this one is a copy of.
 
         Parameters
@@ -296,14 +313,20 @@ class Keeping:
         trace_id : str
         tombstone : Tombstone, optional
             The other archive's. Without one nothing keeps the trace from being copied again.
+        as_of : mapping of str to Entry, optional
+            Only while its files are still these; on a local disk.
 
         Raises
         ------
         TraceNotFoundError
+        VersionMismatchError
+            It was written to since.
         """
-        await self._delete(trace_id, None if tombstone is None else lambda *_: tombstone)
+        await self._delete(trace_id, None if tombstone is None else lambda *_: tombstone, as_of)
 
-    async def _delete(self, trace_id: str, burial: lifecycle.Burial | None) -> None:
+    async def _delete(
+        self, trace_id: str, burial: lifecycle.Burial | None, as_of: Mapping[str, Entry] | None = None
+    ) -> None:
         await self._pool.ready()
         await self._pool.settle(trace_id)
         try:
@@ -311,7 +334,11 @@ class Keeping:
         except InvalidIdError:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.storage.url}") from None
         await self._pool.catalog.notices.announce(trace_id)
-        incarnation = await lifecycle.delete(self.storage, trace_id, burial)
+        try:
+            incarnation = await lifecycle.delete(self.storage, trace_id, burial, as_of)
+        except VersionMismatchError:
+            await self._pool.done(trace_id)
+            raise
         await self.storage.delete([pin_key(trace_id)])
         await self._pool.forget(trace_id)  # another task may have opened it meanwhile
         await self._pool.catalog.notices.deleted(trace_id, incarnation)

@@ -11,9 +11,11 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import TypeVar
 
 from traceark.catalog.catalog import Catalog
+from traceark.catalog.layered import Listing
 from traceark.catalog.lookup import Lookup
 from traceark.codec.lines import time_text
 from traceark.codec.parquet import PartInfo
@@ -36,6 +38,7 @@ from traceark.rollups.cache import FileCache
 from traceark.rollups.standing import Standing
 from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Storage
 
+Answer = TypeVar("Answer")
 # What parts say of themselves is remembered for so many of them.
 _KNOWN_PARTS = 10_000
 # For so long a trace that was handed out is not closed to make room.
@@ -56,6 +59,9 @@ class TracePool:
     record_changes : bool
         Whether events tell what this store changes.
     """
+
+    # An archive that is read together with this one, for the traces that this one does not hold.
+    under: TracePool | None = None
 
     def __init__(
         self,
@@ -117,6 +123,15 @@ class TracePool:
     def url(self) -> str:
         """Where the archive is."""
         return self.storage.url
+
+    async def reach(self, answer: Awaitable[Answer]) -> Answer:
+        """Wait for an answer of the archive under this one."""
+        return await answer
+
+    @property
+    def listing(self) -> Listing:
+        """What answers questions over the headers of all traces."""
+        return self.catalog
 
     def get(self, trace_id: str) -> OpenTrace | None:
         """Return a trace if it is open."""
@@ -312,7 +327,7 @@ class TracePool:
                 return self.of_open(trace)
         except TraceNotFoundError:
             await self.forget(trace_id)
-            return None
+            return await self.load(trace_id)
 
     def seal_soon(self, trace: OpenTrace) -> None:
         """Seal a trace in the background; `close` waits for it."""

@@ -158,6 +158,10 @@ async def redact(
     """
     if trace_ids is not None and filters:
         raise InvalidValueError("give ids or filters, not both", "trace_ids")
+    if store.url != store.storage.url:
+        raise InvalidValueError(
+            f"the store of {store.url} has a spool; redact the archive and {store.storage.url} each by itself"
+        )
     chosen = list(dict.fromkeys(trace_ids)) if trace_ids is not None else await store.trace_ids(**filters)
     return await _Redaction(store, patterns or patterns_of(), RedactionReport(dry_run)).run(chosen, progress)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
     from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
@@ -88,6 +89,10 @@ class JsonOutput(Output):
     def synced(self, report: SyncReport) -> None:
         """Print the report."""
         _print(report.to_json())
+
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print the status."""
+        _print(status.to_json())
 
     def expired(self, report: ExpiryReport) -> None:
         """Print the report."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
     from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
@@ -108,6 +109,10 @@ class Output(ABC):
     @abstractmethod
     def synced(self, report: SyncReport) -> None:
         """Print what a sync did."""
+
+    @abstractmethod
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print what waits in a spool."""
 
     @abstractmethod
     def expired(self, report: ExpiryReport) -> None:

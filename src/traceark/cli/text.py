@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
     from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
@@ -210,6 +211,11 @@ class TextOutput(Output):
         self.console.print(
             f"synced: {_counted(report.outcomes) or 'no traces'}; {bytes_text(report.copied_bytes)} copied"
         )
+
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print it line by line."""
+        for line in status.to_text():
+            self.console.print_line(Text(visible(line)))
 
     def expired(self, report: ExpiryReport) -> None:
         """Print few ids, then how many traces and bytes, and what is kept."""

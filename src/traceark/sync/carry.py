@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from traceark.errors import CorruptFileError, StorageError
-from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, PartName, parse_log_name
-from traceark.lifecycle import locked
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
+from traceark.lifecycle import locked, versions
 from traceark.manifest import sha256
 from traceark.storage.base import (
     AppendStorage,
@@ -82,8 +82,7 @@ async def as_compared(target: Storage, prefix: str, there: Side | None) -> Mappi
     present = await target.list(prefix)
     if there is None:
         return present if HEADER not in present else None
-    known = {name: each.version for name, each in there.entries.items() if name != LOCK}
-    return present if known == {name: each.version for name, each in present.items() if name != LOCK} else None
+    return present if versions(present) == versions(there.entries) else None
 
 
 async def publish(side: Side, target: Storage, present: Mapping[str, Entry], there: Side | None, *, check: bool) -> int:
@@ -103,13 +102,17 @@ async def _publish(
         await target.delete([f"{prefix}/{MANIFEST}"])
         await target.sync_names(prefix)
     hashes: dict[str, str] = {}
+    undo = _Undo(target)
     for name in side.log_files():
         entry = present.get(name)
         if entry is not None and entry.size == side.entries[name].size and _is_part(name):
             continue  # a part's name tells its content
         data = await side.storage.read(f"{prefix}/{name}")
-        written += await _put(target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name))
+        written += await _put(
+            target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name), undo=undo
+        )
         hashes[name] = sha256(data)
+    await undo.unless_alone(prefix, present)
     for name, headers in _headers(side, there):
         is_there = name in present or name in hashes
         written += await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
@@ -117,8 +120,10 @@ async def _publish(
     if check:
         await _check(side, target, hashes)
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
-    if isinstance(target, AppendStorage):
-        await target.delete(f"{prefix}/{name}" for name in superseded)
+    if not isinstance(target, AppendStorage):
+        # A segment that was created there stays for a while, to keep late writers from its offsets.
+        superseded = [name for name in superseded if not _keeps_offsets(name)]
+    await target.delete(f"{prefix}/{name}" for name in superseded)
     if side.manifest is not None:
         await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
@@ -135,7 +140,40 @@ def _headers(side: Side, there: Side | None) -> Iterator[tuple[str, bytes]]:
     yield HEADER, side.header_data
 
 
-async def _put(target: Storage, key: str, data: bytes, *, is_there: bool, whole: bool) -> int:
+class _Undo:
+    """What was written to the logs of an object store, where nothing keeps others from doing the same.
+
+    Of two that write the same offsets at the same time at least one sees the other, since each
+    lists after it has written; who does takes back what it wrote, and looks again.
+    """
+
+    def __init__(self, target: Storage) -> None:
+        self._target = target
+        self._created: list[str] = []
+        self._replaced: list[tuple[str, bytes, str]] = []
+
+    def created(self, key: str) -> None:
+        self._created.append(key)
+
+    def replaced(self, key: str, before: bytes, version: str) -> None:
+        self._replaced.append((key, before, version))
+
+    async def unless_alone(self, prefix: str, present: Mapping[str, Entry]) -> None:
+        if isinstance(self._target, AppendStorage) or not (self._created or self._replaced):
+            return
+        now = await self._target.list(prefix)
+        ours = {key.removeprefix(f"{prefix}/") for key in (*self._created, *(key for key, *_ in self._replaced))}
+        if not any(_is_log_file(name) for name in now.keys() - present.keys() - ours):
+            return
+        await self._target.delete(self._created)
+        for key, before, version in self._replaced:
+            await self._target.replace(key, before, version)
+        raise ChangedMeanwhileError(f"{self._target.url}/{prefix} was written to meanwhile")
+
+
+async def _put(
+    target: Storage, key: str, data: bytes, *, is_there: bool, whole: bool, undo: _Undo | None = None
+) -> int:
     """Write a file, of a segment that has grown only what is new; return how many bytes that was."""
     if not is_there:
         try:
@@ -144,6 +182,8 @@ async def _put(target: Storage, key: str, data: bytes, *, is_there: bool, whole:
             # The answer to our own creation may have been lost.
             if await target.read(key) != data:
                 raise
+        if undo is not None:
+            undo.created(key)
         return len(data)
     known, version = await target.read_versioned(key)
     if known == data or (not whole and known.startswith(data)):
@@ -156,7 +196,9 @@ async def _put(target: Storage, key: str, data: bytes, *, is_there: bool, whole:
         finally:
             appender.close()
         return len(data) - len(known)
-    await target.replace(key, data, version)
+    version = await target.replace(key, data, version)
+    if undo is not None:
+        undo.replaced(key, known, version)
     return len(data)
 
 
@@ -176,6 +218,12 @@ def _is_longer(data: bytes, name: str, side: Side) -> bool:
 
 def _is_part(name: str) -> bool:
     return isinstance(parse_log_name(name.rpartition("/")[2]), PartName)
+
+
+def _keeps_offsets(name: str) -> bool:
+    """Say whether it is a segment of an object store, whose name tells no writer."""
+    parsed = parse_log_name(name.rpartition("/")[2])
+    return isinstance(parsed, SegmentName) and not parsed.writer
 
 
 def _is_log_file(name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +94,7 @@ async def sync(
     Raises
     ------
     InvalidValueError
-        Both are the same archive, or `delete` is asked for with filters.
+        Both are the same archive, one is opened with a spool, or `delete` is asked for with filters.
     StorageError
         One of them cannot be read or written.
 
@@ -111,12 +112,33 @@ async def sync(
     options = options or SyncOptions()
     if source.url == target.url:
         raise InvalidValueError(f"{source.url} is the source and the target")
+    for store in (source, target):
+        if store.url != store.storage.url:
+            raise InvalidValueError(
+                f"the store of {store.url} has a spool; sync the archive and {store.storage.url} each by itself"
+            )
     if options.delete and filters:
         raise InvalidValueError("with filters it cannot be told what the source does not have; sync without them")
     chosen = await source.trace_ids(**filters) if filters else None
     if not options.dry_run:
         await target.make_ready()
     return await _Sync(source, target, options, progress, Burials(await buried(target.storage))).run(chosen)
+
+
+async def sync_trace(
+    source: ArchiveStore, target: ArchiveStore, trace_id: str, options: SyncOptions | None = None
+) -> SyncedTrace | None:
+    """Copy one trace to `target`, as `sync` does, without a look at any other; None where `source` has none.
+
+    Raises
+    ------
+    DamagedTraceError, UnsupportedFormatError
+        It cannot be compared or copied.
+    StorageError
+    """
+    await target.make_ready()
+    burials = Burials(await buried(target.storage))
+    return await _Sync(source, target, options or SyncOptions(), None, burials).one(trace_id)
 
 
 @dataclass(slots=True)
@@ -218,23 +240,26 @@ class _Sync:
             if not self.options.redact and await _is_same(trace_id, ours, theirs):
                 self.report.outcomes["same"] += 1
                 return
-            begin, delay = time.monotonic(), 0.001
-            while True:
-                try:
-                    outcome = await self._compare_and_copy(trace_id)
-                except (ChangedMeanwhileError, KeyMissingError):
-                    # Whoever writes may compact more than once while it is copied.
-                    if time.monotonic() - begin > _PATIENT_SECONDS:
-                        raise
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, 0.1)
-                    continue
-                if outcome is not None:
-                    self._told(outcome)
-                return
+            outcome = await self.one(trace_id)
+            if outcome is not None:
+                self._told(outcome)
         except (DamagedTraceError, UnsupportedFormatError, ChangedMeanwhileError, KeyMissingError) as error:
             self.report.outcomes["failed"] += 1
             self.report.problems.append(f"trace {trace_id}: {error}; it was not copied")
+
+    async def one(self, trace_id: str) -> SyncedTrace | None:
+        """Bring one trace to the target, again as long as it changes meanwhile."""
+        begin, delay = time.monotonic(), 0.001
+        while True:
+            try:
+                return await self._compare_and_copy(trace_id)
+            except (ChangedMeanwhileError, KeyMissingError):
+                # Whoever writes may compact more than once while it is copied.
+                if time.monotonic() - begin > _PATIENT_SECONDS:
+                    raise
+                # Two that met must not meet again.
+                await asyncio.sleep(delay * random.uniform(1, 2))
+                delay = min(delay * 2, 0.1)
 
     async def _compare_and_copy(self, trace_id: str) -> SyncedTrace | None:
         side = await look(self.source.storage, trace_id)
