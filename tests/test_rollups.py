@@ -107,7 +107,7 @@ class Place:
             prefix = trace_prefix(trace.trace_id)
             names = await self.storage.list(prefix)
             header = Header.decode(await self.storage.read(f"{prefix}/{HEADER}"), HEADER)
-            parts = {log: [each.partition("/")[2] for each in names if each.startswith(f"{log}/")] for log in LOGS}
+            last = {log: header.checkpoint.files.get(log, ("", 0))[0] for log in LOGS}
             tree = None
             if GOAL_TREE in names:
                 tree = TreeFile.decode(await self.storage.read(f"{prefix}/{GOAL_TREE}"), GOAL_TREE).revision
@@ -118,8 +118,8 @@ class Place:
                     "total_messages": trace.total_messages,
                     "last_event_id": trace.last_event_id,
                     "_incarnation": header.incarnation,
-                    "_messages": next((each for each in parts["messages"] if each.endswith(".parquet")), None),
-                    "_events": next((each for each in parts["events"] if each.endswith(".parquet")), None),
+                    "_messages": last["messages"] if last["messages"].endswith(".parquet") else None,
+                    "_events": last["events"] if last["events"].endswith(".parquet") else None,
                     "_tree": tree,
                 }
             )
@@ -245,7 +245,8 @@ def test_rollups_merge_and_keep_every_row(place: Place) -> None:
             await place.record(trace_id)
             report = await place.optimize(limits=EAGER)
         assert report.merged == 2
-        assert report.removed == 2
+        # Where there is no lock, what was replaced stays for a while, for those who read it.
+        assert report.removed == (2 if place.local else 0)
         reader = place.reader()
         [rollup] = await reader.refresh()
         assert rollup.rows == {"messages": 9, "events": 6, "goals": 3, "traces": 3}

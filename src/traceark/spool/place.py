@@ -32,7 +32,7 @@ from traceark.lifecycle import versions
 from traceark.models import JsonObject
 from traceark.pending import SpoolStatus
 from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Lock, acquire
-from traceark.storage.local import LocalStorage
+from traceark.storage.local import TEMPORARY, LocalStorage
 from traceark.sync.sides import look
 from traceark.tombstones import Buried, buried
 
@@ -227,7 +227,7 @@ class Place:
         for trace_id in await self.trace_ids():
             entries = await self.storage.list(trace_prefix(trace_id))
             shipped = (await self.mark(trace_id) or NO_MARK).files
-            left = versions(entries)
+            left = versions({name: each for name, each in entries.items() if TEMPORARY not in name})
             if HEADER not in entries and all(shipped.get(name, (0, ""))[1] == left[name] for name in left):
                 found.append(trace_id)
         return found
