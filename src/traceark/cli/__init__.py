@@ -2,7 +2,7 @@
 
 This module runs a verb and turns what goes wrong into one line on standard error and an exit
 code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping`, `retention`,
-`importing`, `exporting` and `moving`, which are loaded, like everything heavy, when they are needed.
+`importing`, `exporting`, `moving` and `packing`, which are loaded, like everything heavy, when they are needed.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ _VERBS = {
     "export": "exporting",
     "sync": "moving",
     "merge": "moving",
+    "pack": "packing",
+    "unpack": "packing",
     "compact": "keeping",
     "seal": "keeping",
     "verify": "keeping",

@@ -77,7 +77,7 @@ def sync_verb(
             **understood(archive, filters),
         )
     settings.output().synced(report)
-    return _tell(report)
+    return tell(report)
 
 
 @click.command("merge")
@@ -112,11 +112,12 @@ def merge_verb(
             archive.sync_from(other, storage_options=away, options=options, progress=told, **chosen),
         ):
             settings.output().synced(report)
-            code = max(code, _tell(report))
+            code = max(code, tell(report))
     return code
 
 
-def _tell(report: SyncReport) -> int:
+def tell(report: SyncReport) -> int:
+    """Say what could not be copied; return the exit code."""
     for problem in report.problems:
         click.echo(f"traceark: {one_line(problem)}", err=True)
     if diverged := sum(trace.outcome == "diverged" and trace.kept_as is None for trace in report.traces):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
     from traceark.retention import ExpiryReport
+    from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
     from traceark.verification import Finding
@@ -104,8 +105,12 @@ class Output(ABC):
         """Print what an export did."""
 
     @abstractmethod
-    def synced(self, report: SyncReport) -> None:
-        """Print what a sync did."""
+    def synced(self, report: SyncReport, word: str = "synced") -> None:
+        """Print what a sync did, or an unpacking, as the word says."""
+
+    @abstractmethod
+    def packed(self, report: PackReport) -> None:
+        """Print what a pack holds."""
 
     @abstractmethod
     def expired(self, report: ExpiryReport) -> None:
