@@ -242,6 +242,32 @@ async def test_what_a_mirror_drops_since_the_source_does_not_have_it_may_come_ag
     assert await buried(opened(backup).storage) == set()
 
 
+@pytest.mark.parametrize("how", ["deleted", "never there", "another run"])
+async def test_a_pin_at_the_target_keeps_a_trace_from_a_sync_that_deletes(url: str, backup: str, how: str) -> None:
+    if how == "never there":
+        await add(backup)
+    else:
+        await add(url)
+        await synced(url, backup)
+        await delete(url)
+    if how == "another run":
+        await add(url, content="of another run")
+    await add(url, "other")
+    async with opened(backup) as store:
+        await store.pin(RUN)
+    before = await opened(backup).storage.list(trace_prefix(RUN))
+    outcome = "diverged" if how == "another run" else "pinned"
+    for options in (SyncOptions(delete=True, dry_run=True), DELETE, DELETE):
+        report = await synced(url, backup, options)
+        assert {trace.trace_id: trace.outcome for trace in report.traces}[RUN] == outcome
+        assert report.is_clean == (outcome == "pinned") and "deleted" not in report.outcomes
+    assert await opened(backup).storage.list(trace_prefix(RUN)) == before
+    assert await buried(opened(backup).storage) == set()
+    async with opened(backup) as store:
+        await store.unpin(RUN)
+    assert (await synced(url, backup, DELETE)).outcomes["new" if how == "another run" else "deleted"] == 1
+
+
 async def test_a_damaged_tombstone_at_the_source_is_told_and_not_carried(url: str, backup: str) -> None:
     which = await add(url)
     await synced(url, backup)

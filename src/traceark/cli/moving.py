@@ -38,7 +38,11 @@ def _shared(verb: Callable[..., int]) -> Callable[..., int]:
 @click.argument("source")
 @click.argument("target")
 @_shared
-@click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have or has deleted.")
+@click.option(
+    "--delete",
+    is_flag=True,
+    help="Also delete at TARGET what SOURCE does not have or has deleted, unless it is pinned there.",
+)
 @click.option("--sync-once", is_flag=True, help="On a disk, sync file systems, not each file.")
 @filter_options
 @shared_options

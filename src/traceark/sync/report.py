@@ -17,7 +17,8 @@ class SyncedTrace:
     ----------
     outcome : str
         ``new``, ``forward`` (the target was an earlier state), ``behind`` (the source is one),
-        ``diverged``, ``deleted`` at the target, or ``buried``: deleted there, and so not copied.
+        ``diverged``, ``deleted`` at the target, ``buried``: deleted there, and so not copied, or
+        ``pinned``: to be deleted there, and kept for its pin.
     where : str
         Where the two part, if they diverged.
     copied_bytes : int

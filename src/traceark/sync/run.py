@@ -47,7 +47,8 @@ class SyncOptions:
     dry_run : bool
         Compare only.
     delete : bool
-        Delete at the target what the source does not have, and bury there what is buried at the source.
+        Delete at the target what the source does not have, and bury there what is buried at the source; not
+        what is pinned at the target.
     keep_both : bool
         Store the source's side of a trace that diverged beside the target's, under an id of its own.
     check : bool
@@ -126,8 +127,10 @@ class _Sync:
 
     async def run(self, chosen: list[str] | None) -> SyncReport:
         gone: set[str] = set()
+        pinned: set[str] = set()
         if self.options.delete:
-            gone = await self._carry_tombstones()
+            pinned = await self.target.pinned()
+            gone = await self._carry_tombstones(pinned)
         ours, theirs = await _listing(self.source.storage), await _listing(self.target.storage)
         for key in ours.strangers:
             self.report.problems.append(f"{self.source.url}/{TRACES}/{key}: its name is no trace key; it was left")
@@ -151,16 +154,16 @@ class _Sync:
             await asyncio.gather(*tasks, return_exceptions=True)
         if self.options.delete:
             for trace_id in sorted(theirs.traces.keys() - ours.traces.keys() - gone):
-                if not self.options.dry_run:
+                if trace_id not in pinned and not self.options.dry_run:
                     await self.target.drop_copy(trace_id)
-                self._told(SyncedTrace(trace_id, "deleted"))
+                self._told(SyncedTrace(trace_id, "pinned" if trace_id in pinned else "deleted"))
         self.report.traces.sort(key=lambda trace: trace.trace_id)
         self.report.problems.sort()
         return self.report
 
-    async def _carry_tombstones(self) -> set[str]:
+    async def _carry_tombstones(self, pinned: set[str]) -> set[str]:
         """Bury at the target what is buried at the source; return what that deletes."""
-        told = carried(self.source, self.target, self.report.problems, dry_run=self.options.dry_run)
+        told = carried(self.source, self.target, pinned, self.report.problems, dry_run=self.options.dry_run)
         gone = {trace_id async for trace_id in told}
         for trace_id in gone:
             self._told(SyncedTrace(trace_id, "deleted"))
