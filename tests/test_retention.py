@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import shutil
@@ -13,7 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
+from servers import S3Server
 from traceark.errors import CorruptFileError, InvalidValueError, TraceNotFoundError
 from traceark.layout import HEADER, MANIFEST, TOMBSTONES, trace_prefix
 from traceark.models import Goal, Message, Trace
@@ -26,10 +29,15 @@ from traceark.tombstones import Tombstone, buried, read_tombstone
 RUN = "run-7"
 
 
-@pytest.fixture(params=["disk", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=["disk", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param == "disk":
         yield str(tmp_path / "archive")
+    elif request.param == "s3":
+        server: S3Server = request.getfixturevalue("ministack_server")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server.place()
     else:
         yield f"memory://{tmp_path.name}"
         MemoryStorage.forget(tmp_path.name)
@@ -342,18 +350,21 @@ async def test_only_what_is_old_enough_and_meets_the_filters_expires(url: str) -
 async def all_bytes(url: str) -> dict[str, bytes]:
     """Return every file of an archive, those of Parquet as text of all that they hold too."""
     storage = opened(url).storage
-    if url.startswith("memory://"):
+    if url.startswith("s3://"):
+        found = await asyncio.to_thread(s3fs.S3FileSystem(skip_instance_cache=True).find, url)
+        names = [str(name).removeprefix(f"{url.removeprefix('s3://')}/") for name in found]
+    elif url.startswith("memory://"):
         names = list(MemoryStorage(url.removeprefix("memory://"))._objects)
     else:
         names = [str(path.relative_to(url)) for path in Path(url).rglob("*") if path.is_file()]
-    found: dict[str, bytes] = {}
+    held: dict[str, bytes] = {}
     for name in names:
         data = await storage.read(name)
         if name.endswith(".parquet"):
             file = pq.ParquetFile(BytesIO(data))
             data += str(file.metadata.metadata).encode() + json.dumps(file.read().to_pylist(), default=str).encode()
-        found[name] = data
-    return found
+        held[name] = data
+    return held
 
 
 async def holding(url: str, *needles: str) -> set[str]:
