@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -414,3 +416,33 @@ async def test_what_a_copied_catalog_tells_of_the_original_goes_too(tmp_path: Pa
         assert (await store.expire(timedelta(0), dry_run=False)).trace_ids == [RUN]
         assert await store.list_traces() == []
     assert await holding(str(copy), "heliotrope") == set()
+
+
+def leave(path: Path) -> Path:
+    """Leave what a write leaves that is cut short now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"heliotrope")
+    os.utime(path, (time.time(),) * 2)
+    return path
+
+
+async def test_what_writes_left_that_were_cut_short_is_removed_once_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(tmp_path)
+    log = f"{trace_prefix(RUN)}/messages"
+    places = ("", "catalog", "catalog/changes", "catalog/rollups", "pins", "tombstones", log)
+    left = [leave(tmp_path / each / f".tmp-{number:016x}") for number, each in enumerate(places)]
+    async with opened(tmp_path) as store:
+        assert (await store.refresh()).leftovers == 0
+        await store.optimize()
+        assert all(path.exists() for path in left)
+        monkeypatch.setattr(time, "time", lambda now=time.time: now() + 4000)
+        # What is written now, and what somebody else gave such a name.
+        kept = [leave(tmp_path / f".tmp-{99:016x}"), leave(tmp_path / log / ".tmp-mine")]
+        await store.optimize()
+        assert [path.exists() for path in left] == [not each.startswith("catalog") for each in places]
+        assert (await store.refresh()).leftovers == 4
+        assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
+        assert (await store.refresh()).leftovers == 0
+    assert [message.content for message in await opened(tmp_path).get_trace_messages(RUN)] == ["said"]

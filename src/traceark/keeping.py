@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from traceark import lifecycle, verification
+from traceark.catalog.contents import CATALOG
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
 from traceark.errors import InvalidIdError, TraceNotFoundError
@@ -84,13 +86,15 @@ class Keeping:
         copied in, renamed or deleted: that is noticed. It is after the contents of a directory
         were replaced by hand, and on an object store after any copying. On a local disk it lists
         three directories per trace; on S3 it takes one request per thousand files, and up to four
-        for each trace that is not as it was.
+        for each trace that is not as it was. What writes left that were cut short is removed, once it
+        is an hour old.
 
         Raises
         ------
         StorageError
         """
-        return await self._pool.catalog.refresh()
+        leftovers = await self.storage.remove_leftovers("")
+        return replace(await self._pool.catalog.refresh(), leftovers=leftovers)
 
     async def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
         """Bring the rollups up to date: a few large Parquet files over all sealed traces, which SQL reads faster.
@@ -116,6 +120,7 @@ class Keeping:
         """
         await self._pool.ready()
         catalog = self._pool.catalog
+        await self.storage.remove_leftovers(CATALOG)
         _, _, rows = await catalog.since(None)
         return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
 

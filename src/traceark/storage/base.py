@@ -114,6 +114,13 @@ class Storage(ABC):
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in this order; one that is gone already is no error."""
 
+    async def remove_leftovers(self, prefix: str) -> int:
+        """Remove, below a prefix, what writes left that were cut short long ago; return how many files.
+
+        Where an object is put whole or not at all there are none.
+        """
+        return 0
+
     def local_path(self, key: str) -> Path | None:
         """Return where an object lies as a file that other libraries can open, or None where it does not."""
         return None

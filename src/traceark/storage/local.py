@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import time
@@ -36,6 +37,9 @@ except ImportError:  # Windows: reading works, writing is refused in `lock`.
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
 TEMPORARY = ".tmp-"
+_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
+# A file has its temporary name for as long as one write and one sync take; somebody's clock may be wrong.
+_LEFTOVER_SECONDS = 3600.0
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
 
@@ -295,6 +299,23 @@ class LocalStorage(AppendStorage):
         for key in keys:
             with _errors(str(self.path(key))):
                 self.path(key).unlink(missing_ok=True)
+
+    async def remove_leftovers(self, prefix: str) -> int:
+        return await asyncio.to_thread(self._remove_leftovers, self.path(prefix))
+
+    def _remove_leftovers(self, directory: Path) -> int:
+        removed, now = 0, time.time()
+        for folder, _, names in os.walk(directory):
+            for name in filter(_LEFTOVER.fullmatch, names):
+                path = Path(folder, name)
+                try:
+                    status = path.lstat()
+                    if now - max(status.st_mtime, status.st_ctime) > _LEFTOVER_SECONDS:
+                        path.unlink()
+                        removed += 1
+                except OSError:
+                    continue  # gone by now, or not ours to remove: it takes room and nothing else
+        return removed
 
     def lock(self, key: str) -> LocalLock:
         return LocalLock(self.path(key))
