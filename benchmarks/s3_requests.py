@@ -10,17 +10,19 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.archives import Shape, make_traces
 from benchmarks.data import messages
 from benchmarks.measure import Figure, Work, at_most, take_turns
 from traceark import ArchiveStore, Goal, Trace
 from traceark.storage.objects import S3Storage
+from traceark.sync import sync
 
 _OBJECTS, _ROUNDS = 100, 7
 BESIDE = "the fewest that can do it"
 
 
-async def measure(_: Path) -> list[Figure]:
-    """Return the figures of requests."""
+async def measure(folder: Path, *, moved: Shape) -> list[Figure]:
+    """Return the figures of requests; `moved` is what is synced."""
     sys.path.append(str(Path(__file__).parent.parent / "tests"))
     try:
         servers: Any = importlib.import_module("servers")
@@ -31,7 +33,11 @@ async def measure(_: Path) -> list[Figure]:
     if not Path(sys.executable).with_name("ministack").exists():
         return [_absent("ministack is not installed")]
     with servers.ministack() as server:
-        return [*await _measure(server, servers.Requests()), await _listing(server)]
+        return [
+            *await _measure(server, servers.Requests()),
+            *await _moving(server, servers.Requests(), folder, moved),
+            await _listing(server),
+        ]
 
 
 def _absent(reason: str) -> Figure:
@@ -82,6 +88,30 @@ async def _measure(server: Any, requests: Any) -> list[Figure]:
     await figure("`list_traces`, cold, 2 traces", store.list_traces(), 3)
     await store.close()
     return figures
+
+
+async def _moving(server: Any, requests: Any, folder: Path, moved: Shape) -> list[Figure]:
+    """Return the figures of a first sync, of one with nothing to do, and of one to a disk that has nothing."""
+    make_traces(folder / "moved", moved)
+    files = sum(1 for path in (folder / "moved" / "traces").rglob("*") if path.is_file() and path.name[0] != ".")
+    # Each listing of so many files takes a request per thousand.
+    pages = -(-files // 1_000)
+    url, found = server.place(), []
+    async with (
+        ArchiveStore(folder / "moved") as source,
+        ArchiveStore(url, storage_options=server.storage_options) as target,
+        ArchiveStore(folder / "back") as back,
+    ):
+        await requests.listen(target)
+        await target.make_ready()
+        for name, work, fewest in (
+            ("up, into an empty prefix", sync(source, target), files + 1),
+            ("up again, with nothing to do", sync(source, target), pages),
+            ("down, onto an empty disk", sync(target, back), files + pages),
+        ):
+            sent = len(await requests.during(work))
+            found.append(_figure(f"`sync` of {moved.traces:,} sealed traces, {files:,} files, {name}", sent, fewest))
+    return found
 
 
 async def _listing(server: Any) -> Figure:

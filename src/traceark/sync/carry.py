@@ -6,6 +6,8 @@ trace yet; done again, it goes on. What to copy has been decided in `compare`.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -22,12 +24,16 @@ from traceark.storage.base import (
 )
 from traceark.sync.sides import Side
 
+MD5 = re.compile(r'"([0-9a-f]{32})"')
+
 
 class ChangedMeanwhileError(StorageError):
     """The target's trace is not as it was compared; compare again."""
 
 
-async def carry(side: Side, target: Storage, there: Side | None, *, check: bool) -> int:
+async def carry(
+    side: Side, target: Storage, there: Side | None, *, check: bool, listed: Mapping[str, Entry] | None = None
+) -> int:
     """Bring a trace at the target to the source's state.
 
     Parameters
@@ -38,7 +44,10 @@ async def carry(side: Side, target: Storage, there: Side | None, *, check: bool)
     there : Side, optional
         The target's trace, an earlier state; None where there is none.
     check : bool
-        Whether to read back what was written.
+        Whether to read back what was written, where the storage does not tell its hash.
+    listed : mapping of str to Entry, optional
+        The files there, of which none is a header, as they were listed a while ago: enough where every
+        file is created exclusively.
 
     Returns
     -------
@@ -55,7 +64,7 @@ async def carry(side: Side, target: Storage, there: Side | None, *, check: bool)
         What was read back is not what was written.
     """
     async with _alone(target, side.prefix):
-        present = await target.list(side.prefix)
+        present = await target.list(side.prefix) if listed is None or isinstance(target, AppendStorage) else listed
         if not _is_as_compared(present, there):
             raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
         try:
@@ -96,13 +105,17 @@ async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *,
         entry = present.get(name)
         if entry is not None and entry.size == side.entries[name].size and _is_part(name):
             continue  # a part's name tells its content
-        data = await side.storage.read(f"{prefix}/{name}")
-        written += await _put(target, f"{prefix}/{name}", data, entry, whole=_is_part(name))
-        hashes[name] = sha256(data)
+        data = await side.read(name)
+        size, version = await _put(target, f"{prefix}/{name}", data, entry, whole=_is_part(name))
+        written += size
+        if not is_md5(version, data):
+            hashes[name] = sha256(data)
     for name, headers in ((GOAL_TREE, side.tree_data), (HEADER, side.header_data)):
         if headers is not None:
-            written += await _put(target, f"{prefix}/{name}", headers, present.get(name), whole=True)
-            hashes[name] = sha256(headers)
+            size, version = await _put(target, f"{prefix}/{name}", headers, present.get(name), whole=True)
+            written += size
+            if not is_md5(version, headers):
+                hashes[name] = sha256(headers)
     if check:
         await _check(side, target, hashes)
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
@@ -114,19 +127,20 @@ async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *,
     return written
 
 
-async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, whole: bool = False) -> int:
-    """Write a file, of a segment that has grown only what is new; return how many bytes that was."""
+async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, whole: bool = False) -> tuple[int, str]:
+    """Write a file, of a segment that has grown only what is new; return how many bytes that was, and its version."""
     if entry is None:
         try:
-            await target.create(key, data)
+            version = await target.create(key, data)
         except KeyExistsError:
             # The answer to our own creation may have been lost.
-            if await target.read(key) != data:
+            known, version = await target.read_versioned(key)
+            if known != data:
                 raise
-        return len(data)
+        return len(data), version
     known, version = await target.read_versioned(key)
     if known == data or (not whole and known.startswith(data)):
-        return 0  # as it is, or with an unfinished record of the source that a copier had taken
+        return 0, version  # as it is, or with an unfinished record of the source that a copier had taken
     if isinstance(target, AppendStorage) and not whole and data.startswith(known):
         appender = target.open_appender(key)
         try:
@@ -134,9 +148,17 @@ async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, w
             appender.sync()
         finally:
             appender.close()
-        return len(data) - len(known)
-    await target.replace(key, data, version)
-    return len(data)
+        return len(data) - len(known), ""
+    return len(data), await target.replace(key, data, version)
+
+
+def is_md5(version: str, data: bytes) -> bool:
+    """Say whether a version is the MD5 of some bytes, as the entity tag of an object is that was put in one piece.
+
+    Not where a key of the server's encrypts it, nor on a disk.
+    """
+    match = MD5.fullmatch(version)
+    return match is not None and match[1] == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 async def _check(side: Side, target: Storage, hashes: Mapping[str, str]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from traceark.store import ArchiveStore
 from traceark.sync import disk
 from traceark.sync.both import keep_both
 from traceark.sync.burials import Burials, carried
-from traceark.sync.carry import ChangedMeanwhileError, carry
+from traceark.sync.carry import MD5, ChangedMeanwhileError, carry
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
 from traceark.sync.report import SyncedTrace, SyncReport
 from traceark.sync.sides import Side, look
@@ -33,9 +32,6 @@ from traceark.tombstones import buried
 Progress = Callable[[int, int, int], None]
 _AT_A_TIME = 16
 _PATIENT_SECONDS = 30.0
-# The entity tag of an object that was put in one piece is the MD5 of its content, but where a key of the
-# server's encrypts it; then it equals no manifest's, and the trace is looked at.
-_MD5 = re.compile(r'"([0-9a-f]{32})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +213,13 @@ class _Sync:
                 self.report.outcomes["same"] += 1
                 return
             begin, delay = time.monotonic(), 0.001
+            listed = ours.files(trace_id), theirs.files(trace_id)
             while True:
                 try:
-                    outcome = await self._compare_and_copy(trace_id)
+                    outcome = await self._compare_and_copy(trace_id, *listed)
                 except (ChangedMeanwhileError, KeyMissingError):
                     # Whoever writes may compact more than once while it is copied.
+                    listed = None, None
                     if time.monotonic() - begin > _PATIENT_SECONDS:
                         raise
                     await asyncio.sleep(delay)
@@ -234,11 +232,18 @@ class _Sync:
             self.report.outcomes["failed"] += 1
             self.report.problems.append(f"trace {trace_id}: {error}; it was not copied")
 
-    async def _compare_and_copy(self, trace_id: str) -> SyncedTrace | None:
-        side = await look(self.source.storage, trace_id)
+    async def _compare_and_copy(
+        self, trace_id: str, ours: Mapping[str, Entry] | None, theirs: Mapping[str, Entry] | None
+    ) -> SyncedTrace | None:
+        """Bring one trace to where it belongs, given its files on both sides as they were listed, if they were."""
+        side = await look(self.source.storage, trace_id, ours)
         if side is None:
             return None  # deleted meanwhile
-        there = await look(self.target.storage, trace_id)
+        there, free = None, None
+        if theirs is not None and HEADER not in theirs:
+            free = theirs  # whoever makes the trace meanwhile has its files first
+        else:
+            there = await look(self.target.storage, trace_id, theirs)
         if self.burials.forbid(side, there):
             return SyncedTrace(trace_id, "buried")
         found = await _compared(side, there)
@@ -248,10 +253,12 @@ class _Sync:
         if found.outcome not in ("new", "forward") or self.options.dry_run:
             return SyncedTrace(trace_id, found.outcome, found.where)
         is_sealed = side.manifest is not None
-        if there is not None and there.header.revision >= side.header.revision:
+        # A sealed trace whose manifest alone is missing there, as after a kill, is made whole as it is.
+        is_begun = is_sealed and there is not None and there.header_data == side.header_data
+        if there is not None and not is_begun and there.header.revision >= side.header.revision:
             side = side.above(there.header.revision)
         async with self.target.replacing(trace_id):
-            written = await carry(side, self.target.storage, there, check=self.options.check)
+            written = await carry(side, self.target.storage, there, check=self.options.check, listed=free)
         if is_sealed and side.manifest is None:
             await self.target.seal(trace_id)
         return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
@@ -285,13 +292,17 @@ class _Listing:
     traces: Mapping[str, Mapping[str, Entry] | None]
     strangers: list[str]
 
+    def files(self, trace_id: str) -> Mapping[str, Entry] | None:
+        """Return a trace's files, none where there is no trace; None where the listing does not tell."""
+        return None if isinstance(self.storage, AppendStorage) else self.traces.get(trace_id) or {}
+
     async def manifest(self, trace_id: str) -> bytes | str | None:
         """Return a trace's manifest, or its MD5 where the listing tells that; None where it has none."""
         entries = self.traces.get(trace_id)
         if entries is not None:
             if MANIFEST not in entries or HEADER not in entries:
                 return None
-            if match := _MD5.fullmatch(entries[MANIFEST].version):
+            if match := MD5.fullmatch(entries[MANIFEST].version):
                 return match[1]
         try:
             return await self.storage.read(f"{trace_prefix(trace_id)}/{MANIFEST}")
