@@ -110,7 +110,9 @@ async def _moving(server: Any, requests: Any, folder: Path, moved: Shape) -> lis
             ("down, onto an empty disk", sync(target, back), files + pages),
         ):
             sent = len(await requests.during(work))
-            found.append(_figure(f"`sync` of {moved.traces:,} sealed traces, {files:,} files, {name}", sent, fewest))
+            found.append(
+                _figure(f"`sync` of {moved.traces:,} sealed traces, {files:,} files, {name}", sent, fewest, None)
+            )
     return found
 
 
