@@ -289,7 +289,7 @@ class TestCommandLine:
             "unpacked: 3 new; 0 B copied\n"
         )
         assert not (tmp_path / "other").exists()
-        assert "3 new" in run("unpack", path, "--to", tmp_path / "other").output
+        assert "3 new" in run("unpack", path, "--to", tmp_path / "other", "--sync-once").output
         assert run("unpack", path, "--to", tmp_path / "other").output == "unpacked: 3 same; 0 B copied\n"
         assert '"outcomes": {"same": 3}' in run("unpack", path, "--to", tmp_path / "other", "--json").output
 

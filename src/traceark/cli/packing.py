@@ -59,11 +59,18 @@ def pack_verb(
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--to", "archive", metavar="ARCHIVE", required=True, help="The archive, made if it is not there.")
 @click.option("--dry-run", is_flag=True, help="Check the pack, say what would be copied, and write nothing.")
+@click.option("--sync-once", is_flag=True, help="On a disk, sync file systems, not each file.")
 @click.option("--max-bytes", type=click.IntRange(1), metavar="N", help="At most so many bytes may come out of FILE.")
 @click.option("--max-members", type=click.IntRange(1), metavar="N", help="At most so many members may it have.")
 @shared_options
 def unpack_verb(
-    settings: Settings, file: Path, archive: str, dry_run: bool, max_bytes: int | None, max_members: int | None
+    settings: Settings,
+    file: Path,
+    archive: str,
+    dry_run: bool,
+    sync_once: bool,
+    max_bytes: int | None,
+    max_members: int | None,
 ) -> int:
     """Copy to ARCHIVE what it lacks of the traces in a packed FILE, as sync would do.
 
@@ -77,7 +84,7 @@ def unpack_verb(
     with opened(settings, archive) as target, progress("unpacking") as advance:
         report = target.unpack(
             file,
-            options=SyncOptions(dry_run=dry_run),
+            options=SyncOptions(dry_run=dry_run, sync_each=not sync_once),
             limits=limits,
             progress=lambda done, total, copied: advance(bytes_text(copied), done, total),
         )
