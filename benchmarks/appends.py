@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import sqlite3
@@ -13,7 +14,7 @@ from pathlib import Path
 from benchmarks.data import messages
 from benchmarks.measure import Figure, at_least, at_most, take_turns
 from traceark import ArchiveStore, Message, Trace
-from traceark.codec.lines import to_record
+from traceark.codec.lines import message_json, seal_record, to_record
 from traceark.models import JsonObject
 from traceark.storage.base import Durability
 
@@ -34,6 +35,30 @@ class BareLoop:
             os.write(self._descriptor, json.dumps(record).encode() + b"\n")
             if self._syncs:
                 os.fdatasync(self._descriptor)
+
+
+class Protocol:
+    """What several writers and proven lines ask of any archive: each record sealed and appended under a lock."""
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._segment = os.open(path, flags | os.O_APPEND)
+        self._lock = os.open(path.with_suffix(".lock"), flags)
+        os.write(self._lock, b"%-20d\n" % 1)
+        self._size = self._offset = 0
+
+    async def add(self, models: list[Message], records: list[JsonObject]) -> None:
+        """Write each message, if nobody else wrote since."""
+        for message in models:
+            body = message_json(message)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if int(os.pread(self._lock, 24, 0)) != 1 or os.fstat(self._segment).st_size != self._size:
+                raise RuntimeError("somebody else wrote to the benchmark's files")
+            self._offset += 1
+            line = seal_record(body, self._offset, "01234567-89abcdef")
+            self._size += os.write(self._segment, line)
+            os.fdatasync(self._segment)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
 
 class Sqlite:
@@ -82,8 +107,9 @@ async def measure(folder: Path, *, rounds: int, per_round: int) -> list[Figure]:
 
     async with AsyncExitStack() as stack:
 
-        async def ours(name: str, durability: Durability, tasks: int = 1) -> Ours:
-            store = await stack.enter_async_context(ArchiveStore(folder / name, durability=durability))
+        async def ours(name: str, durability: Durability, tasks: int = 1, *, recorded: bool = False) -> Ours:
+            store = ArchiveStore(folder / name, durability=durability, record_changes=recorded)
+            await stack.enter_async_context(store)
             await store.create_trace(Trace(trace_id="append", task="benchmark"))
             return Ours(store, tasks)
 
@@ -93,8 +119,11 @@ async def measure(folder: Path, *, rounds: int, per_round: int) -> list[Figure]:
             "normal": Sqlite(folder / "normal.db", "NORMAL").add,
             "fsync": (await ours("fsync", "fsync")).add,
             "bare-synced": BareLoop(folder / "synced.jsonl", syncs=True).add,
+            "protocol": Protocol(folder / "protocol.jsonl").add,
             "full": Sqlite(folder / "full.db", "FULL").add,
             "tasks": (await ours("tasks", "fsync", TASKS)).add,
+            "os-recorded": (await ours("os-recorded", "os", recorded=True)).add,
+            "recorded": (await ours("recorded", "fsync", recorded=True)).add,
         }
 
         def turn(add: Add) -> Callable[[int], Awaitable[None]]:
@@ -108,6 +137,12 @@ async def measure(folder: Path, *, rounds: int, per_round: int) -> list[Figure]:
         at_most("`add_message`, `os`", cost["os"], "`json.dumps` and `os.write`", cost["bare"], "µs", 4),
         at_most("`add_message`, `os`", cost["os"], "SQLite WAL, NORMAL", cost["normal"], "µs", 1),
         at_most("`add_message`, `fsync`", cost["fsync"], "the loop with `fdatasync`", cost["bare-synced"], "µs", 1.2),
+        at_most("`add_message`, `fsync`", cost["fsync"], "its protocol alone", cost["protocol"], "µs", None),
+        at_most("its protocol alone", cost["protocol"], "the loop with `fdatasync`", cost["bare-synced"], "µs", None),
         at_most("`add_message`, `fsync`", cost["fsync"], "SQLite WAL, FULL", cost["full"], "µs", None),
         at_least(f"`add_message`, `fsync`, {TASKS} tasks", cost["tasks"], "SQLite WAL, FULL", cost["full"], "µs", 5),
+        at_most("`add_message`, `os`, changes recorded", cost["os-recorded"], "not recorded", cost["os"], "µs", None),
+        at_most(
+            "`add_message`, `fsync`, changes recorded", cost["recorded"], "not recorded", cost["fsync"], "µs", None
+        ),
     ]

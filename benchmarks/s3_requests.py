@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,16 @@ from benchmarks.archives import Shape, make_traces
 from benchmarks.data import messages
 from benchmarks.measure import Figure, Work, at_most, take_turns
 from traceark import ArchiveStore, Goal, Trace
+from traceark.layout import TRACES
 from traceark.storage.objects import S3Storage
 from traceark.sync import sync
 
-_OBJECTS, _ROUNDS = 100, 7
+_OBJECTS, _ROUNDS, _PER_ROUND = 100, 7, 200
 BESIDE = "the fewest that can do it"
 
 
-async def measure(folder: Path, *, moved: Shape) -> list[Figure]:
-    """Return the figures of requests; `moved` is what is synced."""
+async def measure(folder: Path, *, count: int, moved: Shape) -> list[Figure]:
+    """Return the figures of requests: of a run of `count` messages, of a sync of `moved`, and of a spool."""
     sys.path.append(str(Path(__file__).parent.parent / "tests"))
     try:
         servers: Any = importlib.import_module("servers")
@@ -35,8 +37,10 @@ async def measure(folder: Path, *, moved: Shape) -> list[Figure]:
     with servers.ministack() as server:
         return [
             *await _measure(server, servers.Requests()),
+            *await _long_run(server, servers.Requests(), count),
             *await _moving(server, servers.Requests(), folder, moved),
             await _listing(server),
+            *await _spool(server, folder),
         ]
 
 
@@ -90,6 +94,46 @@ async def _measure(server: Any, requests: Any) -> list[Figure]:
     return figures
 
 
+async def _long_run(server: Any, requests: Any, count: int) -> list[Figure]:
+    """Return what a run of one PUT per message shows at most, sends and writes, folding included."""
+    url, prefix = server.place(), f"{TRACES}/run"
+    store = ArchiveStore(url, storage_options=server.storage_options)
+    # A client of its own, whose requests are not counted.
+    looker = S3Storage(url, {**server.storage_options, "config_kwargs": {"user_agent_extra": "looker"}})
+    await requests.listen(store)
+    await store.create_trace(Trace(trace_id="run", task="benchmark"))
+    run = messages("run", count, seed=4)
+    await store.add_message(next(run))
+    requests.clear()
+
+    async def write() -> None:
+        for each in run:
+            await store.add_message(each)
+
+    most = 0
+    writing = asyncio.ensure_future(write())
+    while not writing.done():
+        most = max(most, len(await looker.list(prefix)))
+    await writing
+    sent = Counter(line.partition(" ")[0] for line in requests.sent)
+    sent["LIST"] = sum("list-type=2" in line for line in requests.sent)
+    sent["GET"] -= sent["LIST"]
+    sizes = [(size, key.partition("?")[0]) for key, size in requests.puts]
+    appended = sum(size for size, key in sizes if key.endswith(".jsonl"))
+    await store.close()
+    what = f"{count:,} messages on S3, one PUT each"
+    each = ", ".join(f"{sent[name] / (count - 1):.2f} {name}" for name in ("PUT", "DELETE", "LIST", "GET"))
+    return [
+        Figure(f"{what}: most objects that a listing showed", str(most), "", "", "≤ 100", most <= 100),
+        Figure(f"{what}: requests per message", each, "without folding: 1 PUT"),
+        Figure(
+            f"{what}: bytes written per byte of messages",
+            f"{sum(size for size, _ in sizes) / appended:.2f}",
+            "without folding: 1",
+        ),
+    ]
+
+
 async def _moving(server: Any, requests: Any, folder: Path, moved: Shape) -> list[Figure]:
     """Return the figures of a first sync, of one with nothing to do, and of one to a disk that has nothing."""
     make_traces(folder / "moved", moved)
@@ -141,6 +185,34 @@ async def _listing(server: Any) -> Figure:
         "ms",
         None,
     )
+
+
+async def _spool(server: Any, folder: Path) -> list[Figure]:
+    """Return what a message costs that is acknowledged in a spool and shipped meanwhile, beside other places."""
+    run = list(messages("run", (_ROUNDS + 1) * _PER_ROUND, seed=5))
+    url, options = server.place(), server.storage_options
+    spooled = ArchiveStore(url, spool=folder / "spool", storage_options=options)
+    direct = ArchiveStore(server.place(), storage_options=options)
+    async with spooled, direct, ArchiveStore(folder / "disk") as disk:
+        stores = {"spool": spooled, "disk": disk, "s3": direct}
+        for store in stores.values():
+            await store.create_trace(Trace(trace_id="run", task="benchmark"))
+
+        def adds(store: ArchiveStore) -> Work:
+            async def work(number: int) -> None:
+                for message in run[number * _PER_ROUND : (number + 1) * _PER_ROUND]:
+                    await store.add_message(message)
+
+            return work
+
+        seconds = await take_turns({name: adds(store) for name, store in stores.items()}, _ROUNDS)
+        cost = {name: [each / _PER_ROUND * 1e6 for each in values] for name, values in seconds.items()}
+        await spooled.flush()
+    name = "`add_message`, S3 with a spool"
+    return [
+        at_most(name, cost["spool"], "the local disk, `fsync`", cost["disk"], "µs", 2),
+        at_most(name, cost["spool"], "S3 without one, on this host", cost["s3"], "µs", 1),
+    ]
 
 
 async def _read(store: ArchiveStore) -> None:

@@ -59,10 +59,11 @@ class S3Server:
 
 
 class Requests:
-    """Counts the requests that the S3 client of a store sends, and the keys they are for."""
+    """Counts the requests that the S3 client of a store sends, the keys they are for, and the bytes of what is put."""
 
     def __init__(self) -> None:
         self.sent: list[str] = []
+        self.puts: list[tuple[str, int]] = []
 
     async def listen(self, store: ArchiveStore) -> None:
         """Count from now on; stores with the same options share one client."""
@@ -72,10 +73,17 @@ class Requests:
 
     def _sent(self, request: Any, **_: object) -> None:
         self.sent.append(f"{request.method} {request.url}")
+        if request.method == "PUT":
+            self.puts.append((request.url, int(request.headers["Content-Length"])))
+
+    def clear(self) -> None:
+        """Count from nothing."""
+        self.sent.clear()
+        self.puts.clear()
 
     async def during(self, work: Awaitable[object]) -> list[str]:
         """Return the requests that a call makes."""
-        self.sent.clear()
+        self.clear()
         await work
         return list(self.sent)
 

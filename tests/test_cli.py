@@ -562,6 +562,35 @@ class TestRetention:
         assert told("pin", archive, "7d1f", "--off")["unpinned"] == [BUGFIX]
         assert told("expire", archive, "--older-than", "0d")["trace_ids"] == [BUGFIX]
 
+    def test_redact_is_dry_until_told_otherwise(self, archive: Path, tmp_path: Path) -> None:
+        given = ("redact", archive, "--all", "--pattern", "none", "--regex", "word=rosa")
+        dry = told(*given)
+        assert dry["dry_run"] and dry["looked_at"] == len(told("ls", archive))
+        assert dry["replaced"]["word"]["messages.content"] > 0 and not dry["left"]
+        assert "--yes replaces" in out(*given)
+        (tmp_path / "patterns").write_text("word=rosa\n")
+        file = ("--pattern", "none", "--patterns-file", tmp_path / "patterns")
+        assert "[redacted:word]" not in out("sql", archive, "SELECT content FROM messages")
+        done = told("redact", archive, "--all", *file, "--yes")
+        assert not done["dry_run"] and done["replaced"] == dry["replaced"]
+        assert told(*given)["replaced"] == {}
+        assert "[redacted:word]" in out("sql", archive, "SELECT content FROM messages")
+
+    def test_redact_needs_to_know_where_and_what(self, archive: Path) -> None:
+        for which in ((), ("7d1f", "--all"), ("--all", "--status", "failed")):
+            assert "TRACE_IDs, or filters, or --all" in wrong(2, "redact", archive, *which)
+        assert "no pattern 'mail'" in wrong(2, "redact", archive, "--all", "--pattern", "mail")
+        assert "NAME=REGEX" in wrong(2, "redact", archive, "--all", "--regex", "mail")
+        assert "--redact" in wrong(2, "sync", archive, archive / "copy", "--pattern", "email")
+        assert "email: e-mail addresses" in out("redact", "--list-patterns")
+
+    def test_sync_redacts_copies_and_says_where_it_did_not(self, archive: Path, tmp_path: Path) -> None:
+        shared = tmp_path / "shared"
+        assert "new" in out("sync", archive, shared, "--redact", "--regex", "word=rosa")
+        assert "[redacted:word]" in out("sql", shared, "SELECT content FROM messages")
+        assert "[redacted:word]" not in out("sql", archive, "SELECT content FROM messages")
+        assert "redacted on one side" in wrong(1, "sync", archive, shared)
+
     def test_an_age_is_needed_and_must_be_one(self, archive: Path) -> None:
         assert "--older-than" in wrong(2, "expire", archive, "--yes")
         assert "no age" in wrong(2, "expire", archive, "--older-than", "2026-01-02")
@@ -575,3 +604,26 @@ class TestRetention:
         assert json.loads(tombstone.read_bytes())["reason"] == "asked for"
         assert f"buried {BUGFIX}" in out("sync", tmp_path / "backup", archive)
         assert told("sync", tmp_path / "backup", archive)["outcomes"]["buried"] == 1
+
+
+class TestRepair:
+    def test_repair_is_dry_until_told_otherwise_and_says_where_it_keeps_what_was_there(self, archive: Path) -> None:
+        manifest = next(archive.glob("traces/7d1f*/manifest-sha256.txt"))
+        scratched = manifest.read_bytes() + b"\n"
+        manifest.write_bytes(scratched)
+        dry = run("repair", archive, "7d1f")
+        assert dry.exit_code == 1 and "--yes mends" in dry.stdout and manifest.read_bytes() == scratched
+        done = told("repair", archive, "--all", "--yes")
+        assert [each["deed"] for each in done["mended"]] == ["moved", "rewritten", "sealed"] and done["left"] == []
+        assert (archive / done["mended"][0]["kept"]).read_bytes() == scratched
+        assert "mended 0 traces" in out("repair", archive, "--all", "--yes")
+        assert told("verify", archive, "--deep")["ok"]
+
+    def test_which_traces_must_be_said(self, archive: Path) -> None:
+        assert "--all" in wrong(2, "repair", archive)
+
+    def test_what_cannot_be_mended_is_found_wrong_and_named(self, archive: Path) -> None:
+        part = next(archive.glob("traces/7d1f*/messages/*.parquet"))
+        part.write_bytes(part.read_bytes()[:-1])
+        result = run("repair", archive, "--all", "--yes")
+        assert result.exit_code == 1 and part.name in result.stdout

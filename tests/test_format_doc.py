@@ -14,8 +14,12 @@ from typing import Any
 
 import pytest
 
+from traceark import folding
 from traceark.codec.fields import CATALOG, EVENTS, INTERNAL, MESSAGES, TRACES, USAGE, Column
-from traceark.layout import FORMAT_VERSION, trace_key
+from traceark.layout import FORMAT_VERSION, SegmentName, trace_key
+from traceark.models import Message, Trace
+from traceark.storage.memory import MemoryStorage
+from traceark.store import ArchiveStore
 
 DOC = Path(__file__).parent.parent / "docs" / "format.md"
 GOLDEN = Path(__file__).parent / "golden" / f"v{FORMAT_VERSION}"
@@ -97,3 +101,31 @@ def test_the_page_names_the_ids_of_usage() -> None:
 
 def test_the_page_states_this_version() -> None:
     assert DOC.read_text().startswith(f"# The format, version {FORMAT_VERSION}\n")
+
+
+async def test_the_page_reads_a_folded_trace_as_traceark_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folding, "OBJECTS", 3)
+    url = f"memory://{tmp_path}"
+    ahead, behind = ArchiveStore(url), ArchiveStore(url)
+    await ahead.create_trace(Trace(trace_id="t"))
+    for at in range(30):
+        await (behind if at == 8 else ahead).add_message(Message(trace_id="t", role="user", content=at))
+        if at == 9:
+            async with (await behind._pool.opened("t")).reading():
+                pass
+    await ahead.close()
+    # Its first attempt is void, and reaches past what is folded.
+    await behind.add_messages([Message(trace_id="t", role="user", content=at) for at in range(30, 80)])
+    objects = MemoryStorage(str(tmp_path))._objects
+    void = f"traces/t/messages/{SegmentName(11, behind._pool._open['t'].header.incarnation)}"
+    assert objects[void][0].count(b"\n") == 50
+    await behind.close()
+    for key, (data, *_) in objects.items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(data)
+    MemoryStorage.forget(str(tmp_path))
+    (reader,) = [code for language, code, _ in BLOCKS if language == "python" and "def messages" in code]
+    names, _ = run_python(reader.partition("\nfor message in")[0], tmp_path)
+    read = names["messages"](tmp_path / "traces/t")
+    assert [each["content"] for each in read] == list(range(80))
+    assert [each.content for each in await ArchiveStore(tmp_path).get_trace_messages("t")] == list(range(80))

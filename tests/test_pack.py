@@ -122,6 +122,9 @@ async def test_what_others_pack_of_an_archive_is_a_pack(runs: Path, tmp_path: Pa
         await store.optimize()
         await store.pin("live")
         await store.delete_trace("x" * 190)
+    lost = runs / "lost+found" / "20260102T030405Z-5f3a9c21" / trace_prefix("live") / HEADER
+    lost.parent.mkdir(parents=True)
+    lost.write_bytes(b"scratched")
     shutil.make_archive(str(tmp_path / "by-python"), "zip", tmp_path, "runs")
     names = ["by-python.zip"]
     if shutil.which("zstd") is not None:
@@ -136,7 +139,33 @@ async def test_what_others_pack_of_an_archive_is_a_pack(runs: Path, tmp_path: Pa
     for name in names:
         assert (await unpacked(tmp_path / name, tmp_path / f"to-{name}")).outcomes == {"new": 2}, name
         assert files(tmp_path / f"to-{name}") == files(runs)
-        assert not (tmp_path / f"to-{name}" / "pins").exists() and not (tmp_path / f"to-{name}" / "tombstones").exists()
+        beside = {"pins", "tombstones", "lost+found"}
+        assert beside.isdisjoint(path.name for path in (tmp_path / f"to-{name}").iterdir())
+
+
+async def test_of_a_trace_that_was_sealed_in_an_object_store_just_now_it_holds_what_the_manifest_says(
+    tmp_path: Path,
+) -> None:
+    async with ArchiveStore(f"memory://{tmp_path}") as store:
+        await store.create_trace(Trace(trace_id=RUN, status="completed"))
+        await store.add_message(Message(trace_id=RUN, role="user", content="a"))
+        await store.seal(RUN)
+        # For a while the segments stay beside the part that supersedes them.
+        assert any(name.endswith(".jsonl") for name in await store.storage.list(trace_prefix(RUN)))
+        assert (await pack(store, tmp_path / "a.zip")).problems == []
+    assert (await unpacked(tmp_path / "a.zip", tmp_path / "there")).outcomes == {"new": 1}
+    assert await sound(tmp_path / "there")
+    assert not [name for name in files(tmp_path / "there") if name.endswith(".jsonl")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_trace_may_have_the_name_of_what_lies_beside_traces(tmp_path: Path, kind: str) -> None:
+    ids = ("catalog", "lost+found", "pins", "tombstones")
+    for trace_id in ids:
+        await add(tmp_path / "runs", "a", trace_id=trace_id, status="completed")
+    assert (await packed(tmp_path / "runs", tmp_path / kind)).trace_ids == list(ids)
+    assert (await unpacked(tmp_path / kind, tmp_path / "there")).outcomes == {"new": len(ids)}
+    assert files(tmp_path / "there") == files(tmp_path / "runs")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,7 @@ import pytest
 from servers import S3Server
 from traceark.layout import trace_prefix
 from traceark.models import Goal, Message, Trace
-from traceark.storage.base import Durability
+from traceark.storage.base import Durability, Entry
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
@@ -208,6 +208,33 @@ def test_a_task_that_appends_without_a_pause_lets_others_have_their_turns(
                     break
             assert turns == 3
             await task
+
+    asyncio.run(run())
+
+
+def test_tasks_that_need_a_trace_at_once_open_it_once(memory_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, listed = MemoryStorage.read, MemoryStorage.list
+    looks: list[str] = []
+
+    async def slow_read(self: MemoryStorage, key: str, start: int = 0) -> bytes:
+        await asyncio.sleep(0)
+        return await read(self, key, start)
+
+    async def slow_list(self: MemoryStorage, prefix: str) -> dict[str, Entry]:
+        looks.append(prefix)
+        for _ in looks:
+            await asyncio.sleep(0)
+        return await listed(self, prefix)
+
+    async def run() -> None:
+        async with ArchiveStore(memory_url) as store:
+            await store.create_trace(Trace(trace_id="t"))
+        monkeypatch.setattr(MemoryStorage, "read", slow_read)
+        monkeypatch.setattr(MemoryStorage, "list", slow_list)
+        pool = ArchiveStore(memory_url)._pool
+        opened = await asyncio.gather(*(pool.opened("t") for _ in range(3)))
+        assert len(set(map(id, opened))) == 1
+        assert looks == ["traces/t"]
 
     asyncio.run(run())
 

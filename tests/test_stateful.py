@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from profiles import machine_settings
+from traceark import folding, plan
 from traceark.errors import TracearkError
 from traceark.models import ArchiveModel, Goal, GoalStats, GoalTree, Message, Trace
 from traceark.protocol import TraceStore
+from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.testing import ModelStore
 from traceark.testing.compare import exact_text
@@ -131,6 +134,19 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
     @staticmethod
     def opened(path: Path) -> ArchiveStore:
         return ArchiveStore(path, durability="os")
+
+    @staticmethod
+    def copy_files(source: Path, target: Path) -> None:
+        # What is about to be renamed into place, by a seal in the background, comes and goes.
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".tmp-*"))
+
+    @staticmethod
+    def move(source: Path, target: Path) -> None:
+        source.rename(target)
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        shutil.rmtree(path)
 
     def run(self, call: Coroutine[Any, Any, Answer]) -> Answer:
         return self.loop.run_until_complete(call)
@@ -268,19 +284,18 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
     def copy(self, goes_on_there: bool) -> None:
         self.copies += 1
         path = self.root / f"copy-{self.copies}"
-        # What is about to be renamed into place, by a seal in the background, comes and goes.
-        shutil.copytree(self.root / "archive", path, ignore=shutil.ignore_patterns(".tmp-*"))
+        self.copy_files(self.root / "archive", path)
         copy = self.opened(path)
         self.assert_alike(copy)
         if goes_on_there:
             # The copy takes the original's place.
             self.run(self.store.close())
-            shutil.rmtree(self.root / "archive")
-            path.rename(self.root / "archive")
+            self.remove(self.root / "archive")
+            self.move(path, self.root / "archive")
             self.store = self.opened(self.root / "archive")
         else:
             self.run(copy.close())
-            shutil.rmtree(path)
+            self.remove(path)
 
     @invariant()
     def reads_as_the_model(self) -> None:
@@ -298,9 +313,8 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
             self.assert_alike(self.opened(self.root / "archive"))
             self.run(self.store.close())
             reader = self.opened(self.root / "archive")
-            found = self.run(reader.verify(deep=True))
-            # What is said of the catalog has tests of its own; here, seldom, a row is behind its directory at the end.
-            assert [each for each in found if not each.file.startswith("catalog/")] == []
+            # That a goal names a trace which is not here is a note.
+            assert [each for each in self.run(reader.verify(deep=True)) if not each.is_note] == []
             self.assert_alike(reader)
         finally:
             self.loop.close()
@@ -309,3 +323,41 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
 
 TestArchiveAgainstModel = ArchiveAgainstModel.TestCase
 TestArchiveAgainstModel.settings = machine_settings(25, 30)
+
+
+class ObjectsAgainstModel(ArchiveAgainstModel):
+    """The same on an object store, where objects are folded as soon as there are a few."""
+
+    def __init__(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(folding, "OBJECTS", 2)
+        self.patch.setattr(plan, "_FAN", 2)
+        super().__init__()
+
+    @staticmethod
+    def opened(path: Path) -> ArchiveStore:
+        return ArchiveStore(f"memory://{path}")
+
+    @staticmethod
+    def copy_files(source: Path, target: Path) -> None:
+        MemoryStorage(str(target))._objects.update(MemoryStorage(str(source))._objects)
+
+    @staticmethod
+    def move(source: Path, target: Path) -> None:
+        ObjectsAgainstModel.copy_files(source, target)
+        MemoryStorage.forget(str(source))
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        MemoryStorage.forget(str(path))
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.patch.undo()
+            self.remove(self.root / "archive")
+
+
+TestObjectsAgainstModel = ObjectsAgainstModel.TestCase
+TestObjectsAgainstModel.settings = machine_settings(15, 30)

@@ -4,49 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from damages import CASES, Damage, changed_page, make_archive, one, torn_header, tree_state, wrong_total
 from profiles import tried
-from traceark.codec.parquet import METADATA_KEY
 from traceark.errors import DamagedTraceError, InvalidValueError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, MANIFEST, trace_prefix
-from traceark.models import Goal, Message, Trace
-from traceark.storage.local import TEMPORARY
+from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.verification import Finding
-
-Damage = Callable[[Path], str]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive with a sealed trace, a live one in segments, and one that has a part and a segment."""
     folder = tmp_path_factory.mktemp("made") / "archive"
-
-    async def make() -> None:
-        async with ArchiveStore(folder, durability="os") as store:
-            for trace_id in ("sealed", "live", "compacted"):
-                await store.create_trace(Trace(trace_id=trace_id))
-                await store.add_goal(trace_id, Goal(id="1"))
-                for at in range(3):
-                    await store.add_message(
-                        Message(trace_id=trace_id, role="user", content=at, goal_id="1", tokens=at, cost=0.1)
-                    )
-                    await store.append_event(trace_id, "step", at)
-            await store.update_message("sealed-0001", content="changed")
-            await store.seal("sealed")
-            await store.compact("compacted")
-            await store.add_message(Message(trace_id="compacted", role="user", content=3))
-
-    asyncio.run(make())
+    make_archive(folder)
     return folder
 
 
@@ -58,231 +34,6 @@ def archive(made: Path, tmp_path: Path) -> Path:
 
 def verified(archive: Path, trace_id: str | None = None, *, deep: bool = True) -> list[Finding]:
     return asyncio.run(ArchiveStore(archive).verify(trace_id, deep=deep))
-
-
-def tree_state(archive: Path) -> dict[str, tuple[bytes, int, int]]:
-    """Return content, inode and time of change of every file, `.lock` included."""
-    return {
-        str(path): (path.read_bytes(), path.stat().st_ino, path.stat().st_ctime_ns)
-        for path in archive.rglob("*")
-        if path.is_file()
-    }
-
-
-def one(folder: Path, pattern: str) -> Path:
-    (path,) = folder.glob(pattern)
-    return path
-
-
-def rewritten(path: Path, change: Callable[[dict[str, Any]], None], line: int = 0) -> None:
-    """Change a line's JSON and make it prove itself again."""
-    lines = path.read_bytes().splitlines()
-    record = json.loads(lines[line])
-    del record["_crc"]
-    change(record)
-    body = json.dumps(record, separators=(",", ":"), ensure_ascii=False)[:-1].encode()
-    lines[line] = b'%b,"_crc":"%08x"}' % (body, zlib.crc32(body))
-    path.write_bytes(b"\n".join(lines) + b"\n")
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
-
-
-# Each damages a trace and returns the file that must be named; "deep" ones only verify(deep=True) finds.
-
-
-def no_header(trace: Path) -> str:
-    (trace / HEADER).unlink()
-    return HEADER
-
-
-def torn_header(trace: Path) -> str:
-    os.truncate(trace / HEADER, 50)
-    return HEADER
-
-
-def later_header(trace: Path) -> str:
-    rewritten(trace / HEADER, lambda record: record.update(_format=2))
-    return HEADER
-
-
-def torn_goal_tree(trace: Path) -> str:
-    os.truncate(trace / GOAL_TREE, 50)
-    return GOAL_TREE
-
-
-def cyclic_goal_tree(trace: Path) -> str:
-    rewritten(trace / GOAL_TREE, lambda record: record["goals"][0].update(parent_id="1"))
-    return GOAL_TREE
-
-
-def foreign_goal_tree(trace: Path) -> str:
-    rewritten(trace / GOAL_TREE, lambda record: record.update(_incarnation="00000000"))
-    return GOAL_TREE
-
-
-def tree_ahead(trace: Path) -> str:
-    rewritten(trace / GOAL_TREE, lambda record: record.update(_checkpoint={"messages": {"offset": 99}}))
-    return GOAL_TREE
-
-
-def header_ahead(trace: Path) -> str:
-    rewritten(trace / HEADER, lambda record: record["_checkpoint"]["events"].update(offset=99))
-    return "events"
-
-
-def no_messages(trace: Path) -> str:
-    shutil.rmtree(trace / "messages")
-    return "messages"
-
-
-def strange_file(trace: Path) -> str:
-    (trace / "notes.txt").write_text("mine")
-    return "notes.txt"
-
-
-def strange_log_file(trace: Path) -> str:
-    (trace / "messages" / "1.jsonl").write_text("{}\n")
-    return "messages/1.jsonl"
-
-
-def interrupted_write(trace: Path) -> str:
-    (trace / "messages" / f"{TEMPORARY}00").write_text("half")
-    return f"messages/{TEMPORARY}00"
-
-
-def leftover(trace: Path) -> str:
-    (trace / "events" / "000000000001-00000000-00000000.jsonl").write_text("")
-    return "events/000000000001-00000000-00000000.jsonl"
-
-
-def wrong_directory(trace: Path) -> str:
-    trace.rename(trace.with_name("renamed"))
-    return "../renamed/" + HEADER
-
-
-def torn_part(trace: Path) -> str:
-    path = one(trace / "messages", "*.parquet")
-    os.truncate(path, path.stat().st_size - 1)
-    return f"messages/{path.name}"
-
-
-def renamed_part(trace: Path) -> str:
-    path = one(trace / "messages", "*.parquet")
-    name = path.name.replace("000000000001-", "000000000002-", 1)
-    path.rename(path.with_name(name))
-    return f"messages/{name}"
-
-
-def foreign_part(trace: Path) -> str:
-    path = one(trace / "messages", "*.parquet")
-    data = path.read_bytes()
-    assert data.count(METADATA_KEY) == 1
-    path.write_bytes(data.replace(METADATA_KEY, b"tracebrk"))
-    return f"messages/{path.name}"
-
-
-def changed_page(trace: Path) -> str:
-    path = one(trace / "messages", "*.parquet")
-    flip(path, 60)
-    return f"messages/{path.name}"
-
-
-def broken_manifest(trace: Path) -> str:
-    with (trace / MANIFEST).open("a") as file:
-        file.write("\n")
-    return MANIFEST
-
-
-def wrong_hash(trace: Path) -> str:
-    text = (trace / MANIFEST).read_text()
-    (trace / MANIFEST).write_text("0" * 64 + text[64:])
-    return text.splitlines()[0].split("  ")[1]
-
-
-def vanished(trace: Path) -> str:
-    (trace / GOAL_TREE).unlink()
-    return GOAL_TREE
-
-
-def changed_record(trace: Path) -> str:
-    flip(one(trace / "messages", "*.jsonl"), 30)
-    return "messages"
-
-
-def wrong_offset(trace: Path) -> str:
-    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(_offset=7))
-    return "messages"
-
-
-def wrong_total(trace: Path) -> str:
-    rewritten(trace / HEADER, lambda record: record.update(total_tokens=1000))
-    return HEADER
-
-
-def wrong_last_event(trace: Path) -> str:
-    rewritten(trace / HEADER, lambda record: record.update(last_event_id=1000))
-    return HEADER
-
-
-def wrong_stats(trace: Path) -> str:
-    rewritten(trace / GOAL_TREE, lambda record: record["goals"][0]["self_stats"].update(message_count=1000))
-    return GOAL_TREE
-
-
-def wrong_event_id(trace: Path) -> str:
-    rewritten(one(trace / "events", "*.jsonl"), lambda record: record.update(event_id=1000))
-    return "events"
-
-
-def other_traces_message(trace: Path) -> str:
-    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(trace_id="other"))
-    return "messages"
-
-
-def no_message(trace: Path) -> str:
-    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(cost="much"))
-    return "messages"
-
-
-def no_message_id(trace: Path) -> str:
-    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.pop("message_id"))
-    return "messages"
-
-
-def no_sequence(trace: Path) -> str:
-    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(sequence="first"))
-    return "messages"
-
-
-def same_message_twice(trace: Path) -> str:
-    rewritten(one(trace / "messages", "*.jsonl"), lambda record: record.update(message_id="live-0001"), line=1)
-    return "messages"
-
-
-ANY = (
-    *(no_header, torn_header, later_header, header_ahead, wrong_directory, no_messages),
-    *(torn_goal_tree, cyclic_goal_tree, foreign_goal_tree, tree_ahead),
-    *(strange_file, strange_log_file, interrupted_write, leftover),
-)
-PARTS = (torn_part, renamed_part, foreign_part)
-LIVE_DEEP = (
-    *(changed_record, wrong_offset, wrong_event_id, other_traces_message, no_message, same_message_twice),
-    *(no_message_id, no_sequence),
-    *(wrong_total, wrong_last_event, wrong_stats),
-)
-CASES: list[tuple[str, Damage, bool]] = [
-    *((trace_id, damage, False) for trace_id in ("sealed", "live", "compacted") for damage in ANY),
-    *((trace_id, damage, False) for trace_id in ("sealed", "compacted") for damage in PARTS),
-    *((trace_id, changed_page, True) for trace_id in ("sealed", "compacted")),
-    ("sealed", broken_manifest, False),
-    ("sealed", vanished, False),
-    ("sealed", wrong_hash, True),
-    *(("live", damage, True) for damage in LIVE_DEEP),
-]
 
 
 @pytest.mark.parametrize(
@@ -348,25 +99,32 @@ def test_damage_beside_a_trace_is_none_of_its_own(archive: Path) -> None:
     assert "traces/Not A Key" in {finding.file for finding in verified(archive)}
 
 
-def test_every_flipped_bit_of_a_sealed_trace_is_found(archive: Path) -> None:
-    """A bit of every byte of headers and manifest, of some of parts; every bit of all where tests are thorough."""
-    trace = archive / trace_prefix("sealed")
+def test_a_flipped_bit_in_any_byte_of_any_file_of_a_sealed_trace_is_found(made: Path) -> None:
+    """One bit of every byte; every bit of every byte where tests are thorough."""
+    trace = made / trace_prefix("sealed")
+    files = {path.relative_to(made).as_posix(): path.read_bytes() for path in trace.rglob("*") if path.is_file()}
+    assert {name.partition("/sealed/")[2].partition("/")[0] for name in files} == {
+        *(HEADER, GOAL_TREE, MANIFEST, LOCK, "messages", "events")
+    }
 
     async def check() -> None:
-        for path in sorted(path for path in trace.rglob("*") if path.is_file() and path.name != LOCK):
-            whole = path.read_bytes()
-            step = tried(61, 1) if path.suffix == ".parquet" else 1
-            for at in sorted(
-                {*range(0, len(whole), step), *range(min(8, len(whole))), *range(len(whole) - 12, len(whole))}
-            ):
+        storage = MemoryStorage("flips")
+        for name, whole in files.items():
+            await storage.replace(name, whole)
+        store = ArchiveStore("memory://flips")
+        for name, whole in files.items():
+            if name.endswith(LOCK):
+                continue  # its content is nobody's
+            for at in range(len(whole)):
                 for bit in [1 << (at + each) % 8 for each in range(tried(1, 8))]:
-                    path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
-                    findings = await ArchiveStore(archive).verify("sealed", deep=True)
-                    assert findings, f"bit {bit:#x} of byte {at} of {path.name} was flipped and nothing was found"
-            path.write_bytes(whole)
-        assert await ArchiveStore(archive).verify("sealed", deep=True) == []
+                    await storage.replace(name, whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+                    findings = await store.verify("sealed", deep=True)
+                    assert findings, f"bit {bit:#x} of byte {at} of {name} was flipped and nothing was found"
+            await storage.replace(name, whole)
+        assert await store.verify("sealed", deep=True) == []
 
     asyncio.run(check())
+    MemoryStorage.forget("flips")
 
 
 def test_a_changed_byte_of_a_part_is_never_a_wrong_answer(archive: Path) -> None:
@@ -388,11 +146,11 @@ def test_a_changed_byte_of_a_part_is_never_a_wrong_answer(archive: Path) -> None
 def test_a_remedy_mends(archive: Path) -> None:
     wrong_total(archive / trace_prefix("live"))
     findings = verified(archive)
-    assert all("traceark seal" in finding.remedy for finding in findings)
+    assert all("traceark repair" in finding.remedy for finding in findings)
 
     async def mend() -> None:
         async with ArchiveStore(archive) as store:
-            await store.seal("live")
+            await store.repair(["live"], dry_run=False)
 
     asyncio.run(mend())
     assert verified(archive) == []

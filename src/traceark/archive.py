@@ -5,10 +5,7 @@ Each archive has one thread with an event loop, on which its `ArchiveStore` live
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -17,11 +14,14 @@ from typing import Any, Self, TypeVar, Unpack
 from traceark.catalog.report import RefreshReport
 from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Filters, Wanted
 from traceark.hits import SearchPage
+from traceark.loop_thread import LoopThread
 from traceark.models import Event, GivenEvent, Goal, GoalTree, Json, Message, Trace
 from traceark.moving import Moving
 from traceark.pages import TracePage
+from traceark.pending import SpoolStatus
 from traceark.query import QueryResult
 from traceark.questions import Grouping
+from traceark.repair import RepairReport
 from traceark.retention import Expiring, ExpiryReport
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Durability
@@ -45,10 +45,7 @@ class Archive(Moving):
 
     def __init__(self, store: ArchiveStore) -> None:
         self.store = store
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(_Executor(thread_name_prefix="traceark"))
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"traceark {store.url}", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread(f"traceark {store.url}")
         self._closed = False
 
     def __repr__(self) -> str:
@@ -62,23 +59,7 @@ class Archive(Moving):
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """Run a coroutine of the store and return its result; Ctrl-C cancels it and waits for its end."""
-        tasks: list[asyncio.Task[Any] | None] = []
-
-        async def noted() -> Answer:
-            tasks.append(asyncio.current_task())
-            return await work
-
-        async def ended() -> None:
-            await asyncio.wait([task for task in tasks if task is not None])
-
-        future = asyncio.run_coroutine_threadsafe(noted(), self._loop)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            if tasks:
-                asyncio.run_coroutine_threadsafe(ended(), self._loop).result()
-            raise
+        return self._thread.run(work)
 
     @property
     def url(self) -> str:
@@ -258,9 +239,13 @@ class Archive(Moving):
         """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
         return self.run(self.store.sql(query_text, parameters, sandbox=sandbox))
 
-    def flush(self) -> None:
-        """Bring headers up to date with the logs."""
-        self.run(self.store.flush())
+    def flush(self, *, timeout: float | None = None) -> None:
+        """Bring headers up to date with the logs; with a spool, wait until all is at the archive's URL."""
+        self.run(self.store.flush(timeout=timeout))
+
+    def spool_status(self) -> SpoolStatus:
+        """Return what waits in the spool to be shipped."""
+        return self.run(self.store.spool_status())
 
     def compact(self, trace_id: str) -> None:
         """Fold closed segments into parts."""
@@ -276,10 +261,22 @@ class Archive(Moving):
         *,
         deep: bool = False,
         workers: int | None = 1,
+        resume: str | Path | None = None,
         progress: Progress | None = None,
     ) -> list[Finding]:
         """Check one trace, or all."""
-        return self.run(self.store.verify(trace_id, deep=deep, workers=workers, progress=progress))
+        return self.run(self.store.verify(trace_id, deep=deep, workers=workers, resume=resume, progress=progress))
+
+    def repair(
+        self,
+        trace_ids: Iterable[str] | None = None,
+        *,
+        dry_run: bool = True,
+        accept: bool = False,
+        progress: Progress | None = None,
+    ) -> RepairReport:
+        """Mend what can be mended of traces without guessing; by default only say what would be done."""
+        return self.run(self.store.repair(trace_ids, dry_run=dry_run, accept=accept, progress=progress))
 
     def refresh(self) -> RefreshReport:
         """Look at every directory for what came, went or was replaced by other means than a store."""
@@ -325,25 +322,7 @@ class Archive(Moving):
         try:
             self.run(self.store.close())
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-
-class _Executor(ThreadPoolExecutor):
-    """Threads for what blocks; once the interpreter ends and gives none, the loop's own thread does it."""
-
-    def submit(self, fn: Callable[..., Answer], /, *args: Any, **kwargs: Any) -> Future[Answer]:
-        try:
-            return super().submit(fn, *args, **kwargs)
-        except RuntimeError:
-            # An archive may be written to by what is registered with `atexit`.
-            future: Future[Answer] = Future()
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # it is for whoever awaits it
-                future.set_exception(error)
-            return future
+            self._thread.end()
 
 
 def open(
@@ -352,12 +331,14 @@ def open(
     storage_options: Mapping[str, Any] | None = None,
     durability: Durability = "fsync",
     allow_unsafe_writes: bool = False,
+    record_changes: bool = False,
+    spool: str | Path | None = None,
 ) -> Archive:
     """Open an archive for notebooks and scripts.
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes
+    url, storage_options, durability, allow_unsafe_writes, record_changes, spool
         As for `ArchiveStore`.
 
     Examples
@@ -372,6 +353,11 @@ def open(
     """
     return Archive(
         ArchiveStore(
-            url, storage_options=storage_options, durability=durability, allow_unsafe_writes=allow_unsafe_writes
+            url,
+            storage_options=storage_options,
+            durability=durability,
+            allow_unsafe_writes=allow_unsafe_writes,
+            record_changes=record_changes,
+            spool=spool,
         )
     )

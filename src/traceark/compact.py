@@ -6,20 +6,16 @@ go, headers before the manifest, and the manifest last.
 
 from __future__ import annotations
 
-import asyncio
 import time
-import zlib
-from contextlib import suppress
 
-from traceark.codec.parquet import PartInfo, encode_part, part_info
+from traceark.codec.parquet import part_info
 from traceark.errors import CorruptFileError, StorageError
-from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, PartName, parse_log_name
+from traceark.folding import build_part, part_keys
+from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, parse_log_name
 from traceark.live import OpenTrace
-from traceark.log import read_log
 from traceark.manifest import decode_manifest, encode_manifest, sha256
-from traceark.plan import join_runs, plan_log
-from traceark.reading import fold_updates
-from traceark.storage.base import Entry, KeyExistsError, KeyMissingError
+from traceark.plan import plan_log
+from traceark.storage.base import Entry, KeyMissingError
 
 _ATTEMPTS = 20
 
@@ -34,15 +30,17 @@ async def compact(trace: OpenTrace) -> int:
         return 0
     for _ in range(_ATTEMPTS):
         async with trace.exclusive() as writer:
+            await writer.settle()
             await trace.refresh()
+            await trace.reopen()
             entries, ends = dict(trace.entries), dict(trace.ends)
             writer.close_segments()
         moved = 0
         try:
             for log in LOGS:
-                covered = max((trace.parts[key].last for key in _part_keys(trace, log, entries)), default=0)
+                covered = max((trace.parts[key].last for key in part_keys(trace, log, entries)), default=0)
                 if ends[log] > covered:
-                    await _build(trace, log, covered + 1, ends[log], entries, folded=False)
+                    await build_part(trace, log, covered + 1, ends[log], entries, folded=False)
                     moved += ends[log] - covered
         except KeyMissingError:
             continue  # another process compacts or seals too; look again
@@ -56,7 +54,7 @@ async def compact(trace: OpenTrace) -> int:
 
 async def _is_final(trace: OpenTrace) -> bool:
     """Say whether a trace is sealed and holds nothing but what its manifest lists; tidy it if so."""
-    async with trace.mutex:
+    async with trace.held():
         await trace.refresh()
         sizes = {name: entry.size for name, entry in trace.entries.items()}
         if not trace.sealed or not trace.header.checkpoint.is_exact(sizes, trace.header.incarnation):
@@ -74,34 +72,6 @@ async def _is_final(trace: OpenTrace) -> bool:
         return True
 
 
-def _part_keys(trace: OpenTrace, log: LogName, entries: dict[str, Entry]) -> list[str]:
-    directory = f"{trace.prefix}/{log}/"
-    return [key for key in trace.parts if key.startswith(directory) and key[len(trace.prefix) + 1 :] in entries]
-
-
-async def _build(
-    trace: OpenTrace, log: LogName, first: int, last: int, entries: dict[str, Entry], *, folded: bool
-) -> str:
-    """Publish a part of the offsets given; return its key relative to the trace."""
-    incarnation = trace.header.incarnation
-    read = await read_log(trace.storage, trace.prefix, log, incarnation, entries, trace.parts, after=first - 1)
-    rows = [row for row in read.records if row.offset <= last]
-    covers = join_runs(run for run in read.runs if run.last >= first and run.first <= last)
-    covers = tuple(
-        run if run.last <= last else type(run)(run.first, run.writer, last - run.first + 1) for run in covers
-    )
-    last_crc = rows[-1].crc if rows and rows[-1].crc else read.crc if read.end == last else None
-    if folded and log == "messages":
-        rows = sorted(fold_updates(rows), key=lambda row: row.offset)
-    info = PartInfo(log, trace.trace_id, incarnation, first, last, folded, covers, read.links.get(first), last_crc)
-    data = await asyncio.to_thread(encode_part, info, rows)
-    name = f"{log}/{PartName(first, last, incarnation, f'{zlib.crc32(data):08x}')}"
-    with suppress(KeyExistsError):
-        # A part of this very content is there already when another process compacts or seals too.
-        await trace.storage.create(f"{trace.prefix}/{name}", data)
-    return name
-
-
 async def _drop_superseded(trace: OpenTrace, keep: frozenset[str] = frozenset()) -> None:
     """Delete files that parts supersede, once no late writer can rely on them."""
     now = time.time()
@@ -109,7 +79,7 @@ async def _drop_superseded(trace: OpenTrace, keep: frozenset[str] = frozenset())
     gone: list[str] = []
     for log in LOGS:
         names = [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]
-        parts = {key.rpartition("/")[2]: trace.parts[key] for key in _part_keys(trace, log, entries)}
+        parts = {key.rpartition("/")[2]: trace.parts[key] for key in part_keys(trace, log, entries)}
         plan = plan_log(trace.prefix, names, trace.header.incarnation, parts)
         gone += [f"{log}/{name}" for name in (*plan.superseded, *plan.leftovers)]
     grace = trace.storage.grace_seconds
@@ -130,21 +100,22 @@ async def seal(trace: OpenTrace) -> None:
         if await _is_final(trace):
             trace.touched = False
             return
-        async with trace.mutex:
+        async with trace.held():
             await trace.refresh()
             entries, ends = dict(trace.entries), dict(trace.ends)
         built: dict[LogName, str] = {}
         try:
             for log in LOGS:
                 if ends[log]:
-                    built[log] = _final_part(trace, log, ends[log], entries) or await _build(
-                        trace, log, 1, ends[log], entries, folded=True
-                    )
+                    known = _final_part(trace, log, ends[log], entries)
+                    built[log] = known or (await build_part(trace, log, 1, ends[log], entries, folded=True))[0]
         except KeyMissingError:
             continue  # another process compacts or seals too; look again
         async with trace.exclusive() as writer:
+            await writer.settle()
             await trace.refresh()
             if trace.ends == ends:
+                await trace.reopen()
                 writer.forget_segments()
                 await _finish(trace, built)
                 return
@@ -153,7 +124,7 @@ async def seal(trace: OpenTrace) -> None:
 
 def _final_part(trace: OpenTrace, log: LogName, end: int, entries: dict[str, Entry]) -> str | None:
     """Return the part that holds the whole log already, folded, if there is one."""
-    for key in _part_keys(trace, log, entries):
+    for key in part_keys(trace, log, entries):
         info = trace.parts[key]
         if info.folded and info.first == 1 and info.last == end:
             return key[len(trace.prefix) + 1 :]
@@ -189,6 +160,8 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
         trace.entries.pop(name)
     await trace.retry(trace.publish_both)
     await storage.delete(f"{prefix}/{name}" for name in others)
+    for directory in {name.partition("/")[0] for name in others}:
+        await storage.sync_names(f"{prefix}/{directory}")
     hashes: dict[str, str] = {}
     for name in sorted(keep):
         try:

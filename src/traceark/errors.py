@@ -109,6 +109,14 @@ class BusyError(StorageError):
     """Another process does what only one may do at a time; try again when it is done."""
 
 
+class SpoolError(TracearkError, ValueError):
+    """A directory cannot be the spool of an archive: it is another one's, or no spool."""
+
+
+class SpoolPendingError(TracearkError, TimeoutError):
+    """What is in a spool was not shipped; nothing is lost, and the message says what waits."""
+
+
 class StoreClosedError(TracearkError, RuntimeError):
     """The store was closed, or broke on a failed write, and must be opened again."""
 
@@ -135,6 +143,14 @@ class PackError(TracearkError, ValueError):
 
 class NaiveTimeWarning(UserWarning):
     """A time without a zone was taken as UTC."""
+
+
+class UnfoldedWarning(UserWarning):
+    """Small objects of a live trace on an object store could not be folded into a part; nothing is lost."""
+
+
+class SpoolPendingWarning(UserWarning):
+    """A store was closed before all of its spool was shipped; the next one, or ``traceark spool ship``, goes on."""
 
 
 class DamagedTraceWarning(UserWarning):

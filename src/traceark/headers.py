@@ -81,7 +81,9 @@ class Checkpoint:
 
 # So many writers in turn are remembered; of what is older only the revision tells.
 _MOST_CHANGES = 32
-_DERIVED = frozenset({*TOTALS, "last_sequence", "last_event_id"})
+# The field of a trace that tells what was redacted in it; like totals it follows from the logs.
+REDACTIONS = "redactions"
+_DERIVED = frozenset({*TOTALS, "last_sequence", "last_event_id", REDACTIONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ class TreeFile:
 
     `messages` is the offset its stats are as of; `changed` is the revision at which a caller last
     changed the tree, since later ones may only have brought the stats up to date; `changes` who did.
+    `before` is the incarnation that is about to give way to the tree's, while one trace replaces another.
     """
 
     tree: GoalTree
@@ -231,6 +234,11 @@ class TreeFile:
     changed: int = 1
     was_set: SetGoals = field(default_factory=dict)
     changes: Changes = Changes()
+    before: str = ""
+
+    def is_of(self, incarnation: str) -> bool:
+        """Say whether these are the goals of a trace of that incarnation."""
+        return incarnation in (self.incarnation, self.before)
 
     def told(self) -> JsonObject:
         """Return what callers said, and nothing that follows from the messages."""
@@ -242,7 +250,7 @@ class TreeFile:
                 ]
             }
         )
-        return {**to_record(bare), "_set": self._set_to_json()}
+        return {**to_record(bare), "_set": self.set_to_json()}
 
     def encode(self) -> bytes:
         """Return the bytes of `goal_tree.json`."""
@@ -252,14 +260,17 @@ class TreeFile:
         record["_incarnation"] = self.incarnation
         record["_revision"] = self.revision
         record["_changed"] = self.changed
+        if self.before:
+            record["_before"] = self.before
         record["_checkpoint"] = {"messages": {"offset": self.messages}}
         if self.changes.runs:
             record["_changes"] = self.changes.to_json()
-        if was_set := self._set_to_json():
+        if was_set := self.set_to_json():
             record["_set"] = was_set
         return encode_line(record)
 
-    def _set_to_json(self) -> JsonObject:
+    def set_to_json(self) -> JsonObject:
+        """Return what callers set of stats, by goal id."""
         was_set: JsonObject = {}
         for goal_id, (own, cumulative) in self.was_set.items():
             kept = {"self_stats": own.to_json(), "cumulative_stats": cumulative.to_json()}
@@ -280,7 +291,8 @@ class TreeFile:
             messages = record.pop("_checkpoint")["messages"]["offset"]
             changed = record.pop("_changed")
             changes = Changes.from_json(record.pop("_changes", []))
-            return cls(GoalTree.parse(record), incarnation, revision, messages, changed, was_set, changes)
+            before = record.pop("_before", "")
+            return cls(GoalTree.parse(record), incarnation, revision, messages, changed, was_set, changes, before)
         except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
             raise CorruptFileError(f"{what} is no goal tree ({error!r}); restore it from a copy") from error
 

@@ -1,23 +1,30 @@
-"""Keeping an archive in order: compaction, sealing, checks, a full look, rollups, deletion."""
+"""Keeping an archive in order: compaction, sealing, checks, repair, a full look, rollups, deletion."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from traceark import lifecycle, verification
 from traceark.catalog.contents import CATALOG
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
-from traceark.errors import InvalidIdError, TraceNotFoundError
+from traceark.errors import InvalidIdError, InvalidValueError, TraceNotFoundError
 from traceark.layout import pin_key, trace_prefix
+from traceark.pending import SpoolStatus
 from traceark.pool import TracePool
+from traceark.repair import RepairReport, repair
+from traceark.repair.lost import forget
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
-from traceark.storage.base import Storage
-from traceark.tombstones import Tombstone
+from traceark.storage.base import Entry, Storage, VersionMismatchError
+from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
+
+# A write takes no longer; where nothing has to be gone soon, as a purge has it, somebody's clock may be wrong too.
+_UNFINISHED_SECONDS, _LEFTOVER_SECONDS = 60.0, 3600.0
 
 
 class Keeping:
@@ -52,6 +59,7 @@ class Keeping:
         *,
         deep: bool = False,
         workers: int | None = 1,
+        resume: str | Path | None = None,
         progress: Progress | None = None,
     ) -> list[Finding]:
         """Check one trace, or all and what they say of each other; an empty list means that nothing was found.
@@ -63,21 +71,94 @@ class Keeping:
         trace_id : str, optional
             All traces when absent.
         deep : bool
-            Also every hash, every record, and a recount of totals and stats. Writes nothing.
+            Also every hash, every record, and a recount of totals and stats; of all traces also every
+            row of the rollups. Writes nothing.
         workers : int, optional
             How many processes share the work, on a local disk; None for as many as there are
             processors, where there is much to do. Like all of Python's they import the main module.
+        resume : str or Path, optional
+            Of all traces: a file outside the archive in which to keep what was checked so far. Killed, a
+            verify that is given the same file goes on, and checks again only what changed since; when
+            all is checked the file is deleted.
         progress : callable, optional
             Of all traces, called with the number of those done and of all to do.
 
         Raises
         ------
         TraceNotFoundError
+        InvalidValueError
+            Several workers away from a local disk; a file that is of another archive or another kind of
+            check, or lies in the archive.
         """
-        binding = await self._pool.catalog.binding()
         return await verification.verify(
-            self.storage, trace_id, deep=deep, workers=workers, progress=progress, binding=binding
+            self.storage,
+            trace_id,
+            deep=deep,
+            workers=workers,
+            resume=resume,
+            progress=progress,
+            binding=await self._pool.catalog.binding(),
+            cache=self._pool.cache,
         )
+
+    async def repair(
+        self,
+        trace_ids: Iterable[str] | None = None,
+        *,
+        dry_run: bool = True,
+        accept: bool = False,
+        progress: Progress | None = None,
+    ) -> RepairReport:
+        """Mend what can be mended of traces without guessing; by default only say what would be done.
+
+        A trace of which a deep check finds nothing wrong is not touched. Whatever is taken away or
+        replaced is kept in ``lost+found/``, and the report says where. What cannot be mended is left as
+        it is, and the report says what mends it. Killed anywhere, it goes on when it is done again.
+
+        Parameters
+        ----------
+        trace_ids : iterable of str, optional
+            All traces when absent.
+        dry_run : bool
+            Only say what would be done, which is the default.
+        accept : bool
+            Take for right what was changed by hand: a file that is not what the manifest says, and a
+            header or a goal tree that reads well but does not prove itself.
+        progress : callable, optional
+            Called with the number of traces done and of all to do.
+
+        Raises
+        ------
+        TraceNotFoundError
+        VersionMismatchError
+            On an object store another process wrote to a trace meanwhile; repair again.
+
+        Examples
+        --------
+        >>> import asyncio, traceark
+        >>> async def run():
+        ...     async with traceark.ArchiveStore("memory://repair") as store:
+        ...         await store.create_trace(traceark.Trace(trace_id="run-7"))
+        ...         await store.seal("run-7")
+        ...         await store.storage.replace("traces/run-7/manifest-sha256.txt", b"scratched")
+        ...         report = await store.repair(dry_run=False)
+        ...         return [(mend.deed, mend.file.rpartition("/")[2]) for mend in report.mended]
+        >>> asyncio.run(run())
+        [('moved', 'manifest-sha256.txt'), ('rewritten', 'trace.json'), ('sealed', 'manifest-sha256.txt')]
+        """
+        report = await repair(
+            self.storage,
+            trace_ids,
+            dry_run=dry_run,
+            accept=accept,
+            replacing=self.replacing,
+            seal=self.seal,
+            progress=progress,
+        )
+        if report.mended and not dry_run:
+            # A header that was rebuilt is older than what the catalog knows, by its revision.
+            await self._pool.catalog.refresh()
+        return report
 
     async def refresh(self) -> RefreshReport:
         """Look at every directory for what came, went or was replaced by other means than a store.
@@ -93,7 +174,7 @@ class Keeping:
         ------
         StorageError
         """
-        leftovers = await self.storage.remove_leftovers("")
+        leftovers = await self.storage.remove_leftovers("", _LEFTOVER_SECONDS)
         return replace(await self._pool.catalog.refresh(), leftovers=leftovers)
 
     async def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
@@ -120,9 +201,20 @@ class Keeping:
         """
         await self._pool.ready()
         catalog = self._pool.catalog
-        await self.storage.remove_leftovers(CATALOG)
+        await self.storage.remove_leftovers(CATALOG, _LEFTOVER_SECONDS)
         _, _, rows = await catalog.since(None)
         return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
+
+    async def settled(self) -> set[str]:
+        """Return the ids of the traces that are sealed and that nobody has open for writing."""
+        _, _, rows = await self._pool.catalog.since(None)
+        return set(rows.filter(rows["final"])["trace_id"].to_pylist())
+
+    async def buried_in_rollups(self) -> set[str]:
+        """Return the ids of the traces of which rollups hold rows, seen or hidden, of a run that has a tombstone."""
+        standing = self._pool.standing
+        await standing.refresh()
+        return standing.reader.holding_any(await buried(self.storage))
 
     async def rollups_with(self, trace_ids: Iterable[str]) -> int:
         """Return how many rollups hold rows of some traces, seen or hidden."""
@@ -133,8 +225,10 @@ class Keeping:
     async def purge(self, trace_ids: Iterable[str]) -> PurgeReport:
         """Rewrite, now, the rollups that hold rows of some traces, without these, and the catalog.
 
-        After `delete_trace` nothing shows such rows any more, but they lie there until this, or the
-        next `optimize`; in the catalog, until it is folded the next time.
+        What repairs kept of them in ``lost+found/`` is deleted too. After `delete_trace` nothing shows
+        such rows any more, but they lie there until this, or the next `optimize`; in the catalog, until
+        it is folded the next time; in ``lost+found/``, until this. Files of the catalog that a killed
+        process left half-written go when they are a minute old.
 
         Raises
         ------
@@ -142,8 +236,29 @@ class Keeping:
             Another process is optimizing this archive; no rollup was purged.
         """
         await self._pool.ready()
+        gone = set(trace_ids)
         await self._pool.catalog.forget_gone()
-        return await purge(self.storage, await self._pool.catalog.binding(), trace_ids)
+        await forget(self.storage, gone)
+        await self.remove_unfinished(CATALOG)
+        return await purge(self.storage, await self._pool.catalog.binding(), gone)
+
+    async def remove_unfinished(self, prefix: str) -> None:
+        """Remove, below a prefix, files that a killed process left half-written, once they are a minute old."""
+        await self.storage.remove_leftovers(prefix, _UNFINISHED_SECONDS)
+
+    async def spool_status(self) -> SpoolStatus:
+        """Return what waits in the spool to be shipped.
+
+        Raises
+        ------
+        InvalidValueError
+            The store has none.
+        """
+        raise InvalidValueError(f"the store of {self.storage.url} has no spool; open it with spool=", "spool")
+
+    async def holder(self, trace_id: str) -> Storage:
+        """Return the storage that a trace's files are in."""
+        return self.storage
 
     async def make_ready(self) -> None:
         """Find out whether writing is safe here, and make the archive where there is none.
@@ -187,7 +302,9 @@ class Keeping:
 
         await self._delete(trace_id, burial)
 
-    async def drop_copy(self, trace_id: str, tombstone: Tombstone | None = None) -> None:
+    async def drop_copy(
+        self, trace_id: str, tombstone: Tombstone | None = None, *, as_of: Mapping[str, Entry] | None = None
+    ) -> None:
         """Delete a trace because it is not there in the archive that this one is a copy of.
 
         Parameters
@@ -195,14 +312,20 @@ class Keeping:
         trace_id : str
         tombstone : Tombstone, optional
             The other archive's. Without one nothing keeps the trace from being copied again.
+        as_of : mapping of str to Entry, optional
+            Only while its files are still these; on a local disk.
 
         Raises
         ------
         TraceNotFoundError
+        VersionMismatchError
+            It was written to since.
         """
-        await self._delete(trace_id, None if tombstone is None else lambda *_: tombstone)
+        await self._delete(trace_id, None if tombstone is None else lambda *_: tombstone, as_of)
 
-    async def _delete(self, trace_id: str, burial: lifecycle.Burial | None) -> None:
+    async def _delete(
+        self, trace_id: str, burial: lifecycle.Burial | None, as_of: Mapping[str, Entry] | None = None
+    ) -> None:
         await self._pool.ready()
         await self._pool.settle(trace_id)
         try:
@@ -210,7 +333,11 @@ class Keeping:
         except InvalidIdError:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.storage.url}") from None
         await self._pool.catalog.notices.announce(trace_id)
-        incarnation = await lifecycle.delete(self.storage, trace_id, burial)
+        try:
+            incarnation = await lifecycle.delete(self.storage, trace_id, burial, as_of)
+        except VersionMismatchError:
+            await self._pool.done(trace_id)
+            raise
         await self.storage.delete([pin_key(trace_id)])
         await self._pool.forget(trace_id)  # another task may have opened it meanwhile
         await self._pool.catalog.notices.deleted(trace_id, incarnation)

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from traceark.codec.parquet import PartInfo
+from traceark.creating import writer_for
 from traceark.errors import (
     DamagedTraceError,
     IncompleteTraceError,
@@ -30,7 +31,7 @@ from traceark.models import GoalTree, Trace
 from traceark.requests import KnownMessage, Request, Staged, fold_record
 from traceark.stats import MessageFold, totals_of, with_stats
 from traceark.storage.base import Entry, KeyMissingError, Storage, VersionMismatchError
-from traceark.writing import LogWriter, OffsetsTakenError, writer_for
+from traceark.writing import LogWriter, OffsetsTakenError
 
 _ATTEMPTS = 8
 
@@ -39,11 +40,10 @@ def _version(entries: Mapping[str, Entry], name: str) -> str | None:
     return entries[name].version if name in entries else None
 
 
-# A task that appends without a pause gives way to the others after this.
+# Who was alone in appending looks after this whether other tasks want to share a sync.
 _GIVE_WAY_SECONDS = 0.005
 # A batch is cut here, so that one object or one write stays a sensible size.
 _BATCH_REQUESTS = 2_000
-
 
 Announce = Callable[[str], Awaitable[None]]
 
@@ -83,14 +83,14 @@ class OpenTrace:
         self.dirty = False
         self.touched = False
         self.used_at = time.monotonic()
-        self.mutex = asyncio.Lock()
+        self._mutex = asyncio.Lock()
         self._holders = 0
         self.writer_id = secrets.token_hex(4)
         self._queue: list[Request] = []
         self._draining: asyncio.Task[None] | None = None
         self._leading = False
-        self._last_task: asyncio.Task[Any] | None = None
-        self._gave_way_at = 0.0
+        self._alone: asyncio.Task[Any] | None = None
+        self._alone_until = 0.0
         self._broken: Exception | None = None
         self._writer: LogWriter = writer_for(storage, self, durability)
 
@@ -171,7 +171,7 @@ class OpenTrace:
             return
         data, _ = await self.storage.read_versioned(f"{self.prefix}/{GOAL_TREE}")
         tree = TreeFile.decode(data, f"{self.prefix}/{GOAL_TREE}")
-        self.tree = tree if tree.incarnation == self.header.incarnation else None
+        self.tree = tree if tree.is_of(self.header.incarnation) else None
 
     async def _catch_up(self, log: LogName, entries: Mapping[str, Entry]) -> None:
         ours = {name: entry.size for name, entry in self.entries.items() if name.startswith(f"{log}/")}
@@ -181,9 +181,11 @@ class OpenTrace:
             ours[f"{log}/{tail.name}"] = tail.size
         if ours == theirs:
             return
-        read = await read_log(
-            self.storage, self.prefix, log, self.header.incarnation, entries, self.parts, after=self.ends[log]
-        )
+        known, where = self.ends[log], (self.storage, self.prefix, log, self.header.incarnation, entries, self.parts)
+        read = await read_log(*where, after=known)
+        if known and len(read.records) < read.end - known:
+            # A seal folded updates past the known end into messages before it.
+            read, self.fold = await read_log(*where), MessageFold()
         self.take(log, read)
 
     def take(self, log: LogName, read: LogRead) -> None:
@@ -226,7 +228,8 @@ class OpenTrace:
         if self._broken is not None:
             raise self._closed(self._broken)
         if self._is_free() and self._writer.is_quick():
-            if self._is_alone() and self._writer.try_lock():
+            alone = self.used_at < self._alone_until and self._alone is asyncio.current_task()
+            if alone and self._writer.try_lock():
                 # Nothing to wait for, and nobody to share a sync with.
                 try:
                     self._commit_now([request])
@@ -240,15 +243,7 @@ class OpenTrace:
 
     def _is_free(self) -> bool:
         """Whether nothing is on its way, and an append needs no more than itself."""
-        return not (self._leading or self._queue or self.mutex.locked() or self.sealed or self.announced_at is None)
-
-    def _is_alone(self) -> bool:
-        """Whether this task appended last, too, and other tasks had their turn not long ago."""
-        task, now = asyncio.current_task(), time.monotonic()
-        alone = task is self._last_task and now - self._gave_way_at < _GIVE_WAY_SECONDS
-        if not alone:
-            self._last_task, self._gave_way_at = task, now
-        return alone
+        return not (self._leading or self._queue or self._holders or self.sealed or self.announced_at is None)
 
     async def _lead(self, request: Request) -> None:
         """Commit a request in this task, with those that other tasks bring meanwhile, and one sync for all."""
@@ -262,7 +257,7 @@ class OpenTrace:
             self._start_draining()
             raise
         self._leading = False
-        if self.mutex.locked() or self.sealed or self.announced_at is None or not self._writer.try_lock():
+        if self._holders or self.sealed or self.announced_at is None or not self._writer.try_lock():
             self._start_draining()
             await request.future
             return
@@ -274,6 +269,8 @@ class OpenTrace:
                 each.error = each.error or error
         finally:
             self._writer.unlock()
+        self._alone = asyncio.current_task() if len(batch) == 1 else None
+        self._alone_until = time.monotonic() + _GIVE_WAY_SECONDS
         self._resolve(batch)
         if self._queue:
             self._start_draining()
@@ -338,17 +335,21 @@ class OpenTrace:
 
     async def _commit(self, batch: list[Request]) -> None:
         async with self.exclusive() as writer:
-            for _ in range(1000):
-                staged = self._stage(batch)
-                if not staged.lines:
-                    return
-                try:
-                    await writer.append(staged)
-                except OffsetsTakenError:
-                    await self.refresh()
-                    continue
-                self._applied(staged)
+            await self._append(writer, batch)
+
+    async def _append(self, writer: LogWriter, batch: list[Request]) -> None:
+        for _ in range(1000):
+            staged = self._stage(batch)
+            if not staged.lines:
                 return
+            await self.reopen()
+            try:
+                await writer.append(staged)
+            except OffsetsTakenError:
+                await self.refresh()
+                continue
+            self._applied(staged)
+            return
         raise StorageError(f"trace {self.trace_id!r}: other writers took every offset; try again")
 
     def _commit_now(self, batch: list[Request]) -> None:
@@ -358,8 +359,6 @@ class OpenTrace:
             self._applied(staged)
 
     def _stage(self, batch: list[Request]) -> Staged:
-        if len(batch) > 1:
-            self._last_task = None
         staged = Staged(
             self.ends,
             f"{self.header.incarnation}-{self.writer_id}",
@@ -392,33 +391,38 @@ class OpenTrace:
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[LogWriter]:
-        """Hold the trace against all other writers, up to date and, if it was sealed, reopened."""
-        async with self._held():
+        """Hold the trace against all other writers, up to date."""
+        async with self.held():
             if self._broken is not None:
                 raise self._closed(self._broken)
             async with self._writer.locked():
                 if self.announced_at is None:
                     await self._announce(self.trace_id)
                     self.announced_at = time.monotonic()
-                if self.sealed:
-                    await self.storage.delete([f"{self.prefix}/{MANIFEST}"])
-                    self.entries.pop(MANIFEST, None)
-                    self._writer.changed()
                 yield self._writer
+
+    async def reopen(self) -> None:
+        """Take a sealed trace's manifest away, before anything else changes; call it inside `exclusive`."""
+        if self.sealed:
+            await self.storage.delete([f"{self.prefix}/{MANIFEST}"])
+            await self.storage.sync_names(self.prefix)
+            self.entries.pop(MANIFEST, None)
+            self._writer.changed()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Hold the trace still inside this process, up to date."""
-        async with self._held():
+        async with self.held():
             await self.refresh()
             yield
 
     @asynccontextmanager
-    async def _held(self) -> AsyncIterator[None]:
+    async def held(self) -> AsyncIterator[None]:
+        """Hold the trace against the other tasks of this process."""
         # Who waits counts too: a lock that was just released looks free until the next one wakes.
         self._holders += 1
         try:
-            async with self.mutex:
+            async with self._mutex:
                 yield
         finally:
             self._holders -= 1
@@ -497,6 +501,7 @@ class OpenTrace:
         self.tree = stored
 
     async def _publish(self, name: str, data: bytes) -> None:
+        await self.reopen()
         key = f"{self.prefix}/{name}"
         known = self.entries.get(name)
         if known is None:
@@ -564,16 +569,14 @@ class OpenTrace:
         while not self.idle:
             if self._draining is not None and not self._draining.done():
                 await asyncio.wait([self._draining])
-            async with self.mutex:
+            async with self.held():
                 pass
             await asyncio.sleep(0)
-        async with self.mutex:
-            self._writer.reset()
+        async with self.held():
+            await self._writer.close()
             self.announced_at = None
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not (self._leading or self._queue or self._holders or self.mutex.locked()) and (
-            self._draining is None or self._draining.done()
-        )
+        return not (self._leading or self._queue or self._holders) and (self._draining is None or self._draining.done())

@@ -150,12 +150,12 @@ def _check_torn(data: bytes, position: int, what: str, offset: int) -> None:
 class Files:
     """The files of one log's directory, read ahead where a read is a request to a distant server."""
 
-    def __init__(self, storage: Storage, directory: str) -> None:
+    def __init__(self, storage: Storage, directory: str, held: Mapping[str, bytes] | None = None) -> None:
         self._storage = storage
         self._directory = directory
         self._ahead = 1 if isinstance(storage, AppendStorage) else _READ_AHEAD
         self._planned: list[str] = []
-        self._data: dict[str, bytes] = {}
+        self._data: dict[str, bytes] = dict(held or {})
 
     def plan(self, names: Iterable[str]) -> None:
         """Say which files will be read, in which order."""
@@ -255,6 +255,7 @@ async def read_log(
     *,
     after: int = 0,
     columns: Sequence[str] | None = None,
+    held: Mapping[str, bytes] | None = None,
 ) -> LogRead:
     """Read a log from behind an offset to its end.
 
@@ -270,6 +271,8 @@ async def read_log(
         Records up to this offset are left out; files that hold nothing else are not read.
     columns : sequence of str, optional
         Of parts, read only these columns.
+    held : mapping of str to bytes, optional
+        Segments, by name, whose bytes the caller knows.
 
     Raises
     ------
@@ -282,7 +285,7 @@ async def read_log(
     """
     directory = f"{prefix}/{log}"
     names = log_names(entries, log)
-    files = Files(storage, directory)
+    files = Files(storage, directory, held)
     parts, damaged = await load_parts(files, directory, names, incarnation, known_parts)
     plan = plan_log(directory, names, incarnation, parts)
     needed = [not _known(plan.sources, index, after) for index in range(len(plan.sources))]

@@ -40,6 +40,7 @@ RESERVED_FIELDS = frozenset(
         "_changed",
         "_changes",
         "_after",
+        "_before",
     }
 )
 _TOO_FINE = re.compile(r"\.\d{6}\d*[1-9]")

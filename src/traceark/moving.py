@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
@@ -12,6 +12,9 @@ from traceark.exporters.run import export_traces, exporter_of, target_of
 from traceark.filters import Filters
 from traceark.layout import TRACES
 from traceark.packed.members import Limits
+from traceark.redacting import Progress as TracesDone
+from traceark.redacting import RedactionReport, redact
+from traceark.redaction import Pattern
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
 from traceark.sync.pack import PackReport, pack
@@ -72,6 +75,28 @@ class Moving:
         exporter, target = exporter_of(format), target_of(output)
         chosen = list(trace_ids) or self.run(self.store.trace_ids(**filters))
         return self.run(export_traces(self.store, chosen, exporter, target, force=force))
+
+    def redact(
+        self,
+        trace_ids: Iterable[str] | None = None,
+        *,
+        patterns: Sequence[Pattern] | None = None,
+        dry_run: bool = True,
+        progress: TracesDone | None = None,
+        **filters: Unpack[Filters],
+    ) -> RedactionReport:
+        """Replace what patterns find in traces, for good; parameters and errors as of `traceark.redacting.redact`.
+
+        Examples
+        --------
+        >>> import traceark
+        >>> with traceark.open("memory://redact-blocking") as archive:
+        ...     _ = archive.create_trace(traceark.Trace(trace_id="run-7", task="write to ann@example.org"))
+        ...     archive.redact(["run-7"]).replaced.total()
+        1
+        """
+        work = redact(self.store, trace_ids, patterns=patterns, dry_run=dry_run, progress=progress, **filters)
+        return self.run(work)
 
     def sync_to(
         self,

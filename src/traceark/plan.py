@@ -6,7 +6,7 @@ are taken by offset, and the parts must tell the same story of who wrote them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from traceark.codec.parquet import PartInfo, Run
@@ -76,12 +76,24 @@ def _check_agreement(what: str, parts: Mapping[str, PartInfo]) -> None:
     names = sorted(parts)
     for at, left in enumerate(names):
         for right in names[at + 1 :]:
-            ours, theirs = parts[left], parts[right]
-            for run in ours.covers:
-                for other in theirs.covers:
-                    first, last = max(run.first, other.first), min(run.last, other.last)
-                    if first <= last and run.writer != other.writer:
-                        raise diverged(what, first, left, right)
+            first = _first_disagreement(parts[left].covers, parts[right].covers)
+            if first is not None:
+                raise diverged(what, first, left, right)
+
+
+def _first_disagreement(ours: Sequence[Run], theirs: Sequence[Run]) -> int | None:
+    """Return the first offset that two accounts, each in order, ascribe to different writers."""
+    at = other_at = 0
+    while at < len(ours) and other_at < len(theirs):
+        run, other = ours[at], theirs[other_at]
+        first = max(run.first, other.first)
+        if first <= min(run.last, other.last) and run.writer != other.writer:
+            return first
+        if run.last <= other.last:
+            at += 1
+        else:
+            other_at += 1
+    return None
 
 
 def diverged(what: str, offset: int, left: str, right: str) -> DivergedTraceError:
@@ -166,7 +178,121 @@ def _covered_to(segment: SegmentName, parts: Iterable[PartInfo]) -> int | None:
     ends = [
         run.last
         for info in parts
+        if info.first <= segment.first <= info.last
         for run in info.covers
         if run.first <= segment.first <= run.last and segment.writer in ("", run.writer)
     ]
     return max(ends, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Offsets, first and last."""
+
+    first: int
+    last: int
+
+
+# So many parts of one level become one part of the next.
+_FAN = 8
+# A part of this size is merged no more: merging takes memory and time by the bytes.
+_LARGE_BYTES = 4 * 1024 * 1024
+
+
+def plan_fold(sources: Sequence[Source], sizes: Mapping[str, int], folded: str | None, objects: int) -> Span | None:
+    """Return the offsets that a new part of a live trace should cover, or None while it needs none.
+
+    It takes in all segments at the log's end but the last, once there are more than `objects`, and the
+    parts before them as they make a level full: of each level, `objects` times a power of eight, there
+    stay seven at most. So a record is written once per level.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        How the log is read.
+    sizes : mapping of str to int
+        The files' sizes in bytes; parts that are large already are left as they are.
+    folded : str or None
+        The part whose rows have no updates any more, if there is one; it is never taken in.
+    objects : int
+        So many segments may stay.
+
+    Examples
+    --------
+    >>> segments = [Source(f"{first}.jsonl", first, None) for first in range(1, 5)]
+    >>> plan_fold(segments, {}, None, 4), plan_fold(segments, {}, None, 3)
+    (None, Span(first=1, last=3))
+    """
+    parts = [source for source in sources if source.last is not None]
+    end = max((part.last for part in parts if part.last is not None), default=0)
+    segments = [source for source in sources if source.last is None and not source.superseded and source.first > end]
+    if len(segments) <= objects:
+        return None
+    first, last = segments[0].first, segments[-1].first - 1
+    start = len(parts)
+    while True:
+        level = _level(last - first + 1, objects)
+        at = start
+        while at and _mergeable(parts[at - 1], sizes, folded) and _level_of(parts[at - 1], objects) < level:
+            at -= 1
+        same = at
+        while same and _mergeable(parts[same - 1], sizes, folded) and _level_of(parts[same - 1], objects) == level:
+            same -= 1
+        if at - same + 1 >= _FAN:
+            at = same
+        if at == start:
+            return Span(first, last)
+        first, start = parts[at].first, at
+
+
+def _mergeable(part: Source, sizes: Mapping[str, int], folded: str | None) -> bool:
+    return part.name != folded and sizes[part.name] < _LARGE_BYTES
+
+
+def _level_of(part: Source, objects: int) -> int:
+    assert part.last is not None
+    return _level(part.last - part.first + 1, objects)
+
+
+def _level(records: int, objects: int) -> int:
+    level = 0
+    while records >= objects * _FAN ** (level + 1):
+        level += 1
+    return level
+
+
+def droppable(plan: LogPlan, parts: Iterable[PartInfo], own: str, end: int, old: Container[str]) -> list[str]:
+    """Return the superseded files of an object store that no late writer can rely on.
+
+    A writer may create an object without looking again only right behind its own last record, or at
+    the beginning of an empty log. So of the segments only the first one, and those that follow the
+    last record of another writer, must stay in its way, until they are so old that nobody knows less.
+
+    Parameters
+    ----------
+    plan : LogPlan
+        How the log is read.
+    parts : iterable of PartInfo
+        The parts that count.
+    own : str
+        The writer that asks.
+    end : int
+        The last offset that it knows; it never creates at or below that.
+    old : container of str
+        Files that have been there for so long that every writer has looked since.
+    """
+    lasts: dict[str, int] = {}
+    for info in parts:
+        for run in info.covers:
+            lasts[run.writer] = max(lasts.get(run.writer, 0), run.last)
+    lasts.pop(own, None)
+    kept = {1, *(last + 1 for last in lasts.values())}
+    found: list[str] = []
+    for name in plan.superseded:
+        parsed = parse_log_name(name)
+        in_the_way = isinstance(parsed, SegmentName) and (
+            parsed.writer != "" or parsed.first > end or parsed.first in kept
+        )
+        if name in old or not in_the_way:
+            found.append(name)
+    return found

@@ -1,21 +1,20 @@
 """The open traces of one store: when they are opened, shed, sealed and closed.
 
 Memory and files stay bounded by how many traces are open, not by the archive. The pool also finds
-out, once, whether the archive may be written, and makes its marker.
+out, once, whether the archive may be written, and has its marker made.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import uuid
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import TypeVar
 
 from traceark.catalog.catalog import Catalog
+from traceark.catalog.layered import Listing
 from traceark.catalog.lookup import Lookup
-from traceark.codec.lines import time_text
 from traceark.codec.parquet import PartInfo
 from traceark.compact import seal
 from traceark.errors import (
@@ -27,14 +26,17 @@ from traceark.errors import (
     UnsupportedFormatError,
 )
 from traceark.headers import Header
-from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
+from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
-from traceark.models import TERMINAL, JsonObject, Trace, utc_now
+from traceark.marker import make_marker, read_marker
+from traceark.models import TERMINAL, JsonObject, Trace
 from traceark.reading import StoredTrace, load
+from traceark.recording import RecordedTrace
 from traceark.rollups.cache import FileCache
 from traceark.rollups.standing import Standing
-from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Storage
+from traceark.storage.base import Durability, Entry, Storage
 
+Answer = TypeVar("Answer")
 # What parts say of themselves is remembered for so many of them.
 _KNOWN_PARTS = 10_000
 # For so long a trace that was handed out is not closed to make room.
@@ -52,17 +54,31 @@ class TracePool:
         Where immutable files of an object store are kept for DuckDB.
     limit : int
         How many traces stay open.
+    record_changes : bool
+        Whether events tell what this store changes.
     """
 
+    # An archive that is read together with this one, for the traces that this one does not hold.
+    under: TracePool | None = None
+
     def __init__(
-        self, storage: Storage, durability: Durability, cache: FileCache, *, allow_unsafe_writes: bool, limit: int
+        self,
+        storage: Storage,
+        durability: Durability,
+        cache: FileCache,
+        *,
+        allow_unsafe_writes: bool,
+        limit: int,
+        record_changes: bool,
     ) -> None:
         self.storage = storage
+        self.cache = cache
         self.closed = False
         self._durability = durability
         self._allow_unsafe_writes = allow_unsafe_writes
         self._limit = limit
-        self._open: OrderedDict[str, OpenTrace] = OrderedDict()
+        self.record_changes = record_changes
+        self._open: dict[str, OpenTrace] = {}
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._awaited: Counter[str] = Counter()
         self._sealing: dict[str, asyncio.Task[None]] = {}
@@ -106,6 +122,15 @@ class TracePool:
         """Where the archive is."""
         return self.storage.url
 
+    async def reach(self, answer: Awaitable[Answer]) -> Answer:
+        """Wait for an answer of the archive under this one."""
+        return await answer
+
+    @property
+    def listing(self) -> Listing:
+        """What answers questions over the headers of all traces."""
+        return self.catalog
+
     def get(self, trace_id: str) -> OpenTrace | None:
         """Return a trace if it is open."""
         return self._open.get(trace_id)
@@ -122,23 +147,7 @@ class TracePool:
             It was made by a newer version.
         """
         if self._marker is None:
-            try:
-                data = await self.storage.read(MARKER)
-            except KeyMissingError:
-                return None
-            try:
-                marker = json.loads(data)
-                version = marker["version"]
-            except (ValueError, KeyError, TypeError):
-                raise UnsupportedFormatError(
-                    f"{self.url}/{MARKER} is no archive marker; is this folder an archive?"
-                ) from None
-            if marker.get("format") != "traceark" or version != FORMAT_VERSION:
-                raise UnsupportedFormatError(
-                    f"{self.url} has format {marker.get('format')!r} version {version}; this release knows 'traceark' "
-                    f"version {FORMAT_VERSION}; upgrade traceark"
-                )
-            self._marker = marker
+            self._marker = await read_marker(self.storage)
         return self._marker
 
     async def ready(self) -> None:
@@ -156,43 +165,39 @@ class TracePool:
         if not self._allow_unsafe_writes:
             await self.storage.check_writable()
         while await self.marker() is None:
-            marker: JsonObject = {
-                "format": "traceark",
-                "version": FORMAT_VERSION,
-                "archive_id": str(uuid.uuid4()),
-                "created_at": time_text(utc_now()),
-            }
-            try:
-                await self.storage.create(MARKER, json.dumps(marker).encode() + b"\n")
-            except KeyExistsError:
-                continue
-            self._marker = marker
-            await self.catalog.begin()
+            self._marker = await make_marker(self.storage)
+            if self._marker is not None:
+                await self.catalog.begin()
+
+    def at_hand(self, trace_id: str) -> OpenTrace | None:
+        """Return a trace for writing if it is open."""
+        trace = self._open.get(trace_id)
+        if trace is None or self.closed:
+            return None
+        trace.used_at = time.monotonic()
+        return trace
 
     async def opened(self, trace_id: str) -> OpenTrace:
         """Return a trace, open for writing.
 
         Raises
         ------
-        TraceNotFoundError
+        TraceNotFoundError, StoreClosedError
         """
-        while (trace := self._open.get(trace_id)) is None:
+        while (trace := self.at_hand(trace_id)) is None:
             await self._open_now(trace_id)
-        if self.closed:
-            raise StoreClosedError(f"the store of {self.url} is closed; open it again")
-        self._open.move_to_end(trace_id)
-        trace.used_at = time.monotonic()
         return trace
 
     async def _open_now(self, trace_id: str) -> None:
         """Open a trace, once for all who wait for it; it stays open until they had their turn."""
         self._awaited[trace_id] += 1
         try:
-            task = self._opening.get(trace_id)
-            if task is None:
-                await self.ready()
-                task = self._opening.setdefault(trace_id, asyncio.ensure_future(self._open_trace(trace_id)))
-            await asyncio.shield(task)
+            await self.ready()
+            if trace_id in self._open:
+                return  # another task opened it meanwhile
+            if trace_id not in self._opening:
+                self._opening[trace_id] = asyncio.ensure_future(self._open_trace(trace_id))
+            await asyncio.shield(self._opening[trace_id])
         finally:
             self._awaited[trace_id] -= 1
             if not self._awaited[trace_id]:
@@ -201,7 +206,8 @@ class TracePool:
     async def _open_trace(self, trace_id: str) -> None:
         try:
             try:
-                trace = OpenTrace(self.storage, trace_id, self._durability, self.catalog.notices.announce)
+                make = RecordedTrace if self.record_changes else OpenTrace
+                trace = make(self.storage, trace_id, self._durability, self.catalog.notices.announce)
             except InvalidIdError as error:
                 raise TraceNotFoundError(f"no trace {trace_id!r} in {self.url}: {error}") from None
             await trace.refresh()
@@ -214,7 +220,7 @@ class TracePool:
     async def _shed(self) -> None:
         """Close the traces that were used least lately, but none with something on its way."""
         recent = time.monotonic() - _HELD_SECONDS
-        for trace_id, trace in list(self._open.items()):
+        for trace_id, trace in sorted(self._open.items(), key=lambda each: each[1].used_at):
             if len(self._open) <= self._limit:
                 return
             # Who was given a trace not long ago may be between two uses of it.
@@ -244,7 +250,7 @@ class TracePool:
         """Tell others that this process is done with a trace for now, though it may keep it open."""
         trace = self._open.get(trace_id)
         if trace is not None:
-            async with trace.mutex:
+            async with trace.held():
                 trace.announced_at = None
         if trace_id not in self._opening:  # who opens it now goes on from what was told before
             await self.catalog.notices.settle([trace_id])
@@ -294,7 +300,7 @@ class TracePool:
                 return self.of_open(trace)
         except TraceNotFoundError:
             await self.forget(trace_id)
-            return None
+            return await self.load(trace_id)
 
     def seal_soon(self, trace: OpenTrace) -> None:
         """Seal a trace in the background; `close` waits for it."""
@@ -317,6 +323,15 @@ class TracePool:
         await self.ready()
         await self.settle(trace_id)
         await self.catalog.notices.announce(trace_id)
+
+    async def made(self, trace: Trace) -> None:
+        """Do what is due when a trace was just made."""
+        if trace.status in TERMINAL:
+            # Nothing may follow, and still it is to be sealed.
+            (await self.opened(trace.trace_id)).touched = True
+        if self.record_changes:
+            async with (await self.opened(trace.trace_id)).exclusive():
+                pass  # whoever holds it tells what no event tells yet: here, that it is there
 
     async def settle(self, trace_id: str) -> None:
         """Wait for a seal of the trace that is under way, and close the trace."""

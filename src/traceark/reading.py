@@ -130,7 +130,7 @@ class StoredTrace:
             return None
         what = f"{self.prefix}/{GOAL_TREE}"
         stored = TreeFile.decode(await self.storage.read(what), what)
-        if stored.incarnation != self.header.incarnation:
+        if not stored.is_of(self.header.incarnation):
             return None
         if self.is_exact() and stored.messages == self.header.checkpoint.ends["messages"]:
             return as_read(stored.tree, stored)

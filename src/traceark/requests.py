@@ -36,7 +36,7 @@ class KnownMessage(Exception):
 class Staged:
     """Requests at their offsets, not yet applied: the lines by log, and what they will change."""
 
-    __slots__ = ("after", "cost", "duration_ms", "ends", "facts", "first", "lines", "sequence", "tokens", "writer")
+    __slots__ = ("after", "ends", "facts", "first", "fitting", "lines", "sequence", "writer")
 
     def __init__(
         self, ends: dict[LogName, int], writer: str, sequence: int, after: Callable[[LogName], str | None]
@@ -50,9 +50,8 @@ class Staged:
         # Of the logs that something is added to.
         self.lines: dict[LogName, list[bytes]] = {}
         self.facts: dict[str, Facts] = {}
-        # What they add to the totals.
-        self.tokens = self.duration_ms = 0
-        self.cost = 0.0
+        # Whether all of them are new and fit surely.
+        self.fitting = True
 
     def add(self, log: LogName, body: bytes) -> int:
         """Add a record's JSON to a log; return its offset."""
@@ -65,11 +64,12 @@ class Staged:
             lines.append(seal_record(body, offset, self.writer))
         return offset
 
-    def take_room(self, fold: MessageFold, tokens: int, duration_ms: int, cost: float) -> None:
-        """Count in what a message adds to the totals; refuse what would carry one beyond 64 bits."""
-        tokens, duration_ms, cost = self.tokens + tokens, self.duration_ms + duration_ms, self.cost + cost
-        fold.check_room(tokens, duration_ms, cost)
-        self.tokens, self.duration_ms, self.cost = tokens, duration_ms, cost
+    def change(self, message_id: str, facts: Facts, fold: MessageFold) -> None:
+        """Take a message as it will be; refuse it where a total would pass 64 bits."""
+        if not (self.fitting and fold.surely_fits(facts) and message_id not in fold.facts):
+            fold.check_room({**self.facts, message_id: facts})
+            self.fitting = False
+        self.facts[message_id] = facts
 
     def current(self, message_id: str, fold: MessageFold) -> Facts | None:
         """Return a message's facts as they will be."""
@@ -78,7 +78,9 @@ class Staged:
     def apply(self, fold: MessageFold) -> None:
         """Fold the staged messages in, once they are durable."""
         for message_id, facts in self.facts.items():
-            if message_id in fold.facts:
+            if self.fitting:
+                fold.add_fitting(message_id, facts)
+            elif message_id in fold.facts:
                 fold.replace(message_id, facts)
             else:
                 fold.add(message_id, facts)
@@ -140,10 +142,9 @@ class AddMessage(Request):
         if self.message_id is None:
             assigned = f'"message_id":{dumps(message_id)},{assigned}'
         facts = Facts._make((staged.ends["messages"] + 1, sequence, *self.counted))
-        staged.take_room(fold, facts.counted_tokens(), facts.duration_ms, facts.cost or 0.0)
-        staged.add("messages", f"{{{assigned}".encode() + self.json[1:] if assigned else self.json)
         assert message_id is not None
-        staged.facts[message_id] = facts
+        staged.change(message_id, facts, fold)
+        staged.add("messages", f"{{{assigned}".encode() + self.json[1:] if assigned else self.json)
         if sequence > staged.sequence:
             staged.sequence = sequence
         self.result = message_id
@@ -161,15 +162,8 @@ class UpdateMessage(Request):
         facts = staged.current(self.message_id, fold)
         if facts is None:
             raise MessageNotFoundError(f"no message {self.message_id!r} in this trace")
-        after = updated_facts(facts, self.fields)
-        staged.take_room(
-            fold,
-            after.counted_tokens() - facts.counted_tokens(),
-            after.duration_ms - facts.duration_ms,
-            (after.cost or 0.0) - (facts.cost or 0.0),
-        )
+        staged.change(self.message_id, updated_facts(facts, self.fields), fold)
         staged.add("messages", self.json)
-        staged.facts[self.message_id] = after
 
 
 class AppendEvent(Request):

@@ -61,15 +61,15 @@ def bytes_text(size: int) -> str:
     return f"{size} B"
 
 
-def count_of(number: int, what: str) -> str:
-    """Return a number with its noun.
+def count_of(number: int, what: str, several: str = "") -> str:
+    """Return a number with its noun, whose plural is told where it takes more than an s.
 
     Examples
     --------
     >>> count_of(1, "message"), count_of(1200, "message")
     ('1 message', '1,200 messages')
     """
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+    return f"{number:,} {what if number == 1 else several or f'{what}s'}"
 
 
 def short_number(number: int) -> str:

@@ -25,6 +25,11 @@ EXACT = Context(prec=1500, traps=[Inexact], Emin=-10_000, Emax=10_000)
 
 
 _NOTHING = Decimal(0)
+# Totals below the first have room for 10,000 messages of less than the second, more than any batch.
+_ROOMY, _ORDINARY = 2**62, 2**48
+_ROOMY_DIGITS, _ORDINARY_COST = 300, 1e290
+# So many appended messages are summed together: one by one, after a sync, each takes three times as long.
+_SUMMED_TOGETHER = 64
 
 
 def exact(cost: float | None) -> Decimal:
@@ -132,60 +137,113 @@ class MessageFold:
     """The running fold over a trace's message log: totals, sums by goal, facts by message id."""
 
     def __init__(self) -> None:
-        self.total = Sums()
-        self.by_goal: dict[str | None, Sums] = {}
         self.facts: dict[str, Facts] = {}
         self.last_sequence = 0
+        self._total = Sums()
+        self._by_goal: dict[str | None, Sums] = {}
+        # Facts that are not summed yet, all ordinary.
+        self._waiting: list[Facts] = []
+        # Whether the totals are far from their limits, once that was asked.
+        self._roomy: bool | None = None
 
-    def check_room(self, tokens: int, duration_ms: int, cost: float) -> None:
-        """Refuse what would carry a total beyond 64 bits."""
-        total = self.total
-        if not INT64_MIN <= total.tokens + tokens <= INT64_MAX:
+    @property
+    def total(self) -> Sums:
+        """The sums over all messages."""
+        self._sum_waiting()
+        return self._total
+
+    @property
+    def by_goal(self) -> dict[str | None, Sums]:
+        """The sums of each goal's messages."""
+        self._sum_waiting()
+        return self._by_goal
+
+    def surely_fits(self, facts: Facts) -> bool:
+        """Whether a message needs no `check_room`, whatever batch of such messages comes before it."""
+        if self._roomy is None:
+            total = self.total
+            self._roomy = (
+                -_ROOMY < total.tokens < _ROOMY
+                and -_ROOMY < total.duration_ms < _ROOMY
+                and total.cost.adjusted() < _ROOMY_DIGITS
+            )
+        _, _, _, tokens, usage, cost, duration_ms, _ = facts
+        return (
+            self._roomy
+            and -_ORDINARY < (usage if tokens is None else tokens) < _ORDINARY
+            and -_ORDINARY < duration_ms < _ORDINARY
+            and (cost is None or -_ORDINARY_COST < cost < _ORDINARY_COST)
+        )
+
+    def check_room(self, changed: Mapping[str, Facts]) -> None:
+        """Refuse messages, by id as they will be, that would carry a total beyond 64 bits."""
+        total, added = self.total, Sums()
+        for message_id, facts in changed.items():
+            if message_id in self.facts:
+                old = self.facts[message_id]
+                added.remove(old, exact(old.cost))
+            added.add(facts.counted_tokens(), facts.duration_ms, exact(facts.cost))
+        if not INT64_MIN <= total.tokens + added.tokens <= INT64_MAX:
             raise InvalidValueError("the trace's total would pass 64 bits", "tokens")
-        if not INT64_MIN <= total.duration_ms + duration_ms <= INT64_MAX:
+        if not INT64_MIN <= total.duration_ms + added.duration_ms <= INT64_MAX:
             raise InvalidValueError("the trace's total would pass 64 bits", "duration_ms")
-        # Far below the largest float there is nothing to add up first.
-        if (
-            cost
-            and (abs(cost) > 1e300 or total.cost.adjusted() > 300)
-            and (math.isinf(cost) or math.isinf(float(EXACT.add(total.cost, exact(cost)))))
-        ):
+        if math.isinf(float(EXACT.add(total.cost, added.cost))):
             raise InvalidValueError("the trace's total would pass a 64-bit float", "cost")
 
     def add(self, message_id: str, facts: Facts) -> None:
         """Fold in a message that was added."""
         self.facts[message_id] = facts
+        self.last_sequence = max(self.last_sequence, facts.sequence)
+        self._sum((facts,))
+
+    def add_fitting(self, message_id: str, facts: Facts) -> None:
+        """Do as `add` with a message that surely fits, which is summed when sums are asked for, or with others."""
+        self.facts[message_id] = facts
+        if facts.sequence > self.last_sequence:
+            self.last_sequence = facts.sequence
+        self._waiting.append(facts)
+        if len(self._waiting) >= _SUMMED_TOGETHER:
+            self._sum_waiting()
+
+    def _sum_waiting(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._sum(waiting)
+
+    def _sum(self, added: Iterable[Facts]) -> None:
+        self._roomy = None
+        total, by_goal = self._total, self._by_goal
         # In one step, which takes a fraction of as many attributes.
-        offset, sequence, goal_id, tokens, usage, cost, duration_ms, tool_name = facts
-        if sequence > self.last_sequence:
-            self.last_sequence = sequence
-        counted = usage if tokens is None else tokens
-        exactly = exact(cost)
-        self.total.add(counted, duration_ms, exactly)
-        sums = self.by_goal.get(goal_id)
-        if sums is None:
-            sums = self.by_goal[goal_id] = Sums()
-        sums.add(counted, duration_ms, exactly)
-        if tool_name is not None:
-            sums.add_tool(offset, tool_name)
+        for offset, _, goal_id, tokens, usage, cost, duration_ms, tool_name in added:
+            counted = usage if tokens is None else tokens
+            exactly = exact(cost)
+            total.add(counted, duration_ms, exactly)
+            sums = by_goal.get(goal_id)
+            if sums is None:
+                sums = by_goal[goal_id] = Sums()
+            sums.add(counted, duration_ms, exactly)
+            if tool_name is not None:
+                sums.add_tool(offset, tool_name)
 
     def replace(self, message_id: str, facts: Facts) -> None:
         """Fold in an update: the message counts with its new facts and no more with its old ones."""
         old = self.facts[message_id]
         if old == facts:
             return
+        self._sum_waiting()
+        self._roomy = None
         self.facts[message_id] = facts
         before, after = exact(old.cost), exact(facts.cost)
-        self.total.remove(old, before)
-        self.total.add(facts.counted_tokens(), facts.duration_ms, after)
-        self.by_goal[old.goal_id].remove(old, before)
-        self.by_goal.setdefault(facts.goal_id, Sums()).add(facts.counted_tokens(), facts.duration_ms, after)
+        self._total.remove(old, before)
+        self._total.add(facts.counted_tokens(), facts.duration_ms, after)
+        self._by_goal[old.goal_id].remove(old, before)
+        self._by_goal.setdefault(facts.goal_id, Sums()).add(facts.counted_tokens(), facts.duration_ms, after)
         if (old.goal_id, old.tool_name) != (facts.goal_id, facts.tool_name) or old.tool_name is not None:
             self._recount_tools({old.goal_id, facts.goal_id})
 
     def _recount_tools(self, goal_ids: set[str | None]) -> None:
         for goal_id in goal_ids:
-            self.by_goal[goal_id].tools = sorted(
+            self._by_goal[goal_id].tools = sorted(
                 (facts.offset, facts.tool_name)
                 for facts in self.facts.values()
                 if facts.goal_id == goal_id and facts.tool_name is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,6 +67,12 @@ class ArchiveStore(Retention):
         ``traceark`` in the user's cache directory (``XDG_CACHE_HOME``, or ``~/.cache``).
     max_cache_bytes : int
         What the copies there may weigh; the least recently used go first.
+    record_changes : bool
+        Append an event for every change of a message, a goal or the header, so that `get_events` tells all
+        of a run (see `traceark.changes.Replay`). It doubles what is written.
+    spool : str or Path, optional
+        A directory on a local disk. What is written is acknowledged when it is there, and shipped to
+        `url` in the background; reads see both. `durability` is then the spool's.
 
     Examples
     --------
@@ -80,6 +87,13 @@ class ArchiveStore(Retention):
     1
     """
 
+    def __new__(cls, *_: object, spool: str | Path | None = None, **__: object) -> Self:
+        """Make a store; one with a spool is of a class that stands above this one, and is found by its name."""
+        if spool is None or cls is not ArchiveStore:
+            return super().__new__(cls)
+        above: type[Self] = import_module("traceark.spool.store").SpooledStore
+        return super().__new__(above)
+
     def __init__(
         self,
         url: str | Path,
@@ -90,9 +104,13 @@ class ArchiveStore(Retention):
         max_open_traces: int = 128,
         cache_dir: str | Path | None = None,
         max_cache_bytes: int = 4 << 30,
+        record_changes: bool = False,
+        spool: str | Path | None = None,
     ) -> None:
         if durability not in ("fsync", "os"):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
+        if spool is not None:
+            raise InvalidValueError(f"{type(self).__name__} has no spool; ArchiveStore has", "spool")
         self.storage: Storage = storage_for(url, storage_options, durability)
         self._durability = durability
         self._again = _Opening(
@@ -104,10 +122,17 @@ class ArchiveStore(Retention):
             max_open_traces=max_open_traces,
             cache_dir=cache_dir,
             max_cache_bytes=max_cache_bytes,
+            record_changes=record_changes,
+            spool=spool,
         )
         cache = FileCache(self.storage, cache_directory(self.storage.url, cache_dir), max_cache_bytes)
         self._pool = TracePool(
-            self.storage, durability, cache, allow_unsafe_writes=allow_unsafe_writes, limit=max_open_traces
+            self.storage,
+            durability,
+            cache,
+            allow_unsafe_writes=allow_unsafe_writes,
+            limit=max_open_traces,
+            record_changes=record_changes,
         )
 
     @property
@@ -162,15 +187,13 @@ class ArchiveStore(Retention):
         except TraceExistsError:
             await self._pool.done(given.trace_id)
             raise
-        if given.status in TERMINAL:
-            # Nothing may follow, and still it is to be sealed.
-            (await self._pool.opened(given.trace_id)).touched = True
+        await self._pool.made(given)
         return given.trace_id
 
     @property
     def adds_at_once(self) -> bool:
-        """Whether `add_trace` adds all or nothing: on the local disk it does."""
-        return isinstance(self.storage, AppendStorage)
+        """Whether `add_trace` adds all or nothing: on the local disk it does, unless changes are recorded."""
+        return isinstance(self.storage, AppendStorage) and not self._pool.record_changes
 
     async def add_trace(
         self,
@@ -181,7 +204,7 @@ class ArchiveStore(Retention):
     ) -> str:
         """Add a run that has ended, all of it: there at once and sealed, or not at all, where `adds_at_once`.
 
-        On object stores the same records are added one after the other, and what is interrupted
+        Elsewhere the same records are added one after the other, and what is interrupted
         leaves a trace with what was added so far, still running.
 
         Parameters
@@ -220,7 +243,7 @@ class ArchiveStore(Retention):
         header = lifecycle.first_header(given.model_copy())
         files = await asyncio.to_thread(sealed_files, header, said, told, tree)
         storage = self.storage
-        if not isinstance(storage, AppendStorage):
+        if not isinstance(storage, AppendStorage) or not self.adds_at_once:
             return await self._add_in_turn(given, said, told, tree)
         await self._pool.ready()
         await self._pool.settle(given.trace_id)
@@ -252,7 +275,6 @@ class ArchiveStore(Retention):
                         return trace.view()
                 except TraceNotFoundError:
                     await self._pool.forget(trace_id)
-                    return None
             stored = await self._pool.load(trace_id)
             return await stored.trace() if stored is not None else None
 
@@ -347,7 +369,6 @@ class ArchiveStore(Retention):
                         return trace.tree_view()
                 except TraceNotFoundError:
                     await self._pool.forget(trace_id)
-                    return None
             stored = await self._pool.load(trace_id)
             return await stored.tree() if stored is not None else None
 
@@ -428,7 +449,7 @@ class ArchiveStore(Retention):
             A value cannot be kept exactly; the error names its path.
         """
         request = AddMessage(Message.coerce(message))
-        trace = await self._pool.opened(request.trace_id)
+        trace = self._pool.at_hand(request.trace_id) or await self._pool.opened(request.trace_id)
         try:
             message_id: str = await trace.submit(request)
         except KnownMessage:
@@ -447,14 +468,17 @@ class ArchiveStore(Retention):
         for trace_id in by_trace:
             await self._pool.opened(trace_id)  # before the first is written, all must be there
         for trace_id, group in by_trace.items():
-            trace = await self._pool.opened(trace_id)
-            await trace.submit_all(list[Request](group), raising=False)
-            for request in group:
-                if isinstance(request.error, KnownMessage):
-                    request.result = await self._known(trace, request.message)
-                elif request.error is not None:
-                    raise request.error
+            await self._add_all(trace_id, group)
         return [str(request.result) for request in requests]
+
+    async def _add_all(self, trace_id: str, requests: list[AddMessage]) -> None:
+        trace = await self._pool.opened(trace_id)
+        await trace.submit_all(list[Request](requests), raising=False)
+        for request in requests:
+            if isinstance(request.error, KnownMessage):
+                request.result = await self._known(trace, request.message)
+            elif request.error is not None:
+                raise request.error
 
     async def _known(self, trace: OpenTrace, message: Message) -> str:
         """Return the id of a message that is there already, or refuse one with other content."""
@@ -560,8 +584,12 @@ class ArchiveStore(Retention):
 
     # Keeping
 
-    async def flush(self) -> None:
-        """Bring every open trace's headers up to its logs, so that other readers need no log."""
+    async def flush(self, *, timeout: float | None = None) -> None:
+        """Bring every open trace's headers up to its logs, so that other readers need no log.
+
+        With a spool it also returns only when all that was acknowledged before is at the archive's
+        URL, or raises `SpoolPendingError` after `timeout` seconds, which says what is not.
+        """
         for trace in self._pool:
             await trace.publish_checkpoint()
 

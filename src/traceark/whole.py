@@ -102,7 +102,8 @@ def _message_records(trace_id: str, messages: Sequence[Message], fold: MessageFo
             raise InvalidValueError(f"the message id {message_id!r} comes twice", "message_id")
         record["sequence"], record["message_id"] = sequence, message_id
         facts = facts_of(record, offset)
-        fold.check_room(facts.counted_tokens(), facts.duration_ms, facts.cost or 0.0)
+        if not fold.surely_fits(facts):
+            fold.check_room({message_id: facts})
         fold.add(message_id, facts)
         last = max(last, sequence)
         found.append(record)

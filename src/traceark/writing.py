@@ -1,4 +1,4 @@
-"""How a batch reaches a log: appended to a file under a lock, or created as one new object."""
+"""How a batch reaches a log, and how that is done on a local disk: appended to a file under a lock."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from traceark.storage.base import (
     Appender,
     AppendStorage,
     Entry,
-    KeyExistsError,
     KeyMissingError,
     Lock,
-    Storage,
     acquire,
 )
 
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 _INLINE_SYNC_SECONDS = 0.002
 # The generation of a lock that was just opened.
 _UNKNOWN = -2
-# What a writer knows of an object store is listed again after this; superseded objects are kept longer.
-_KNOWLEDGE_SECONDS = 300.0
 
 
 class OffsetsTakenError(StorageError):
@@ -94,15 +90,16 @@ class LogWriter(ABC):
     def forget_segments(self) -> None:
         """Begin new segments with the next append, since the present ones are about to go."""
 
+    async def settle(self) -> None:
+        """Wait for what goes on beside the writing."""
+
+    async def close(self) -> None:
+        """Wait for all that is under way, and forget all files."""
+        await self.settle()
+        self.reset()
+
     def reset(self) -> None:
         """Forget all files."""
-
-
-def writer_for(storage: Storage, trace: OpenTrace, durability: str) -> LogWriter:
-    """Return the way to write that suits the storage."""
-    if isinstance(storage, AppendStorage):
-        return FileWriter(storage, trace, durability)
-    return ObjectWriter(storage, trace)
 
 
 class FileWriter(LogWriter):
@@ -113,6 +110,8 @@ class FileWriter(LogWriter):
         self._trace = trace
         self._syncs = durability == "fsync"
         self._lock: Lock | None = None
+        # The lock while it is held, which `reset` must not close.
+        self._held: Lock | None = None
         self._generation = 0
         self._open: dict[LogName, tuple[str, Appender]] = {}
         self._begun: set[LogName] = set()
@@ -143,14 +142,21 @@ class FileWriter(LogWriter):
     async def locked(self) -> AsyncIterator[None]:
         lock = await self._acquire()
         try:
-            if not self._is_current(lock):
+            while not self._is_current(lock):
                 if lock.generation() != self._generation and (self._generation, lock.generation()) != (_UNKNOWN, 1):
                     # Who changed it may have told others that nobody writes here; creation itself leaves 1.
                     self._trace.announced_at = None
+                self._held = lock
                 await self._trace.refresh()
-                self._generation = lock.generation()
+                if self._lock is lock:
+                    self._generation = lock.generation()
+                    break
+                # Another trace of this id is here now, perhaps with a lock of its own.
+                lock.close()
+                lock = await self._acquire()
             yield
         finally:
+            self._held = None
             lock.release()
 
     def try_lock(self) -> bool:
@@ -327,60 +333,6 @@ class FileWriter(LogWriter):
             self._close(log)
         self._begun.clear()
         self._unsynced.clear()
-        if self._lock is not None:
+        if self._lock is not None and self._lock is not self._held:
             self._lock.close()
-            self._lock = None
-
-
-class ObjectWriter(LogWriter):
-    """Creates one object per batch, exclusively under its first offset: creating it is winning the offsets."""
-
-    one_log_at_a_time = True
-
-    def __init__(self, storage: Storage, trace: OpenTrace) -> None:
-        self._storage = storage
-        self._trace = trace
-        self._known_at = -_KNOWLEDGE_SECONDS
-        self._appended_at = -_KNOWLEDGE_SECONDS
-
-    @asynccontextmanager
-    async def locked(self) -> AsyncIterator[None]:
-        if time.monotonic() - self._known_at > _KNOWLEDGE_SECONDS:
-            await self._trace.refresh()
-            self._known_at = time.monotonic()
-        announced_at = self._trace.announced_at
-        if announced_at is not None and time.monotonic() - max(announced_at, self._appended_at) > _KNOWLEDGE_SECONDS:
-            self._trace.announced_at = None  # after so long others may take the trace for left alone
-        yield
-
-    def begins(self, log: LogName) -> bool:
-        return True
-
-    async def append(self, staged: Staged) -> None:
-        trace = self._trace
-        for log, lines in staged.lines.items():
-            name = str(SegmentName(staged.first[log] + 1, trace.header.incarnation))
-            key = f"{trace.prefix}/{log}/{name}"
-            data = b"".join(lines)
-            try:
-                version = await self._storage.create(key, data)
-            except StorageError as error:
-                version = await self._ours(key, data, error)
-            trace.tails[log] = Tail(name, len(data), False)
-            trace.entries[f"{log}/{name}"] = Entry(len(data), version, 0.0)
-        self._appended_at = time.monotonic()
-
-    async def _ours(self, key: str, data: bytes, error: StorageError) -> str:
-        """Return the version of a creation whose answer was lost; refuse one that another writer won."""
-        try:
-            stored, version = await self._storage.read_versioned(key)
-        except KeyMissingError:
-            if isinstance(error, KeyExistsError):
-                raise OffsetsTakenError(f"{key} was won by another writer and compacted") from error
-            raise error from None
-        if stored != data:
-            raise OffsetsTakenError(f"{key} was won by another writer") from error
-        return version
-
-    def reset(self) -> None:
-        self._known_at = -_KNOWLEDGE_SECONDS
+        self._lock = None

@@ -45,6 +45,7 @@ class StoreOptions(TypedDict, total=False):
     storage_options: Mapping[str, Any] | None
     durability: Durability
     allow_unsafe_writes: bool
+    record_changes: bool
 
 
 @dataclass(eq=False)

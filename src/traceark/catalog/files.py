@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from traceark.catalog.contents import CATALOG, Contents, SnapshotFile, contents_of
 from traceark.catalog.snapshot import SnapshotInfo, check_rows, encode_snapshot, snapshot_info, snapshot_name
 from traceark.errors import CorruptFileError, StorageError
-from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
+from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
 
 _PARALLEL = 32
 _ATTEMPTS = 20
@@ -56,7 +56,8 @@ class Snapshot:
         with BytesIO(self.data) if isinstance(self.data, bytes) else self.data.open("rb") as file:
             check_rows(self.info, file, self.file.name)
             file.seek(0)
-            return pq.read_table(file)
+            # Reading ahead, threads of Arrow hold buffers of Python still while the interpreter ends, which aborts it.
+            return pq.ParquetFile(file, pre_buffer=False).read()
 
 
 async def opened(storage: Storage, file: SnapshotFile, binding: str) -> Snapshot | None:
@@ -98,5 +99,8 @@ async def publish(storage: Storage, info: SnapshotInfo, export: Callable[[], pa.
 
 async def delete(storage: Storage, names: Sequence[str]) -> None:
     """Delete files of the catalog."""
+    if isinstance(storage, AppendStorage):
+        await storage.delete(f"{CATALOG}/{name}" for name in names)
+        return
     for start in range(0, len(names), _PARALLEL):
         await asyncio.gather(*(storage.delete([f"{CATALOG}/{name}"]) for name in names[start : start + _PARALLEL]))

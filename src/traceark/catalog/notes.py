@@ -180,5 +180,5 @@ def _rows(known: Mapping[str, Json], notes: Sequence[Note], gone: Sequence[str])
 
 def _told(row: Mapping[str, Json]) -> JsonObject:
     """Return what a row says of the trace, whichever way it was read."""
-    names = (*(column.name for column in TRACES), "_tree")
+    names = (*(column.name for column in TRACES), "_tree", "_sealed")
     return {name: row[name] for name in names if row.get(name) is not None}

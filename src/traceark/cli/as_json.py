@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
+    from traceark.redacting import RedactionReport
+    from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
@@ -92,7 +95,15 @@ class JsonOutput(Output):
         """Print the report."""
         _print(report.to_json())
 
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print the status."""
+        _print(status.to_json())
+
     def expired(self, report: ExpiryReport) -> None:
+        """Print the report."""
+        _print(report.to_json())
+
+    def redacted(self, report: RedactionReport) -> None:
         """Print the report."""
         _print(report.to_json())
 
@@ -107,6 +118,10 @@ class JsonOutput(Output):
             }
         )
 
+    def repaired(self, report: RepairReport) -> None:
+        """Print the report."""
+        _print(report.to_json())
+
     def report(self, word: str, figures: Mapping[str, Any]) -> None:
         """Print an object of the figures."""
         _print(figures)
@@ -114,6 +129,11 @@ class JsonOutput(Output):
     def kept(self, kept: Kept) -> None:
         """Print the ids."""
         _print({kept.word: list(kept.done), "left_alone": list(kept.left_alone), "failed": dict(kept.failed)})
+
+
+def line_of(value: object) -> str:
+    """Return JSON in one line, as safe to print as all else here."""
+    return _dump(value)
 
 
 def _print_list(values: Iterable[object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
@@ -58,29 +59,45 @@ def seal_verb(settings: Settings, archive: str, names: tuple[str, ...], every: b
 @click.argument("archive")
 @click.argument("names", nargs=-1, metavar="[TRACE_ID]...")
 @click.option("--all", "every", is_flag=True, help="All traces, which is what no TRACE_ID means too.")
-@click.option("--deep", is_flag=True, help="Also every hash and record, and a recount of totals and stats.")
+@click.option(
+    "--deep", is_flag=True, help="Also every hash and record, a recount of totals and stats, and the rollups."
+)
 @click.option(
     "--jobs",
     type=click.IntRange(1),
     metavar="N",
     help="How many processes share the work; without it as many as there are processors, where there is much to do.",
 )
+@click.option(
+    "--resume",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep how far it is in FILE, outside of ARCHIVE, and go on from there; deleted when all is checked.",
+)
 @shared_options
 def verify_verb(
-    settings: Settings, archive: str, names: tuple[str, ...], every: bool, deep: bool, jobs: int | None
+    settings: Settings,
+    archive: str,
+    names: tuple[str, ...],
+    every: bool,
+    deep: bool,
+    jobs: int | None,
+    resume: Path | None,
 ) -> int:
     """Check traces, and say of what is wrong where it is and what mends it. Nothing is written.
 
-    Without a TRACE_ID also what traces say of each other, and the catalog of them. That a parent or a
+    Without a TRACE_ID also what traces say of each other, tombstones, and the catalog. That a parent or a
     child is not in ARCHIVE is a note: nothing is wrong, since directories are copied one by one.
     """
     if every and names:
         raise click.UsageError("give TRACE_IDs or --all, not both", click.get_current_context())
+    if resume is not None and names:
+        raise click.UsageError("--resume is for all traces", click.get_current_context())
     with opened_existing(settings, archive) as source, progress("verifying") as advance:
         if not names:
             traces = len(trace_ids(source))
             findings = source.verify(
-                deep=deep, workers=jobs, progress=lambda done, total: advance("traces", done, total)
+                deep=deep, workers=jobs, resume=resume, progress=lambda done, total: advance("traces", done, total)
             )
         else:
             chosen = find_all(source, names)

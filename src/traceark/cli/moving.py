@@ -10,7 +10,9 @@ import click
 from traceark.cli.archives import opened_existing, storage_options
 from traceark.cli.asking import filter_options, understood
 from traceark.cli.progress import progress
+from traceark.cli.redacting import pattern_options
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
+from traceark.redaction.patterns import Pattern, patterns_of
 from traceark.showing import bytes_text, count_of, one_line
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ def _shared(verb: Callable[..., int]) -> Callable[..., int]:
     help="Also delete at TARGET what SOURCE does not have or has deleted, unless it is pinned there.",
 )
 @click.option("--sync-once", is_flag=True, help="On a disk, sync file systems, not each file.")
+@click.option("--redact", is_flag=True, help="Replace keys, tokens and addresses in the copies; see traceark redact.")
+@pattern_options
 @filter_options
 @shared_options
 def sync_verb(
@@ -55,6 +59,8 @@ def sync_verb(
     on_diverged: str,
     no_check: bool,
     sync_once: bool,
+    redact: bool,
+    patterns: tuple[Pattern, ...] | None,
     filters: dict[str, Any],
 ) -> int:
     """Copy to the archive TARGET what it lacks of SOURCE; both may be written to meanwhile.
@@ -65,12 +71,15 @@ def sync_verb(
     """
     from traceark.sync import SyncOptions
 
+    if patterns is not None and not redact:
+        raise click.UsageError("patterns go with --redact", click.get_current_context())
     options = SyncOptions(
         dry_run=dry_run,
         delete=delete,
         keep_both=on_diverged == "keep-both",
         check=not no_check,
         sync_each=not sync_once,
+        redact=(patterns or patterns_of()) if redact else (),
     )
     with opened_existing(settings, source, target) as archive, progress("syncing") as advance:
         report = archive.sync_to(
@@ -126,5 +135,8 @@ def tell(report: SyncReport) -> int:
         click.echo(f"traceark: {one_line(problem)}", err=True)
     if diverged := sum(trace.outcome == "diverged" and trace.kept_as is None for trace in report.traces):
         told = f"{count_of(diverged, 'trace')} diverged: both sides were written to; nothing was copied"
+        click.echo(f"traceark: {told}", err=True)
+    if redacted := sum(trace.outcome == "redacted" for trace in report.traces):
+        told = f"{count_of(redacted, 'trace')} redacted on one side; nothing was copied"
         click.echo(f"traceark: {told}", err=True)
     return FINE if report.is_clean else FOUND_WRONG

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
+    from traceark.redacting import RedactionReport
+    from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
@@ -113,12 +116,24 @@ class Output(ABC):
         """Print what a pack holds."""
 
     @abstractmethod
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print what waits in a spool."""
+
+    @abstractmethod
     def expired(self, report: ExpiryReport) -> None:
         """Print what was, or would be, deleted for its age."""
 
     @abstractmethod
+    def redacted(self, report: RedactionReport) -> None:
+        """Print what was, or would be, replaced."""
+
+    @abstractmethod
     def verified(self, verified: Verified) -> None:
         """Print what is wrong."""
+
+    @abstractmethod
+    def repaired(self, report: RepairReport) -> None:
+        """Print what was, or would be, mended, and what is left."""
 
     @abstractmethod
     def kept(self, kept: Kept) -> None:

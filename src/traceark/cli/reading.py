@@ -6,7 +6,7 @@ import warnings
 
 import click
 
-from traceark.cli.archives import find, opened_existing
+from traceark.cli.archives import find, opened, opened_existing
 from traceark.cli.output import Shown
 from traceark.cli.rows import check_ending, print_csv, rows_of, write
 from traceark.cli.settings import FINE, Settings, shared_options
@@ -50,10 +50,33 @@ def show_verb(settings: Settings, archive: str, trace_id: str, full: bool) -> in
     metavar="EVENT_ID",
     help="Only events after this one; 0, the default, gives all.",
 )
+@click.option("-f", "--follow", "follows", is_flag=True, help="Go on with what comes, messages too, till the run ends.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.05),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --follow: how often to look.",
+)
+@click.option("--wait", "waits", is_flag=True, help="With --follow: wait for a trace that is not there yet.")
 @shared_options
-def tail_verb(settings: Settings, archive: str, trace_id: str, since: int) -> int:
-    """Print the events of a trace, in order."""
-    with opened_existing(settings, archive) as source:
+def tail_verb(
+    settings: Settings, archive: str, trace_id: str, since: int, follows: bool, interval: float, waits: bool
+) -> int:
+    """Print the events of a trace, in order.
+
+    With --follow also its messages, as they come, until the run has ended; --json then prints an
+    object a line: {"event": …}, {"message": …} or {"update": …}. The number before an event is
+    what --since takes to go on from there.
+    """
+    if waits and not follows:
+        raise click.UsageError("--wait is for --follow")
+    with (opened if waits else opened_existing)(settings, archive) as source:
+        if follows:
+            from traceark.cli.following import follow
+
+            return follow(settings, source, trace_id if waits else find(source, trace_id), since, interval)
         events = source.get_events(find(source, trace_id), since)
     settings.output().events(events)
     return FINE

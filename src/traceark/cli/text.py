@@ -36,10 +36,14 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
+    from traceark.redacting import RedactionReport
+    from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
     from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
+    from traceark.verification import Finding
 
 _WIDE = 120
 _TASK_CHARS = 160
@@ -201,11 +205,11 @@ class TextOutput(Output):
 
     def synced(self, report: SyncReport, word: str = "synced") -> None:
         """Print few traces that are not the same, each, then how many there are of each kind."""
-        told = [trace for trace in report.traces if trace.outcome == "diverged"]
+        told = [trace for trace in report.traces if trace.outcome in ("diverged", "redacted")]
         if len(report.traces) <= 5:
             told = report.traces
         for trace in told:
-            where = f" at {trace.where}" if trace.where else ""
+            where = f"{' at ' if trace.outcome == 'diverged' else ': '}{trace.where}" if trace.where else ""
             copied = f", {bytes_text(trace.copied_bytes)}" if trace.copied_bytes else ""
             if trace.kept_as is not None:
                 copied = f", kept as {visible(trace.kept_as)}"
@@ -213,6 +217,11 @@ class TextOutput(Output):
         self.console.print(
             f"{word}: {_counted(report.outcomes) or 'no traces'}; {bytes_text(report.copied_bytes)} copied"
         )
+
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print it line by line."""
+        for line in status.to_text():
+            self.console.print_line(Text(visible(line)))
 
     def expired(self, report: ExpiryReport) -> None:
         """Print few ids, then how many traces and bytes, and what is kept."""
@@ -227,15 +236,24 @@ class TextOutput(Output):
             + ("; --yes deletes" if report.dry_run and report.trace_ids else "")
         )
 
+    def redacted(self, report: RedactionReport) -> None:
+        """Print what was found by pattern and field, what stays, and in how many traces."""
+        for (pattern, where), number in sorted(report.replaced.items()):
+            self.console.print_line(Text(f"{pattern} in {where}: {number:,}"))
+        for (pattern, where), number in sorted(report.left.items()):
+            self.console.print_line(Text(f"left, since it is an id: {pattern} in {where}: {number:,}"))
+        found = sum(bool(trace.replaced) for trace in report.traces)
+        word = "would replace" if report.dry_run else "replaced"
+        self.console.print(
+            f"{word} {count_of(report.replaced.total(), 'match', 'matches')} in {found:,} of "
+            f"{count_of(report.looked_at, 'trace')}" + ("; --yes replaces" if report.dry_run and found else "")
+        )
+
     def verified(self, verified: Verified) -> None:
         """Print the findings, then how many there are; of notes the first, since most archives lack some sub-agents."""
         notes = [finding for finding in verified.findings if finding.is_note]
         for finding in (*verified.wrong, *notes[:1]):
-            where = finding.file if finding.offset is None else f"{finding.file} at {finding.offset}"
-            self.console.print(Text(visible(where), style="bold"))
-            told = f"note: {one_line(finding.meaning)}" if finding.is_note else one_line(finding.meaning)
-            self.console.print(Text(f"  {told}", style="yellow" if finding.is_note else "red"))
-            self.console.print(Text(f"  → {one_line(finding.remedy)}"))
+            self._finding(finding)
         if len(notes) > 1:
             self.console.print(Text(f"  and {len(notes) - 1} more of this kind; --json has them all"))
         looked_at = f"{count_of(verified.traces, 'trace')} verified{', deep' if verified.deep else ''}"
@@ -245,6 +263,30 @@ class TextOutput(Output):
             self.console.print(Text(f"{looked_at}: {found}", style="bold red"))
         else:
             self.console.print(Text(f"{looked_at}: nothing is wrong", style="green"))
+
+    def _finding(self, finding: Finding) -> None:
+        where = finding.file if finding.offset is None else f"{finding.file} at {finding.offset}"
+        self.console.print(Text(visible(where), style="bold"))
+        told = f"note: {one_line(finding.meaning)}" if finding.is_note else one_line(finding.meaning)
+        self.console.print(Text(f"  {told}", style="yellow" if finding.is_note else "red"))
+        self.console.print(Text(f"  → {one_line(finding.remedy)}"))
+
+    def repaired(self, report: RepairReport) -> None:
+        """Print each file that is mended, with where it was kept; then what is left, as `verified` does."""
+        for mend in report.mended:
+            self.console.print(Text(f"{mend.deed} {visible(mend.file)}", style="bold"))
+            self.console.print(Text(f"  {one_line(mend.meaning)}"))
+            if mend.kept is not None:
+                self.console.print(Text(f"  kept as {visible(mend.kept)}", style="dim"))
+        for finding in report.left:
+            self._finding(finding)
+        mended = count_of(len({mend.trace_id for mend in report.mended}), "trace")
+        left = len({finding.trace_id for finding in report.left})
+        self.console.print(
+            f"{count_of(report.traces, 'trace')} looked at: {'would mend' if report.dry_run else 'mended'} {mended}"
+            + (f"; {count_of(left, 'trace')} left as {'they are' if left > 1 else 'it is'}" if left else "")
+            + ("; --yes mends" if report.dry_run and report.mended else "")
+        )
 
     def report(self, word: str, figures: Mapping[str, Any]) -> None:
         """Print the figures that are not zero in one sentence, then the problems."""

@@ -24,14 +24,13 @@ from traceark.layout import (
     LOGS,
     MANIFEST,
     MARKER,
-    PINS,
-    TOMBSTONES,
     TRACES,
     parse_log_name,
     trace_id_of,
 )
 from traceark.log import LogRead
 from traceark.models import Event, GoalTree, JsonObject, Message
+from traceark.packed.members import BESIDE
 from traceark.packed.spool import is_pack, spooled
 from traceark.reading import StoredTrace, fold_updates, load, retrying
 from traceark.stats import SetStats
@@ -39,7 +38,6 @@ from traceark.storage.base import Storage
 from traceark.storage.local import LocalStorage
 
 NAME = "traceark"
-_BESIDE = frozenset({"catalog", TOMBSTONES, PINS})
 _FILES = frozenset({HEADER, GOAL_TREE, MANIFEST, LOCK})
 # Stands near the end of every header, which is one line.
 _MARK = b'"_incarnation":"'
@@ -80,10 +78,10 @@ class TracearkArchive:
         return [home / HEADER, *others]
 
     def is_beside(self, path: Path) -> bool:
-        """Say whether the file is an archive's marker, or lies in its catalog or among its tombstones."""
+        """Say whether the file is an archive's marker, or lies in a directory of it beside the traces."""
         if path.name == MARKER:
             return _is_marker(path)
-        return any(each.name in _BESIDE and _is_marker(each.parent / MARKER) for each in path.parents)
+        return any(each.name in BESIDE and _is_marker(each.parent / MARKER) for each in path.parents)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of the directory whose header this is, or each in a zip."""
@@ -192,7 +190,8 @@ async def source_of(stored: StoredTrace, path: Path, counts: ImportCounts) -> So
 
 def _event(record: JsonObject, path: Path, counts: ImportCounts) -> SourceEvent:
     event = Event.parse(record)
-    unknown = sorted((event.__pydantic_extra__ or {}).keys() - {"trace_id"})
+    # What a recorded change says beside its payload is of the offsets of that very trace.
+    unknown = sorted((event.__pydantic_extra__ or {}).keys() - {"trace_id", "change"})
     if unknown:
         told = f"event {event.event_id} has fields that are not known here, {', '.join(unknown)}; they were not taken"
         counts.problems.append(Problem(str(path), 0, told))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from traceark.errors import PackError
 from traceark.layout import (
@@ -12,6 +13,7 @@ from traceark.layout import (
     HEADER,
     LOCK,
     LOGS,
+    LOST_FOUND,
     MANIFEST,
     MARKER,
     PINS,
@@ -29,7 +31,8 @@ _LONGEST_NAME = 4096
 _SHOWN_NAME = 200
 _DRIVE = re.compile(r"[A-Za-z]:")
 _HEADERS = (GOAL_TREE, HEADER, MANIFEST)
-_BESIDE = frozenset({"catalog", TOMBSTONES, PINS})
+# Directories of an archive that lie beside its traces.
+BESIDE = frozenset({"catalog", TOMBSTONES, PINS, LOST_FOUND})
 _TEMPORARY = ".tmp-"
 
 
@@ -172,6 +175,17 @@ def place_of(name: str) -> Place | None:
 
 
 def is_beside(name: str) -> bool:
-    """Say whether a member is what an archive holds beside its traces, or no copier has to take: it is passed over."""
+    """Say whether a member is what an archive holds beside its traces, or no copier has to take: it is passed over.
+
+    Examples
+    --------
+    >>> is_beside("old/lost+found/20260102T030405Z-5f3a9c21/traces/run-7/trace.json")
+    True
+    >>> is_beside("old/traces/catalog/trace.json")
+    False
+    """
     *home, file = name.split("/")
-    return file in (MARKER, LOCK) or file.startswith(_TEMPORARY) or not _BESIDE.isdisjoint(home)
+    if file in (MARKER, LOCK) or file.startswith(_TEMPORARY):
+        return True
+    # Below `traces` it is a trace's own directory, whatever its id.
+    return any(each in BESIDE and above != TRACES for above, each in pairwise(["", *home]))

@@ -88,7 +88,7 @@ def is_pack(path: Path) -> bool:
         try:
             for member in read_zip(file, Meter(str(path), path.stat().st_size, Limits())):
                 place = place_of(member.name)
-                if place is not None and place.file == HEADER:
+                if place is not None and place.file == HEADER and not is_beside(member.name):
                     return _MARK in b"".join(member.chunks)
         except PackError:
             return False

@@ -11,8 +11,6 @@ import warnings
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from typing import cast
 
-import pyarrow as pa
-
 from traceark.codec.lines import to_record
 from traceark.codec.parquet import part_info, to_table
 from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning
@@ -36,6 +34,29 @@ async def gather(pool: TracePool, wanted: Collection[str]) -> dict[str, list[Sou
     DamagedTraceWarning
         A trace was left out.
     """
+    if pool.under is None:
+        return await _gather(pool, wanted)
+    sources, held = await _steadily(pool, wanted)
+    for view, found in (await pool.reach(_gather(pool.under, wanted))).items():
+        sources[view] += [each.without(held) for each in found]
+    return sources
+
+
+async def _steadily(pool: TracePool, wanted: Collection[str]) -> tuple[dict[str, list[Source]], list[str]]:
+    """Return the sources, and the ids of the traces that the archive held before and after they were gathered."""
+    after = await _ids(pool)
+    while True:
+        before, sources, after = after, await _gather(pool, wanted), await _ids(pool)
+        if before == after:
+            return sources, after
+
+
+async def _ids(pool: TracePool) -> list[str]:
+    found = await pool.catalog.select('SELECT "trace_id" FROM traces ORDER BY 1', {})
+    return [str(each) for each in found.column(0).to_pylist()]
+
+
+async def _gather(pool: TracePool, wanted: Collection[str]) -> dict[str, list[Source]]:
     sources: dict[str, list[Source]] = {}
     if "traces" in wanted:
         snapshot, masked, rows = await pool.catalog.parted()
@@ -99,8 +120,7 @@ async def _rolled(standing: Standing, view: str, masks: list[set[str]]) -> list[
 
 def _masked(paths: Iterable[str], trace_ids: Collection[str]) -> Source:
     """Return files without the rows of some traces."""
-    mask = pa.table({"trace_id": pa.array(sorted(trace_ids), pa.string())}) if trace_ids else None
-    return Source(paths=tuple(paths), masked=mask)
+    return Source(paths=tuple(paths)).without(trace_ids)
 
 
 def part_path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | None:

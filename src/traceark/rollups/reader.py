@@ -139,6 +139,16 @@ class RollupReader:
             pc.any(pc.is_in(table["trace_id"], value_set=wanted)).as_py() or 0 for table in self._members.values()
         )
 
+    def holding_any(self, runs: Collection[tuple[str, str]]) -> set[str]:
+        """Return the ids of some runs, each an id and an incarnation, that are members of a rollup."""
+        wanted = pa.array(sorted({trace_id for trace_id, _ in runs}), pa.string())
+        found: set[str] = set()
+        for table in self._members.values():
+            held = table.filter(pc.is_in(table["trace_id"], value_set=wanted))
+            pairs = zip(held["trace_id"].to_pylist(), held["incarnation"].to_pylist(), strict=True)
+            found |= {trace_id for trace_id, incarnation in pairs if (trace_id, incarnation) in runs}
+        return found
+
     async def paths(self, view: str) -> list[list[Path]]:
         """Return the files with the rows of ``messages``, ``events`` or ``goals``, for each current rollup.
 

@@ -114,12 +114,18 @@ class Storage(ABC):
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in this order; one that is gone already is no error."""
 
-    async def remove_leftovers(self, prefix: str) -> int:
-        """Remove, below a prefix, what writes left that were cut short long ago; return how many files.
+    async def remove_leftovers(self, prefix: str, seconds: float) -> int:
+        """Remove, below a prefix, what writes left that were cut short so many seconds ago; return how many files.
 
         Where an object is put whole or not at all there are none.
         """
         return 0
+
+    async def sync_names(self, prefix: str) -> None:
+        """Return when the names right below a prefix, those that are gone too, last over a loss of power.
+
+        What is created or replaced needs no such call; an object store needs none at all.
+        """
 
     def local_path(self, key: str) -> Path | None:
         """Return where an object lies as a file that other libraries can open, or None where it does not."""

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from traceark.errors import StorageError
@@ -38,8 +38,6 @@ except ImportError:  # Windows: reading works, writing is refused in `lock`.
 _INLINE_READ_BYTES = 256 * 1024
 TEMPORARY = ".tmp-"
 _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
-# A file has its temporary name for as long as one write and one sync take; somebody's clock may be wrong.
-_LEFTOVER_SECONDS = 3600.0
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
 
@@ -76,6 +74,12 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def _sync_directories(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(KeyMissingError), _errors(str(path)):
+            sync_directory(path)
+
+
 class LocalAppender(Appender):
     """A segment open with ``O_APPEND``."""
 
@@ -97,8 +101,9 @@ class LocalAppender(Appender):
             while written < len(data):
                 written += os.write(self._descriptor, memoryview(data)[written:])
         except OSError as error:
-            # A half-written record must not stand before the next one.
-            os.ftruncate(self._descriptor, start)
+            # A half-written record must not stand before the next one; where it stays, whoever reads finds it torn.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, start)
             raise StorageError(error.errno, f"{self._path}: {error.strerror}; nothing was acknowledged") from error
         self.size = start + len(data)
 
@@ -113,7 +118,8 @@ class LocalAppender(Appender):
             raise StorageError(error.errno, f"{self._path}: sync failed: {error.strerror}") from error
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        with _errors(str(self._path)):
+            os.close(self._descriptor)
 
 
 class LocalLock(Lock):
@@ -145,10 +151,12 @@ class LocalLock(Lock):
 
     def bump(self, *, deleted: bool = False) -> None:
         generation = -1 if deleted else max(self.generation(), 0) + 1
-        os.pwrite(self._descriptor, b"%-20d\n" % generation, 0)
+        with _errors(str(self._path)):
+            os.pwrite(self._descriptor, b"%-20d\n" % generation, 0)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        with _errors(str(self._path)):
+            os.close(self._descriptor)
 
 
 class LocalStorage(AppendStorage):
@@ -179,14 +187,13 @@ class LocalStorage(AppendStorage):
         path = self.path(key)
         with _errors(str(path)):
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            with _errors(str(path)):
+            try:
                 size = os.fstat(descriptor).st_size - start
                 if size <= _INLINE_READ_BYTES:
                     return _pread(descriptor, start, max(size, 0))
                 return await asyncio.to_thread(_pread, descriptor, start, size)
-        finally:
-            os.close(descriptor)
+            finally:
+                os.close(descriptor)
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
         path = self.path(key)
@@ -296,25 +303,32 @@ class LocalStorage(AppendStorage):
             sync_directory(path.parent)
 
     async def delete(self, keys: Iterable[str]) -> None:
-        for key in keys:
-            with _errors(str(self.path(key))):
-                self.path(key).unlink(missing_ok=True)
+        paths = [self.path(key) for key in keys]
+        if not self._sync_names:
+            # What supersedes a file must last before that goes; else a loss of power takes both.
+            await asyncio.to_thread(_sync_directories, {path.parent for path in paths})
+        for path in paths:
+            with _errors(str(path)):
+                path.unlink(missing_ok=True)
 
-    async def remove_leftovers(self, prefix: str) -> int:
-        return await asyncio.to_thread(self._remove_leftovers, self.path(prefix))
+    async def sync_names(self, prefix: str) -> None:
+        if self._sync_names:
+            with _errors(str(self.path(prefix))):
+                await asyncio.to_thread(sync_directory, self.path(prefix))
 
-    def _remove_leftovers(self, directory: Path) -> int:
+    async def remove_leftovers(self, prefix: str, seconds: float) -> int:
+        return await asyncio.to_thread(self._remove_leftovers, self.path(prefix), seconds)
+
+    def _remove_leftovers(self, directory: Path, seconds: float) -> int:
         removed, now = 0, time.time()
         for folder, _, names in os.walk(directory):
             for name in filter(_LEFTOVER.fullmatch, names):
                 path = Path(folder, name)
-                try:
+                with _errors(str(path)), suppress(FileNotFoundError):
                     status = path.lstat()
-                    if now - max(status.st_mtime, status.st_ctime) > _LEFTOVER_SECONDS:
+                    if now - max(status.st_mtime, status.st_ctime) > seconds:
                         path.unlink()
                         removed += 1
-                except OSError:
-                    continue  # gone by now, or not ours to remove: it takes room and nothing else
         return removed
 
     def lock(self, key: str) -> LocalLock:

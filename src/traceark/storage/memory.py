@@ -22,6 +22,8 @@ class MemoryStorage(Storage):
         What stands behind ``memory://``.
     """
 
+    grace_seconds = 15 * 60.0
+
     _archives: ClassVar[dict[str, dict[str, tuple[bytes, str, float]]]] = {}
     _mutex: ClassVar[threading.Lock] = threading.Lock()
     _versions: ClassVar[int] = 0

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from traceark.errors import CorruptFileError, StorageError
-from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, PartName, parse_log_name
-from traceark.lifecycle import locked
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
+from traceark.lifecycle import locked, versions
 from traceark.manifest import sha256
 from traceark.storage.base import (
     AppendStorage,
@@ -63,18 +64,18 @@ async def carry(
     CorruptFileError
         What was read back is not what was written.
     """
-    async with _alone(target, side.prefix):
-        present = await target.list(side.prefix) if listed is None or isinstance(target, AppendStorage) else listed
-        if not _is_as_compared(present, there):
+    async with alone(target, side.prefix):
+        present = listed
+        if present is None or isinstance(target, AppendStorage):
+            present = await as_compared(target, side.prefix, there)
+        if present is None:
             raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
-        try:
-            return await _publish(side, target, present, check=check)
-        except (KeyExistsError, VersionMismatchError) as error:
-            raise ChangedMeanwhileError(str(error)) from error
+        return await publish(side, target, present, there, check=check)
 
 
 @asynccontextmanager
-async def _alone(target: Storage, prefix: str) -> AsyncIterator[None]:
+async def alone(target: Storage, prefix: str) -> AsyncIterator[None]:
+    """Keep other processes from writing to a trace, where the storage can, and tell them that it is another now."""
     if not isinstance(target, AppendStorage):
         yield
         return
@@ -87,49 +88,108 @@ async def _alone(target: Storage, prefix: str) -> AsyncIterator[None]:
         lock.bump()
 
 
-def _is_as_compared(present: Mapping[str, Entry], there: Side | None) -> bool:
+async def as_compared(target: Storage, prefix: str, there: Side | None) -> Mapping[str, Entry] | None:
+    """Return the files of the target's trace, or None where somebody has written to it since it was looked at."""
+    present = await target.list(prefix)
     if there is None:
-        return HEADER not in present
-    return {name: each.version for name, each in present.items() if name != LOCK} == {
-        name: each.version for name, each in there.entries.items() if name != LOCK
-    }
+        return present if HEADER not in present else None
+    return present if versions(present) == versions(there.entries) else None
 
 
-async def _publish(side: Side, target: Storage, present: Mapping[str, Entry], *, check: bool) -> int:
+async def publish(side: Side, target: Storage, present: Mapping[str, Entry], there: Side | None, *, check: bool) -> int:
+    """Publish a trace over the files that are `present`, `alone`; parameters, result and errors as of `carry`."""
+    try:
+        return await _publish(side, target, present, there, check=check)
+    except (KeyExistsError, VersionMismatchError) as error:
+        raise ChangedMeanwhileError(str(error)) from error
+
+
+async def _publish(
+    side: Side, target: Storage, present: Mapping[str, Entry], there: Side | None, *, check: bool
+) -> int:
     prefix, written = side.prefix, 0
     if MANIFEST in present:
         # Whoever changes a sealed trace removes its manifest first.
         await target.delete([f"{prefix}/{MANIFEST}"])
-    hashes: dict[str, str] = {}
+        await target.sync_names(prefix)
+    # What was put, with what its hash must be; None where the answer told it.
+    put: dict[str, str | None] = {}
+    undo = _Undo(target)
     for name in side.log_files():
         entry = present.get(name)
         if entry is not None and entry.size == side.entries[name].size and _is_part(name):
             continue  # a part's name tells its content
         data = await side.read(name)
-        size, version = await _put(target, f"{prefix}/{name}", data, entry, whole=_is_part(name))
+        size, version = await _put(
+            target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name), undo=undo
+        )
         written += size
-        if not is_md5(version, data):
-            hashes[name] = sha256(data)
-    for name, headers in ((GOAL_TREE, side.tree_data), (HEADER, side.header_data)):
-        if headers is not None:
-            size, version = await _put(target, f"{prefix}/{name}", headers, present.get(name), whole=True)
-            written += size
-            if not is_md5(version, headers):
-                hashes[name] = sha256(headers)
+        put[name] = None if is_md5(version, data) else sha256(data)
+    await undo.unless_alone(prefix, present)
+    for name, headers in _headers(side, there):
+        is_there = name in present or name in put
+        size, version = await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
+        written += size
+        put[name] = None if is_md5(version, headers) else sha256(headers)
     if check:
-        await _check(side, target, hashes)
+        await _check(side, target, {name: digest for name, digest in put.items() if digest is not None})
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
-    if isinstance(target, AppendStorage):
-        await target.delete(f"{prefix}/{name}" for name in superseded)
+    if not isinstance(target, AppendStorage):
+        # A segment that was created there stays for a while, to keep late writers from its offsets.
+        superseded = [name for name in superseded if not _keeps_offsets(name)]
+    await target.delete(f"{prefix}/{name}" for name in superseded)
     if side.manifest is not None:
         await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
     return written
 
 
-async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, whole: bool = False) -> tuple[int, str]:
+def _headers(side: Side, there: Side | None) -> Iterator[tuple[str, bytes]]:
+    """Yield the headers in the order of publication; at no moment is the trace without its goals."""
+    if side.tree is not None and side.tree_data is not None:
+        if there is not None and there.header.incarnation != side.header.incarnation:
+            yield GOAL_TREE, replace(side.tree, before=there.header.incarnation).encode()
+            yield HEADER, side.header_data
+        yield GOAL_TREE, side.tree_data
+    yield HEADER, side.header_data
+
+
+class _Undo:
+    """What was written to the logs of an object store, where nothing keeps others from doing the same.
+
+    Of two that write the same offsets at the same time at least one sees the other, since each
+    lists after it has written; who does takes back what it wrote, and looks again.
+    """
+
+    def __init__(self, target: Storage) -> None:
+        self._target = target
+        self._created: list[str] = []
+        self._replaced: list[tuple[str, bytes, str]] = []
+
+    def created(self, key: str) -> None:
+        self._created.append(key)
+
+    def replaced(self, key: str, before: bytes, version: str) -> None:
+        self._replaced.append((key, before, version))
+
+    async def unless_alone(self, prefix: str, present: Mapping[str, Entry]) -> None:
+        if isinstance(self._target, AppendStorage) or not (self._created or self._replaced):
+            return
+        now = await self._target.list(prefix)
+        ours = {key.removeprefix(f"{prefix}/") for key in (*self._created, *(key for key, *_ in self._replaced))}
+        if not any(_is_log_file(name) for name in now.keys() - present.keys() - ours):
+            return
+        await self._target.delete(self._created)
+        for key, before, version in self._replaced:
+            await self._target.replace(key, before, version)
+        raise ChangedMeanwhileError(f"{self._target.url}/{prefix} was written to meanwhile")
+
+
+async def _put(
+    target: Storage, key: str, data: bytes, *, is_there: bool, whole: bool, undo: _Undo | None = None
+) -> tuple[int, str]:
     """Write a file, of a segment that has grown only what is new; return how many bytes that was, and its version."""
-    if entry is None:
+    if not is_there:
         try:
             version = await target.create(key, data)
         except KeyExistsError:
@@ -137,6 +197,8 @@ async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, w
             known, version = await target.read_versioned(key)
             if known != data:
                 raise
+        if undo is not None:
+            undo.created(key)
         return len(data), version
     known, version = await target.read_versioned(key)
     if known == data or (not whole and known.startswith(data)):
@@ -149,7 +211,10 @@ async def _put(target: Storage, key: str, data: bytes, entry: Entry | None, *, w
         finally:
             appender.close()
         return len(data) - len(known), ""
-    return len(data), await target.replace(key, data, version)
+    version = await target.replace(key, data, version)
+    if undo is not None:
+        undo.replaced(key, known, version)
+    return len(data), version
 
 
 def is_md5(version: str, data: bytes) -> bool:
@@ -177,6 +242,12 @@ def _is_longer(data: bytes, name: str, side: Side) -> bool:
 
 def _is_part(name: str) -> bool:
     return isinstance(parse_log_name(name.rpartition("/")[2]), PartName)
+
+
+def _keeps_offsets(name: str) -> bool:
+    """Say whether it is a segment of an object store, whose name tells no writer."""
+    parsed = parse_log_name(name.rpartition("/")[2])
+    return isinstance(parsed, SegmentName) and not parsed.writer
 
 
 def _is_log_file(name: str) -> bool:

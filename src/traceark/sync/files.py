@@ -33,9 +33,11 @@ async def trace_files(storage: Storage, trace_id: str) -> dict[str, bytes]:
         side = await look(storage, trace_id)
         if side is None:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
-        files = {
-            name: (await storage.read(f"{side.prefix}/{name}"))[: side.entries[name].size] for name in side.log_files()
-        }
+        names = side.log_files()
+        if side.manifest is not None:
+            # On an object store segments that its parts supersede stay for a while; they are none of the sealed trace.
+            names = [name for name in names if name in side.hashes]
+        files = {name: (await storage.read(f"{side.prefix}/{name}"))[: side.entries[name].size] for name in names}
         for name, data in ((GOAL_TREE, side.tree_data), (HEADER, side.header_data), (MANIFEST, side.manifest)):
             if data is not None:
                 files[name] = data

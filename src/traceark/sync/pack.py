@@ -16,6 +16,7 @@ from traceark.packed import PackWriter, writing
 from traceark.packed.members import in_order, member_name
 from traceark.store import ArchiveStore
 from traceark.sync.files import trace_files
+from traceark.sync.run import refuse_spool
 
 # Called with traces done, of how many, and bytes of their files so far.
 Progress = Callable[[int, int, int], None]
@@ -84,7 +85,7 @@ async def pack(
     Raises
     ------
     InvalidValueError
-        The path has another ending or is taken, or there are both ids and filters.
+        The path has another ending or is taken, there are both ids and filters, or the store has a spool.
     TraceNotFoundError
         One that is named is not there; nothing was written.
     StorageError
@@ -103,6 +104,7 @@ async def pack(
     """
     if trace_ids is not None and filters:
         raise InvalidValueError("give trace ids or filters, not both")
+    refuse_spool("pack", source)
     named = trace_ids is not None
     chosen = await _chosen(source, trace_ids, filters)
     report = PackReport(Path(path))

@@ -17,10 +17,11 @@ class SyncedTrace:
     ----------
     outcome : str
         ``new``, ``forward`` (the target was an earlier state), ``behind`` (the source is one),
-        ``diverged``, ``deleted`` at the target, ``buried``: deleted there, and so not copied, or
+        ``diverged``, ``redacted`` (one is a redacted form of the other, and both are left as they are),
+        ``deleted`` at the target, ``buried``: deleted or redacted there, and so not copied, or
         ``pinned``: to be deleted there, and kept for its pin.
     where : str
-        Where the two part, if they diverged.
+        Where the two part, if they diverged; which of them is redacted, if one is.
     copied_bytes : int
         What was written for it.
     kept_as : str, optional
@@ -70,7 +71,8 @@ class SyncReport:
     def is_clean(self) -> bool:
         """Whether both sides hold all that the source holds, and nothing has to be decided."""
         return not self.problems and not any(
-            trace.outcome == "diverged" and trace.kept_as is None for trace in self.traces
+            trace.outcome == "redacted" or (trace.outcome == "diverged" and trace.kept_as is None)
+            for trace in self.traces
         )
 
     def to_json(self) -> JsonObject:

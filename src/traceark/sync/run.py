@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from traceark.errors import DamagedTraceError, InvalidValueError, UnsupportedFor
 from traceark.filters import Filters
 from traceark.layout import HEADER, MANIFEST, TRACES, trace_id_of, trace_key, trace_prefix
 from traceark.reading import scan
+from traceark.redaction import Pattern
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.store import ArchiveStore
 from traceark.sync import disk
@@ -24,6 +26,7 @@ from traceark.sync.both import keep_both
 from traceark.sync.burials import Burials, carried
 from traceark.sync.carry import MD5, ChangedMeanwhileError, carry
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
+from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
 from traceark.sync.sides import Side, look
 from traceark.tombstones import buried
@@ -51,6 +54,8 @@ class SyncOptions:
         Read back what was written.
     sync_each : bool
         Between local disks, sync each file of a new trace by itself; else the file systems, once for many traces.
+    redact : sequence of Pattern
+        What these find is replaced in the copies; the source stays as it is. Each trace is read for it, every time.
     """
 
     dry_run: bool = False
@@ -58,6 +63,7 @@ class SyncOptions:
     keep_both: bool = False
     check: bool = True
     sync_each: bool = True
+    redact: Sequence[Pattern] = ()
 
 
 async def sync(
@@ -85,7 +91,7 @@ async def sync(
     Raises
     ------
     InvalidValueError
-        Both are the same archive, or `delete` is asked for with filters.
+        Both are the same archive, one is opened with a spool, or `delete` is asked for with filters.
     StorageError
         One of them cannot be read or written.
 
@@ -103,12 +109,47 @@ async def sync(
     options = options or SyncOptions()
     if source.url == target.url:
         raise InvalidValueError(f"{source.url} is the source and the target")
+    refuse_spool("sync", source, target)
     if options.delete and filters:
         raise InvalidValueError("with filters it cannot be told what the source does not have; sync without them")
     chosen = await source.trace_ids(**filters) if filters else None
     if not options.dry_run:
         await target.make_ready()
     return await _Sync(source, target, options, progress, Burials(await buried(target.storage))).run(chosen)
+
+
+def refuse_spool(verb: str, *stores: ArchiveStore) -> None:
+    """Refuse stores of which a part lies elsewhere.
+
+    Raises
+    ------
+    InvalidValueError
+
+    Examples
+    --------
+    >>> refuse_spool("sync", ArchiveStore("memory://plain"))
+    """
+    for store in stores:
+        if store.url != store.storage.url:
+            raise InvalidValueError(
+                f"the store of {store.url} has a spool; {verb} the archive and {store.storage.url} each by itself"
+            )
+
+
+async def sync_trace(
+    source: ArchiveStore, target: ArchiveStore, trace_id: str, options: SyncOptions | None = None
+) -> SyncedTrace | None:
+    """Copy one trace to `target`, as `sync` does, without a look at any other; None where `source` has none.
+
+    Raises
+    ------
+    DamagedTraceError, UnsupportedFormatError
+        It cannot be compared or copied.
+    StorageError
+    """
+    await target.make_ready()
+    burials = Burials(await buried(target.storage))
+    return await _Sync(source, target, options or SyncOptions(), None, burials).one(trace_id)
 
 
 @dataclass(slots=True)
@@ -174,7 +215,7 @@ class _Sync:
         """Take what is plain between two local disks; return what is left."""
         source, target = self.source.storage, self.target.storage
         here, there = source.local_path(""), target.local_path("")
-        if here is None or there is None or not isinstance(target, AppendStorage):
+        if here is None or there is None or not isinstance(target, AppendStorage) or self.options.redact:
             return list(wanted)
         ids = {trace_key(trace_id): trace_id for trace_id in wanted}
         known = [key for key, trace_id in ids.items() if trace_id in theirs.traces]
@@ -209,43 +250,52 @@ class _Sync:
 
     async def _one(self, trace_id: str, ours: _Listing, theirs: _Listing) -> None:
         try:
-            if await _is_same(trace_id, ours, theirs):
+            if not self.options.redact and await _is_same(trace_id, ours, theirs):
                 self.report.outcomes["same"] += 1
                 return
-            begin, delay = time.monotonic(), 0.001
-            listed = ours.files(trace_id), theirs.files(trace_id)
-            while True:
-                try:
-                    outcome = await self._compare_and_copy(trace_id, *listed)
-                except (ChangedMeanwhileError, KeyMissingError):
-                    # Whoever writes may compact more than once while it is copied.
-                    listed = None, None
-                    if time.monotonic() - begin > _PATIENT_SECONDS:
-                        raise
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, 0.1)
-                    continue
-                if outcome is not None:
-                    self._told(outcome)
-                return
+            outcome = await self.one(trace_id, ours.files(trace_id), theirs.files(trace_id))
+            if outcome is not None:
+                self._told(outcome)
         except (DamagedTraceError, UnsupportedFormatError, ChangedMeanwhileError, KeyMissingError) as error:
             self.report.outcomes["failed"] += 1
             self.report.problems.append(f"trace {trace_id}: {error}; it was not copied")
 
+    async def one(
+        self, trace_id: str, ours: Mapping[str, Entry] | None = None, theirs: Mapping[str, Entry] | None = None
+    ) -> SyncedTrace | None:
+        """Bring one trace to the target, again as long as it changes meanwhile.
+
+        Given its files on both sides as they were listed a while ago, if they were, it lists no more than it has to.
+        """
+        begin, delay = time.monotonic(), 0.001
+        while True:
+            try:
+                return await self._compare_and_copy(trace_id, ours, theirs)
+            except (ChangedMeanwhileError, KeyMissingError):
+                # Whoever writes may compact more than once while it is copied.
+                ours = theirs = None
+                if time.monotonic() - begin > _PATIENT_SECONDS:
+                    raise
+                # Two that met must not meet again.
+                await asyncio.sleep(delay * random.uniform(1, 2))
+                delay = min(delay * 2, 0.1)
+
     async def _compare_and_copy(
         self, trace_id: str, ours: Mapping[str, Entry] | None, theirs: Mapping[str, Entry] | None
     ) -> SyncedTrace | None:
-        """Bring one trace to where it belongs, given its files on both sides as they were listed, if they were."""
         side = await look(self.source.storage, trace_id, ours)
         if side is None:
             return None  # deleted meanwhile
+        if self.options.redact:
+            side = await (await redacted(side, self.options.redact)).side()
         there, free = None, None
         if theirs is not None and HEADER not in theirs:
             free = theirs  # whoever makes the trace meanwhile has its files first
         else:
             there = await look(self.target.storage, trace_id, theirs)
         if self.burials.forbid(side, there):
-            return SyncedTrace(trace_id, "buried")
+            told = how_redacted(side.header, there.header) if there is not None else None
+            return SyncedTrace(trace_id, "buried", told or "")
         found = await _compared(side, there)
         if found.outcome == "diverged" and self.options.keep_both and not self.options.dry_run:
             kept_as = await keep_both(side, self.target, found.side)
@@ -281,6 +331,9 @@ async def _compared(side: Side, there: Side | None) -> _Found:
             return _Found("forward")  # sealed since
     else:
         found = compare_contents(await side.content(), await there.content())
+        told = how_redacted(side.header, there.header)
+        if told is not None and found.outcome != "same":
+            return _Found("redacted", told)
     return _Found(found.outcome, found.where, found.side or side.header.incarnation)
 
 

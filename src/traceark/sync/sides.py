@@ -148,7 +148,7 @@ async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | N
     if listed is None or GOAL_TREE in listed:
         tree_data = await _read_if_there(storage, f"{prefix}/{GOAL_TREE}")
     tree = None if tree_data is None else TreeFile.decode(tree_data, f"{prefix}/{GOAL_TREE}")
-    if tree is not None and tree.incarnation != header.incarnation:
+    if tree is not None and not tree.is_of(header.incarnation):
         tree_data = tree = None
     entries = await storage.list(prefix) if listed is None else listed
     manifest = await _read_if_there(storage, f"{prefix}/{MANIFEST}") if MANIFEST in entries else None

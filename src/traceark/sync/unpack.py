@@ -10,7 +10,7 @@ from traceark.errors import PackError
 from traceark.packed import Limits, Spool, spooled
 from traceark.store import ArchiveStore
 from traceark.sync.report import SyncReport
-from traceark.sync.run import Progress, SyncOptions, sync
+from traceark.sync.run import Progress, SyncOptions, refuse_spool, sync
 
 
 async def unpack(
@@ -26,7 +26,8 @@ async def unpack(
     First the pack is taken apart in a directory for temporary files (``TMPDIR``), which has to have room
     for it, and every trace is checked, every record and hash. A pack that holds something else than
     whole, sound traces is refused as a whole, before anything of it is at the target. A zip or tar of a
-    directory of an archive is a pack too; its catalog, pins and tombstones are passed over.
+    directory of an archive is a pack too; its catalog, pins, tombstones and what repairs took away are passed
+    over.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ async def unpack(
     PackError
         The pack is damaged, or holds what it must not hold; the message names the member.
     InvalidValueError
-        The options cannot be had here.
+        The options cannot be had here, or the store has a spool.
     StorageError
         The pack cannot be read, or the target not be written.
 
@@ -62,6 +63,7 @@ async def unpack(
     ...     asyncio.run(run(folder))
     {'new': 1}
     """
+    refuse_spool("unpack into", target)
     with ExitStack() as stack:
         spool = await asyncio.to_thread(stack.enter_context, spooled(Path(path), limits))
         async with ArchiveStore(spool.root) as source:

@@ -8,7 +8,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from traceark.errors import (
+    GoalNotFoundError,
+    InvalidValueError,
     MessageConflictError,
+    MessageNotFoundError,
     StaleGoalTreeError,
 )
 from traceark.layout import MANIFEST, trace_prefix
@@ -163,6 +166,28 @@ class KeepingTests(ArchiveTests):
         assert await snapshot(self.open_store()) == after
         assert await writer.verify(deep=True) == []
         await writer.close()
+
+    @scenario
+    async def test_a_refused_write_leaves_a_sealed_trace_sealed(self, store: ArchiveStore) -> None:
+        await record_run(store)
+        known = message(message_id="known", content="one")
+        await store.add_message(known)
+        await store.seal("t")
+        await store.close()
+        before = await self.files()
+        writer = self.open_store()
+        with pytest.raises(GoalNotFoundError):
+            await writer.update_goal("t", "nowhere", status="completed")
+        with pytest.raises(MessageNotFoundError):
+            await writer.update_message("nowhere", status="completed")
+        with pytest.raises(InvalidValueError):
+            await writer.update_trace("t", last_event_id=1000)
+        with pytest.raises(MessageConflictError):
+            await writer.add_message(known.model_copy(update={"content": "another"}))
+        assert await writer.add_message(known) == "known"
+        await writer.close()
+        assert await self.files() == before
+        assert await self.open_store().verify(deep=True) == []
 
     @scenario
     async def test_closing_seals_what_is_finished_and_nothing_else(self, store: ArchiveStore) -> None:

@@ -181,6 +181,31 @@ class MessageTests(StoreTests):
         trace = await header(store)
         assert (trace.total_messages, getattr(trace, f"total_{field}")) == (1, value)
 
+    @pytest.mark.parametrize("field", ["tokens", "duration_ms"])
+    @scenario
+    async def test_a_total_reaches_the_end_of_its_type_and_goes_no_further(self, store: TraceStore, field: str) -> None:
+        await store.create_trace(Trace(trace_id="t"))
+        await asyncio.gather(*(store.add_message(message(**{field: 1})) for _ in range(70)))
+        values = [1, INT64_MAX - 71, 1, -1, 1, 1]
+        added = await asyncio.gather(
+            *(store.add_message(message(**{field: value})) for value in values), return_exceptions=True
+        )
+        assert [isinstance(each, str) for each in added] == [True, True, False, True, True, False]
+        trace = await header(store)
+        assert (trace.total_messages, getattr(trace, f"total_{field}")) == (74, INT64_MAX)
+        with pytest.raises(InvalidValueError):
+            await store.add_message(message(**{field: 1}))
+
+    @scenario
+    async def test_an_update_that_takes_too_much_away_is_refused(self, store: TraceStore) -> None:
+        await store.create_trace(Trace(trace_id="t"))
+        for tokens in (INT64_MAX, -INT64_MAX, -INT64_MAX, INT64_MAX):
+            await store.add_message(message(tokens=tokens))
+        await store.update_message("t-0001", tokens=0)
+        with pytest.raises(InvalidValueError):
+            await store.update_message("t-0004", tokens=0)
+        assert (await header(store)).total_tokens == -INT64_MAX
+
     @scenario
     async def test_the_same_message_again_counts_once(self, store: TraceStore) -> None:
         await store.create_trace(Trace(trace_id="t"))

@@ -73,6 +73,20 @@ class SharingTests(ArchiveTests):
         assert await store.verify(deep=True) == []
 
     @scenario
+    async def test_what_another_store_updated_and_sealed_is_counted(self, store: ArchiveStore) -> None:
+        other = self.open_store()
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(message(tokens=1))
+        await other.update_message("t-0001", trace_id="t", tokens=100)
+        await other.seal("t")
+        assert (await header(store)).total_tokens == 100
+        await store.add_message(message(tokens=10))
+        await store.flush()
+        await other.close()
+        assert (await header(self.open_store())).total_tokens == 110
+        assert await store.verify(deep=True) == []
+
+    @scenario
     async def test_a_trace_of_another_store_is_not_created_again(self, store: ArchiveStore) -> None:
         other = self.open_store()
         made = await asyncio.gather(

@@ -2,7 +2,7 @@
 
 `ProtocolConformance` asks for nothing but the `TraceStore` protocol; any implementation may be
 measured by it. `ArchiveConformance` is for the backends of `ArchiveStore`: it reopens, seals, copies,
-damages, verifies and queries. `StoreConformance` is both.
+damages, verifies, repairs and queries. `StoreConformance` is both.
 
 Examples
 --------
@@ -31,6 +31,7 @@ from traceark.testing.goals import GoalTests
 from traceark.testing.messages import MessageTests
 from traceark.testing.places import ArchiveTests
 from traceark.testing.queries import QueryTests
+from traceark.testing.repairs import RepairTests
 from traceark.testing.sharing import SharingTests
 from traceark.testing.traces import TraceTests
 
@@ -39,7 +40,7 @@ class ProtocolConformance(TraceTests, MessageTests, GoalTests, GoalStatsTests, E
     """Everything that the protocol says; `open_store` must return a store over a fresh place."""
 
 
-class ArchiveConformance(KeepingTests, SharingTests, CopyTests, QueryTests):
+class ArchiveConformance(KeepingTests, SharingTests, CopyTests, QueryTests, RepairTests):
     """Everything that an archive promises; give the fixtures `url`, fresh for a test, and `storage_options`."""
 
 

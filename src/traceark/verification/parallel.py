@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -36,24 +36,21 @@ def sensible_workers(storage: Storage, listed: Listed) -> int:
 
 
 async def check_by_workers(
-    storage: Storage, listed: Listed, tell: Callable[[int], None], *, deep: bool, workers: int
-) -> dict[str, Checked]:
-    """Check traces; `tell` is called with the number of those done."""
-    found: dict[str, Checked] = {}
+    storage: Storage, listed: Listed, *, deep: bool, workers: int
+) -> AsyncIterator[dict[str, Checked]]:
+    """Check traces; yield them a chunk at a time, as they are done."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context)
     try:
         chunks = [pool.submit(_check, storage, chunk, deep) for chunk in _chunks(listed, workers)]
         for each in asyncio.as_completed(map(asyncio.wrap_future, chunks)):
-            found.update(await each)
-            tell(len(found))
+            yield await each
     except BrokenProcessPool as error:
         raise StorageError(
             "a process that shared the check died, perhaps for want of memory; verify again with one worker"
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return found
 
 
 def _chunks(listed: Listed, workers: int) -> Iterator[Listed]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from traceark.codec.parquet import PartRecord
 from traceark.headers import Header, TreeFile
 from traceark.models import GoalStats
+from traceark.requests import fold_record
 from traceark.stats import TOTALS, MessageFold, totals_of, with_stats
 
 
@@ -27,3 +29,12 @@ def wrong_stats(tree: TreeFile, fold: MessageFold) -> Iterator[tuple[str, str, G
         for name in ("self_stats", "cumulative_stats"):
             if getattr(stored, name) != getattr(counted, name):
                 yield name, stored.id, getattr(stored, name), getattr(counted, name)
+
+
+def fold_to(rows: Iterable[PartRecord], end: int) -> MessageFold:
+    """Return the fold over the rows of messages up to an offset."""
+    fold = MessageFold()
+    for row in rows:
+        if row.offset <= end:
+            fold_record(fold, row.op, row.record, row.offset)
+    return fold

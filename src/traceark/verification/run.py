@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Set
+from contextlib import nullcontext
+from pathlib import Path
 
-from traceark.catalog.beside import amiss
+from traceark.catalog import beside
 from traceark.errors import InvalidValueError, TraceNotFoundError
-from traceark.layout import TRACES, trace_prefix
+from traceark.layout import HEADER, TRACES, trace_prefix
 from traceark.reading import scan
-from traceark.storage.base import Storage
+from traceark.rollups import beside as rollups_beside
+from traceark.rollups.cache import FileCache
+from traceark.storage.base import Entry, Storage
+from traceark.tombstones import Buried, buried
+from traceark.verification import burials
 from traceark.verification.finding import Finding
 from traceark.verification.links import broken_links
 from traceark.verification.one import Checked, check
 from traceark.verification.parallel import can_share, check_by_workers, sensible_workers
+from traceark.verification.resuming import Progress
+
+Listed = Mapping[str, Mapping[str, Entry]]
 
 
 async def verify(
@@ -21,17 +30,25 @@ async def verify(
     *,
     deep: bool = False,
     workers: int | None = 1,
+    resume: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     binding: str,
+    cache: FileCache,
 ) -> list[Finding]:
-    """Check one trace, or every trace; `binding` is that of the archive's catalog. See `ArchiveStore.verify`."""
+    """Check one trace, or every trace; see `ArchiveStore.verify`.
+
+    `binding` is that of the archive's catalog, and `cache` where files of its rollups are kept.
+    """
     if workers is not None and workers > 1 and not can_share(storage):
         raise InvalidValueError(f"only an archive on a local disk is shared by processes, not {storage.url}", "workers")
     if trace_id is not None:
+        if resume is not None:
+            raise InvalidValueError("only a verify of all traces goes on where it was", "resume")
         entries = await storage.list(trace_prefix(trace_id))
         if not entries:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
-        return (await check(storage, trace_id, entries, deep=deep)).findings
+        findings = (await check(storage, trace_id, entries, deep=deep)).findings
+        return _with_burials(storage, findings, entries, await buried(storage))
     listed, strangers = await scan(storage)
     found = [
         Finding(
@@ -43,25 +60,57 @@ async def verify(
         )
         for key in strangers
     ]
-    if workers is None:
-        workers = sensible_workers(storage, listed)
 
     def tell(done: int) -> None:
         if progress is not None:
             progress(done, len(listed))
 
-    tell(0)
-    checked: dict[str, Checked] = {}
-    if workers > 1:
-        checked = await check_by_workers(storage, listed, tell, deep=deep, workers=workers)
-    else:
-        for each, entries in listed.items():
-            checked[each] = await check(storage, each, entries, deep=deep)
+    with Progress(Path(resume), storage, binding, deep=deep) if resume is not None else nullcontext() as kept:
+        checked = kept.checked(listed) if kept is not None else {}
+        tell(len(checked))
+        todo = {each: entries for each, entries in listed.items() if each not in checked}
+        async for chunk in _check_all(storage, todo, deep=deep, workers=workers):
+            if kept is not None:
+                kept.add(chunk, listed)
+            checked.update(chunk)
             tell(len(checked))
-    for each in sorted(checked):
-        found += checked[each].findings
-    links = {each: of_it.links for each, of_it in checked.items() if of_it.links is not None}
-    found += broken_links(links, listed.keys())
-    for row in await amiss(storage, binding, listed, deep=deep):
-        found.append(Finding(row.trace_id or "", row.file, None, row.meaning, f"traceark refresh {storage.url}"))
+        tombstones = await buried(storage)
+        for each in sorted(checked):
+            found += _with_burials(storage, checked[each].findings, listed[each], tombstones)
+        links = {each: of_it.links for each, of_it in checked.items() if of_it.links is not None}
+        found += broken_links(links, listed.keys())
+        found += await burials.amiss(storage, listed)
+        for row in await beside.amiss(storage, binding, listed, deep=deep):
+            found.append(Finding(row.trace_id or "", row.file, None, row.meaning, f"traceark refresh {storage.url}"))
+        for row in await rollups_beside.amiss(storage, binding, cache, listed) if deep else ():
+            remedy = f"delete {row.file.rpartition('/')[0]}, then: traceark optimize {storage.url}"
+            found.append(Finding(row.trace_id or "", row.file, None, row.meaning, remedy))
+        if kept is not None:
+            kept.finish()
     return found
+
+
+async def _check_all(
+    storage: Storage, listed: Listed, *, deep: bool, workers: int | None
+) -> AsyncIterator[dict[str, Checked]]:
+    """Yield what is found of some traces at a time, as it is."""
+    if workers is None:
+        workers = sensible_workers(storage, listed)
+    if workers > 1:
+        async for chunk in check_by_workers(storage, listed, deep=deep, workers=workers):
+            yield chunk
+        return
+    for each, entries in listed.items():
+        yield {each: await check(storage, each, entries, deep=deep)}
+
+
+def _with_burials(
+    storage: Storage, findings: list[Finding], entries: Mapping[str, Entry], tombstones: Set[Buried]
+) -> list[Finding]:
+    """Return findings where a header is missing since a deletion was interrupted, so told."""
+    if HEADER in entries:
+        return findings
+    return [
+        burials.with_burial(storage, each) if burials.was_buried(each.trace_id, entries, tombstones) else each
+        for each in findings
+    ]

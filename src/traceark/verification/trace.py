@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from traceark.codec.parquet import PartInfo, PartRecord
 from traceark.errors import (
@@ -19,12 +19,11 @@ from traceark.manifest import decode_manifest, sha256
 from traceark.models import Event, Message
 from traceark.plan import plan_log
 from traceark.reading import fold_updates
-from traceark.requests import fold_record
-from traceark.stats import MessageFold
 from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.verification.finding import RESTORE, Finding
 from traceark.verification.links import Links
-from traceark.verification.recount import wrong_stats, wrong_totals
+from traceark.verification.names import is_foreign, is_unfinished
+from traceark.verification.recount import fold_to, wrong_stats, wrong_totals
 
 
 class TraceCheck:
@@ -39,6 +38,7 @@ class TraceCheck:
             self.prefix = trace_prefix(trace_id)
         except InvalidIdError:
             self.prefix = trace_id
+        self.repair = f"traceark repair {storage.url} {trace_id}"
         self.found: list[Finding] = []
         self.parts: dict[str, PartInfo] = {}
         # What the trace says of others, once its header and its goal tree were read.
@@ -59,13 +59,13 @@ class TraceCheck:
             self.find(
                 HEADER,
                 "it is missing, so the folder is no trace",
-                f"copy it again, or remove the folder: {self.prefix}",
+                f"copy it again; rebuild what the logs tell: {self.repair}; or remove the folder: {self.prefix}",
             )
             return
         try:
             header = Header.decode(await self.storage.read(f"{self.prefix}/{HEADER}"), f"{self.prefix}/{HEADER}")
         except (CorruptFileError, UnsupportedFormatError) as error:
-            self.find(HEADER, str(error), RESTORE)
+            self.find(HEADER, str(error), self._or_repair(error))
             return
         if header.trace.trace_id != self.trace_id:
             self.find(
@@ -87,16 +87,15 @@ class TraceCheck:
         if self.deep and "messages" in logs and "events" in logs:
             self._records(header, tree, logs["messages"].records, logs["events"].records)
 
+    def _or_repair(self, error: Exception) -> str:
+        """Return the remedy for a file that cannot be read: of a newer format it is another release."""
+        return "upgrade traceark" if isinstance(error, UnsupportedFormatError) else f"{RESTORE}; or: {self.repair}"
+
     def _names(self) -> None:
         for name in self.entries:
-            directory, slash, rest = name.partition("/")
-            if slash and directory in LOGS and "/" not in rest:
-                continue  # judged with its log
-            if name in (HEADER, GOAL_TREE, MANIFEST, LOCK):
-                continue
-            if rest.startswith(".tmp-") or name.startswith(".tmp-"):
-                self.find(name, "a write was interrupted here; nothing refers to it", "delete it")
-            else:
+            if is_unfinished(name):
+                self.find(name, "a write was interrupted here; nothing refers to it", self.repair)
+            elif is_foreign(name):
                 self.find(name, "it is no file of the format", "move it out of the trace's directory")
 
     async def _log(self, log: LogName, header: Header) -> LogRead | None:
@@ -110,20 +109,13 @@ class TraceCheck:
                 self.parts,
             )
             for name, error in damaged.items():
-                self.find(f"{log}/{name}", str(error), RESTORE)
+                self.find(f"{log}/{name}", str(error), f"{RESTORE}; where its segments are still there: {self.repair}")
             plan = plan_log(f"{self.prefix}/{log}", names, header.incarnation, parts)
-            for name in plan.foreign:
-                if name.startswith(".tmp-"):
-                    self.find(f"{log}/{name}", "a write was interrupted here; nothing refers to it", "delete it")
-                else:
-                    self.find(
-                        f"{log}/{name}", "its name is none of the format's", "move it out of the trace's directory"
-                    )
             for name in plan.leftovers:
                 self.find(
                     f"{log}/{name}",
                     "it belongs to another incarnation of the trace and is not read",
-                    "move it out, or delete it",
+                    self.repair,
                 )
             read = await read_log(
                 self.storage,
@@ -159,12 +151,10 @@ class TraceCheck:
             tree = TreeFile.decode(await self.storage.read(f"{self.prefix}/{GOAL_TREE}"), f"{self.prefix}/{GOAL_TREE}")
             tree.tree.check()
         except (CorruptFileError, UnsupportedFormatError, InvalidValueError) as error:
-            self.find(GOAL_TREE, str(error), RESTORE)
+            self.find(GOAL_TREE, str(error), self._or_repair(error))
             return None
-        if tree.incarnation != header.incarnation:
-            self.find(
-                GOAL_TREE, "it belongs to another incarnation of the trace and is not read", "move it out, or delete it"
-            )
+        if not tree.is_of(header.incarnation):
+            self.find(GOAL_TREE, "it belongs to another incarnation of the trace and is not read", self.repair)
             return None
         if messages is not None and tree.messages > messages.end:
             self.find(
@@ -182,32 +172,27 @@ class TraceCheck:
         try:
             hashes = decode_manifest(await self.storage.read(f"{self.prefix}/{MANIFEST}"), f"{self.prefix}/{MANIFEST}")
         except CorruptFileError as error:
-            self.find(
-                MANIFEST,
-                str(error),
-                f"if the other files verify, seal again: traceark seal {self.storage.url} {self.trace_id}",
-            )
+            self.find(MANIFEST, str(error), self.repair)
             return
         sizes = {name: entry.size for name, entry in self.entries.items()}
         if not header.checkpoint.is_exact(sizes, header.incarnation):
             self.find(
                 MANIFEST,
                 "the trace was written to after it was sealed",
-                f"traceark seal {self.storage.url} {self.trace_id}",
+                self.repair,
             )
             return
+        accept = f"{RESTORE}; or take what is there: {self.repair} --accept"
         superseded = self._superseded(header)
         for name in sorted(set(hashes) - set(self.entries)):
-            self.find(name, "the manifest lists it, and it is missing", RESTORE)
+            self.find(name, "the manifest lists it, and it is missing", accept)
         for name in sorted(set(self.entries) - set(hashes) - {MANIFEST, LOCK} - superseded):
             if not any(finding.file == f"{self.prefix}/{name}" for finding in self.found):
-                self.find(
-                    name, "the manifest does not list it", "move it out of the directory, or seal the trace again"
-                )
+                self.find(name, "the manifest does not list it", accept)
         if self.deep:
             for name in sorted(set(hashes) & set(self.entries)):
                 if sha256(await self.storage.read(f"{self.prefix}/{name}")) != hashes[name]:
-                    self.find(name, "its SHA-256 is not the manifest's", RESTORE)
+                    self.find(name, "its SHA-256 is not the manifest's", accept)
 
     def _superseded(self, header: Header) -> set[str]:
         """Return files that a storage keeps for late writers though parts hold all their records."""
@@ -221,6 +206,13 @@ class TraceCheck:
                 continue  # found with the log
             found |= {f"{log}/{name}" for name in plan.superseded}
         return found
+
+    def _tells_of(self, end: int) -> bool:
+        """Say whether the messages tell what they were at an offset: not so once later updates are folded in.
+
+        That is how an interrupted seal leaves a trace; its headers are older than its last part.
+        """
+        return not any("/messages/" in key and info.folded and info.last > end for key, info in self.parts.items())
 
     def _records(
         self, header: Header, tree: TreeFile | None, messages: list[PartRecord], events: list[PartRecord]
@@ -248,22 +240,13 @@ class TraceCheck:
                 continue
             if event.event_id != row.offset:
                 self.find("events", f"its event_id is {event.event_id}", RESTORE, row.offset)
-        fold = _fold(messages, header.checkpoint.ends["messages"])
-        for name, stated, counted in wrong_totals(header, fold):
-            self.find(HEADER, f"{name} is {stated}, and a recount gives {counted}", "traceark seal rewrites the totals")
-        if tree is not None:
-            for name, goal_id, was, is_now in wrong_stats(tree, _fold(messages, tree.messages)):
+        end = header.checkpoint.ends["messages"]
+        for name, stated, counted in wrong_totals(header, fold_to(messages, end)) if self._tells_of(end) else ():
+            self.find(HEADER, f"{name} is {stated}, and a recount gives {counted}", self.repair)
+        if tree is not None and self._tells_of(tree.messages):
+            for name, goal_id, was, is_now in wrong_stats(tree, fold_to(messages, tree.messages)):
                 self.find(
                     GOAL_TREE,
                     f"{name} of goal {goal_id!r} are {was}, and a recount gives {is_now}",
-                    "traceark seal rewrites the stats",
+                    self.repair,
                 )
-
-
-def _fold(rows: Iterable[PartRecord], end: int) -> MessageFold:
-    """Return the fold over the rows up to an offset."""
-    fold = MessageFold()
-    for row in rows:
-        if row.offset <= end:
-            fold_record(fold, row.op, row.record, row.offset)
-    return fold

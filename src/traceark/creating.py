@@ -1,0 +1,128 @@
+"""How a batch reaches a log on an object store: created as one new object."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from traceark.errors import StorageError
+from traceark.folding import Folding, writer_in_parts
+from traceark.layout import LOGS, LogName, SegmentName
+from traceark.log import Tail
+from traceark.requests import Staged
+from traceark.storage.base import AppendStorage, Entry, KeyExistsError, KeyMissingError, Storage
+from traceark.writing import FileWriter, LogWriter, OffsetsTakenError
+
+if TYPE_CHECKING:
+    from traceark.live import OpenTrace
+
+# What a writer knows of an object store is listed again after this; superseded objects are kept longer.
+_KNOWLEDGE_SECONDS = 300.0
+# No offset.
+_UNSURE = -1
+
+
+def writer_for(storage: Storage, trace: OpenTrace, durability: str) -> LogWriter:
+    """Return the way to write that suits the storage."""
+    if isinstance(storage, AppendStorage):
+        return FileWriter(storage, trace, durability)
+    return ObjectWriter(storage, trace)
+
+
+class ObjectWriter(LogWriter):
+    """Creates one object per batch, exclusively under its first offset: creating it is winning the offsets.
+
+    Objects that were folded into parts are deleted, so a creation alone proves that nobody had the offset
+    only right behind a record of this writer's own, where the object that follows stays (`plan.droppable`),
+    and where what is known is young. Anywhere else the log is looked at once more before anything is acknowledged.
+    """
+
+    one_log_at_a_time = True
+
+    def __init__(self, storage: Storage, trace: OpenTrace) -> None:
+        self._storage = storage
+        self._trace = trace
+        self._folding = Folding(trace)
+        self._known_at = -_KNOWLEDGE_SECONDS
+        self._appended_at = -_KNOWLEDGE_SECONDS
+        # The last record of each log that this writer surely wrote.
+        self._own = dict.fromkeys(LOGS, 0)
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        if time.monotonic() - self._known_at > _KNOWLEDGE_SECONDS:
+            now = time.monotonic()
+            await self._trace.refresh()
+            self._known_at = now
+        announced_at = self._trace.announced_at
+        if announced_at is not None and time.monotonic() - max(announced_at, self._appended_at) > _KNOWLEDGE_SECONDS:
+            self._trace.announced_at = None  # after so long others may take the trace for left alone
+        yield
+
+    def begins(self, log: LogName) -> bool:
+        return True
+
+    async def append(self, staged: Staged) -> None:
+        trace = self._trace
+        for log, lines in staged.lines.items():
+            await self._folding.keep_up(log)
+            data = b"".join(lines)
+            name = str(SegmentName(staged.first[log] + 1, trace.header.incarnation))
+            version = await self._win(log, name, staged.first[log], data)
+            self._own[log] = staged.ends[log]
+            trace.tails[log] = Tail(name, len(data), False)
+            trace.entries[f"{log}/{name}"] = Entry(len(data), version, 0.0)
+            self._folding.appended(log, name, data)
+        self._appended_at = time.monotonic()
+
+    async def _win(self, log: LogName, name: str, before: int, data: bytes) -> str:
+        """Create an object behind an offset, and return its version if that won its offsets."""
+        key = f"{self._trace.prefix}/{log}/{name}"
+        is_behind_own = self._own[log] == before
+        # Until it is known what came of this, nothing is sure.
+        self._own[log] = _UNSURE
+        try:
+            try:
+                version = await self._storage.create(key, data)
+            except StorageError as error:
+                version = await self._ours(key, data, log, before + 1, error)
+            if not is_behind_own or time.monotonic() - self._known_at > 2 * _KNOWLEDGE_SECONDS:
+                writer = await writer_in_parts(self._trace, log, before + 1)
+                if writer not in (None, self._trace.writer_id):
+                    raise OffsetsTakenError(f"{key} had been won by another writer and folded")
+        except OffsetsTakenError:
+            raise
+        except BaseException:  # also a cancelled one
+            # Whether it is in the log will turn out; what follows must not be taken for it.
+            self._trace.writer_id = secrets.token_hex(4)
+            raise
+        return version
+
+    async def _ours(self, key: str, data: bytes, log: LogName, first: int, error: StorageError) -> str:
+        """Return the version of a creation whose answer was lost; refuse one that another writer won."""
+        try:
+            stored, version = await self._storage.read_versioned(key)
+        except KeyMissingError:
+            # It is not there, or was folded and deleted already.
+            writer = await writer_in_parts(self._trace, log, first)
+            if writer == self._trace.writer_id:
+                return ""
+            if writer is not None or isinstance(error, KeyExistsError):
+                raise OffsetsTakenError(f"{key} was won by another writer and folded") from error
+            raise error from None
+        if stored != data:
+            raise OffsetsTakenError(f"{key} was won by another writer") from error
+        return version
+
+    def log_changed(self, log: LogName) -> None:
+        self._folding.recount(log)
+
+    async def settle(self) -> None:
+        await self._folding.settle()
+
+    def reset(self) -> None:
+        self._known_at = -_KNOWLEDGE_SECONDS
+        self._own = dict.fromkeys(LOGS, 0)

@@ -1,0 +1,162 @@
+"""An error at every single call that changes the disk.
+
+What fails is refused with an error of this package, and what was acknowledged is there: in the store that goes
+on, and for whoever opens the archive afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiles import tried
+from test_power_loss import damage
+from traceark.errors import StorageError, TracearkError
+from traceark.storage.local import LocalAppender
+from traceark.store import ArchiveStore
+from traceark.testing.calls import Call, Watcher, watched
+from traceark.testing.ledger import Ledger
+from workload import goes_on, recovered, sums_up, work
+
+# What the system may answer. A sync and a close fail for what was written long before.
+ERRORS = {
+    "create": (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EMFILE, errno.EIO),
+    "mkdir": (errno.ENOSPC, errno.EACCES, errno.EROFS),
+    "link": (errno.ENOSPC, errno.EROFS, errno.EIO),
+    "rename": (errno.ENOSPC, errno.EROFS, errno.EIO),
+    "unlink": (errno.EACCES, errno.EROFS, errno.EIO),
+    "rmdir": (errno.EACCES, errno.EROFS),
+    "write": (errno.ENOSPC, errno.EIO, errno.EDQUOT),
+    "pwrite": (errno.ENOSPC, errno.EIO),
+    "ftruncate": (errno.EIO,),
+    "fsync": (errno.EIO, errno.ENOSPC),
+    "fdatasync": (errno.EIO, errno.ENOSPC),
+    "close": (errno.EIO,),
+}
+
+
+class Fault(Watcher):
+    """Makes one call fail, or it and all that would write after it.
+
+    Parameters
+    ----------
+    at : int
+        Which call, from 1.
+    which : int
+        Which of the errors that such a call may have.
+    half : bool
+        Of a write, half is written before it fails.
+    lasting : bool
+        All later calls but closing fail too.
+    name : str
+        Only calls of this name count, if one is given.
+    """
+
+    def __init__(self, at: int, which: int = 0, *, half: bool = False, lasting: bool = False, name: str = "") -> None:
+        self.count = 0
+        self.hit: Call | None = None
+        self._at = at
+        self._which = which
+        self._half = half
+        self._lasting = lasting
+        self._name = name
+        self._mutex = threading.Lock()
+
+    def around(self, call: Call, do: Callable[..., Any]) -> Any:
+        with self._mutex:
+            if call.name != (self._name or call.name):
+                return do()
+            self.count += 1
+            fails = self.count == self._at or (self._lasting and self.count > self._at and call.name != "close")
+            if not fails:
+                return do()
+            self.hit = self.hit or call
+            if call.name == "close":
+                do()
+            elif self._half and call.name == "write":
+                do(len(call.data) // 2)
+        errors = ERRORS[call.name]
+        error = errors[self._which % len(errors)]
+        raise OSError(error, os.strerror(error))
+
+
+def is_told(error: Exception) -> bool:
+    """Say whether an error is this package's, or a group of such."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(is_told, error.exceptions))
+    return isinstance(error, TracearkError)
+
+
+async def met(folder: Path, fault: Fault, ledger: Ledger) -> list[str]:
+    """Go through the workload with a fault; return what is wrong in the store that met it."""
+    store = ArchiveStore(folder / "archive")
+    with watched(folder, fault):
+        failed = await work(store, ledger)
+    return [f"not told: {each!r}" for each in failed if not is_told(each)]
+
+
+async def reopened(folder: Path, ledger: Ledger) -> list[str]:
+    """Return what is wrong for whoever opens the archive afterwards."""
+    if not (folder / "archive").is_dir():
+        return ledger.faults({}, at=0)
+    reader = ArchiveStore(folder / "archive")
+    faults = ledger.faults(await recovered(reader), at=0)
+    await sums_up(reader)
+    faults += damage(await reader.verify(deep=True))
+    await reader.close()
+    await goes_on(ArchiveStore(folder / "archive", durability="os"))
+    after = ArchiveStore(folder / "archive")
+    faults += [f"afterwards: {each}" for each in damage(await after.verify(deep=True))]
+    await after.close()
+    return faults
+
+
+def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[str]:
+    """Yield what is wrong after a fault at each call in turn."""
+    at = 1
+    while True:
+        fault, ledger, root = make(at), Ledger(now=lambda: 0), folder / str(at)
+        root.mkdir()
+        try:
+            faults = asyncio.run(met(root, fault, ledger)) + asyncio.run(reopened(root, ledger))
+        except Exception as error:  # whatever goes wrong is what is looked for
+            faults = [repr(error)]
+        shutil.rmtree(root)
+        if fault.hit is None:
+            return
+        for each in faults:
+            yield f"call {at} ({fault.hit.name} {fault.hit.path}): {each}"
+        at += step
+
+
+def test_an_error_loses_nothing_and_is_told(tmp_path: Path) -> None:
+    step = tried(23, 1)
+    assert list(wrong(tmp_path, lambda at: Fault(at, at // step), step=step)) == []
+
+
+def test_half_a_write_loses_nothing_and_is_told(tmp_path: Path) -> None:
+    assert list(wrong(tmp_path, lambda at: Fault(at, half=True), step=tried(71, 1))) == []
+
+
+def test_a_disk_that_stays_full_or_read_only_loses_nothing(tmp_path: Path) -> None:
+    assert list(wrong(tmp_path, lambda at: Fault(at, at % 3, lasting=True), step=tried(71, 3))) == []
+
+
+def test_an_error_that_is_swallowed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def append(self: LocalAppender, data: bytes) -> None:
+        with suppress(StorageError):
+            real(self, data)
+        self.size = self.current_size() or 0
+
+    real = LocalAppender.append
+    monkeypatch.setattr(LocalAppender, "append", append)
+    assert next(wrong(tmp_path, lambda at: Fault(at, name="write"), step=1), None)
