@@ -35,6 +35,7 @@ class Scale:
     rounds: int = 5
     messages: int = 10_000
     import_bytes: int = 30_000_000
+    large_import_bytes: int = 200_000_000
     # Real sessions, if a collection of them lies beside the checkout.
     sessions: Path | None = Path("..", "shared", "corpora", "claude-code")
     # The number of traces in a catalog, and the most milliseconds that a list may take.
@@ -61,7 +62,13 @@ class Scale:
 
 FULL = Scale()
 QUICK = Scale(
-    append_rounds=5, append_messages=40, counts=(1_000,), rounds=3, messages=1_000, import_bytes=100_000
+    append_rounds=5,
+    append_messages=40,
+    counts=(1_000,),
+    rounds=3,
+    messages=1_000,
+    import_bytes=100_000,
+    large_import_bytes=200_000,
 ).sized(0.01)
 
 
@@ -76,6 +83,7 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
             folder,
             rounds=max(scale.rounds // 2, 1),
             size=scale.import_bytes,
+            large_size=scale.large_import_bytes,
             corpora=None if scale.sessions is None else scale.sessions.parent,
         ),
         "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),

@@ -358,7 +358,9 @@ def _take_segment(
         _check_gap(directory, out.end, source.first, previous, out.damaged)
         if source.first <= out.end:
             raise diverged(directory, source.first, previous, source.name)
-        _check_link(directory, out, name.first, segment.after, previous, source.name)
+        # A segment that has grown since a part took its beginning goes on where that part ends.
+        follows = next((row.crc for row in segment.records if row.offset == source.first - 1), segment.after)
+        _check_link(directory, out, source.first, follows, previous, source.name)
         out.records += [row for row in segment.records if row.offset >= source.first and row.offset > after]
         out.runs.append(Run(source.first, name.writer or segment.writer, last - source.first + 1))
         out.end, out.crc = last, segment.crc
