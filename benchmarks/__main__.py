@@ -22,6 +22,7 @@ MANY = Shape(100_000, 12, 4)
 SHORT = Shape(20_000, 500)
 LONG = Shape(2_000, 500, content=True)
 SMALL = Shape(20_000, 12, 4)
+MOVED = Shape(1_000, 12, 4)
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Scale:
     short: Shape = SHORT
     long: Shape = LONG
     small: Shape = SMALL
+    # What is synced to S3.
+    moved: Shape = MOVED
 
     def sized(self, size: float) -> Scale:
         """Return the scale with archives of another size."""
@@ -53,6 +56,7 @@ class Scale:
             short=self.short.sized(size),
             long=self.long.sized(size),
             small=self.small.sized(size),
+            moved=self.moved.sized(size),
         )
 
 
@@ -72,7 +76,7 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
     """Return what can be measured, by name."""
     return {
         "append": lambda folder: appends.measure(folder, rounds=scale.append_rounds, per_round=scale.append_messages),
-        "s3": lambda folder: s3_requests.measure(folder, count=scale.messages),
+        "s3": lambda folder: s3_requests.measure(folder, count=scale.messages, moved=scale.moved),
         "size": lambda folder: sizes.measure(folder, counts=scale.counts, sessions=scale.sessions),
         "read": lambda folder: reads.measure(folder, rounds=scale.rounds, count=scale.messages),
         "import": lambda folder: imports.measure(

@@ -137,6 +137,10 @@ class ExportFailedError(TracearkError, ValueError):
     """There is no such format, or the place named cannot take what is to be exported."""
 
 
+class PackError(TracearkError, ValueError):
+    """A packed file is damaged, or holds what a pack must not hold; nothing was taken from it."""
+
+
 class NaiveTimeWarning(UserWarning):
     """A time without a zone was taken as UTC."""
 

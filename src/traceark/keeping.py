@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from traceark import lifecycle, verification
@@ -20,12 +20,11 @@ from traceark.repair.lost import forget
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
 from traceark.storage.base import Entry, Storage, VersionMismatchError
-from traceark.storage.local import TEMPORARY
 from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
 
-# A write takes no longer.
-_UNFINISHED_SECONDS = 60.0
+# A write takes no longer; where nothing has to be gone soon, as a purge has it, somebody's clock may be wrong too.
+_UNFINISHED_SECONDS, _LEFTOVER_SECONDS = 60.0, 3600.0
 
 
 class Keeping:
@@ -168,13 +167,15 @@ class Keeping:
         copied in, renamed or deleted: that is noticed. It is after the contents of a directory
         were replaced by hand, and on an object store after any copying. On a local disk it lists
         three directories per trace; on S3 it takes one request per thousand files, and up to four
-        for each trace that is not as it was.
+        for each trace that is not as it was. What writes left that were cut short is removed, once it
+        is an hour old.
 
         Raises
         ------
         StorageError
         """
-        return await self._pool.catalog.refresh()
+        leftovers = await self.storage.remove_leftovers("", _LEFTOVER_SECONDS)
+        return replace(await self._pool.catalog.refresh(), leftovers=leftovers)
 
     async def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
         """Bring the rollups up to date: a few large Parquet files over all sealed traces, which SQL reads faster.
@@ -200,6 +201,7 @@ class Keeping:
         """
         await self._pool.ready()
         catalog = self._pool.catalog
+        await self.storage.remove_leftovers(CATALOG, _LEFTOVER_SECONDS)
         _, _, rows = await catalog.since(None)
         return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
 
@@ -242,10 +244,7 @@ class Keeping:
 
     async def remove_unfinished(self, prefix: str) -> None:
         """Remove, below a prefix, files that a killed process left half-written, once they are a minute old."""
-        before = time.time() - _UNFINISHED_SECONDS
-        entries = await self.storage.list(prefix)
-        dead = [name for name, entry in entries.items() if TEMPORARY in name and entry.modified < before]
-        await self.storage.delete(f"{prefix}/{name}" for name in dead)
+        await self.storage.remove_leftovers(prefix, _UNFINISHED_SECONDS)
 
     async def spool_status(self) -> SpoolStatus:
         """Return what waits in the spool to be shipped.

@@ -1,15 +1,13 @@
 """The open traces of one store: when they are opened, shed, sealed and closed.
 
 Memory and files stay bounded by how many traces are open, not by the archive. The pool also finds
-out, once, whether the archive may be written, and makes its marker.
+out, once, whether the archive may be written, and has its marker made.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import uuid
 from collections import Counter
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import TypeVar
@@ -17,7 +15,6 @@ from typing import TypeVar
 from traceark.catalog.catalog import Catalog
 from traceark.catalog.layered import Listing
 from traceark.catalog.lookup import Lookup
-from traceark.codec.lines import time_text
 from traceark.codec.parquet import PartInfo
 from traceark.compact import seal
 from traceark.errors import (
@@ -29,14 +26,15 @@ from traceark.errors import (
     UnsupportedFormatError,
 )
 from traceark.headers import Header
-from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
+from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
-from traceark.models import TERMINAL, JsonObject, Trace, utc_now
+from traceark.marker import make_marker, read_marker
+from traceark.models import TERMINAL, JsonObject, Trace
 from traceark.reading import StoredTrace, load
 from traceark.recording import RecordedTrace
 from traceark.rollups.cache import FileCache
 from traceark.rollups.standing import Standing
-from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Storage
+from traceark.storage.base import Durability, Entry, Storage
 
 Answer = TypeVar("Answer")
 # What parts say of themselves is remembered for so many of them.
@@ -149,23 +147,7 @@ class TracePool:
             It was made by a newer version.
         """
         if self._marker is None:
-            try:
-                data = await self.storage.read(MARKER)
-            except KeyMissingError:
-                return None
-            try:
-                marker = json.loads(data)
-                version = marker["version"]
-            except (ValueError, KeyError, TypeError):
-                raise UnsupportedFormatError(
-                    f"{self.url}/{MARKER} is no archive marker; is this folder an archive?"
-                ) from None
-            if marker.get("format") != "traceark" or version != FORMAT_VERSION:
-                raise UnsupportedFormatError(
-                    f"{self.url} has format {marker.get('format')!r} version {version}; this release knows 'traceark' "
-                    f"version {FORMAT_VERSION}; upgrade traceark"
-                )
-            self._marker = marker
+            self._marker = await read_marker(self.storage)
         return self._marker
 
     async def ready(self) -> None:
@@ -183,18 +165,9 @@ class TracePool:
         if not self._allow_unsafe_writes:
             await self.storage.check_writable()
         while await self.marker() is None:
-            marker: JsonObject = {
-                "format": "traceark",
-                "version": FORMAT_VERSION,
-                "archive_id": str(uuid.uuid4()),
-                "created_at": time_text(utc_now()),
-            }
-            try:
-                await self.storage.create(MARKER, json.dumps(marker).encode() + b"\n")
-            except KeyExistsError:
-                continue
-            self._marker = marker
-            await self.catalog.begin()
+            self._marker = await make_marker(self.storage)
+            if self._marker is not None:
+                await self.catalog.begin()
 
     def at_hand(self, trace_id: str) -> OpenTrace | None:
         """Return a trace for writing if it is open."""

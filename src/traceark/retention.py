@@ -83,7 +83,7 @@ class Retention(Asking, Keeping):
     """The part of `ArchiveStore` that says what is kept."""
 
     async def pin(self, trace_id: str) -> None:
-        """Keep a trace from expiring, until `unpin`; `delete_trace` deletes it all the same.
+        """Keep a trace from expiring, and from a sync that deletes, until `unpin`; not from `delete_trace`.
 
         Raises
         ------

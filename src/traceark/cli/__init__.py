@@ -2,8 +2,8 @@
 
 This module runs a verb and turns what goes wrong into one line on standard error and an exit
 code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping`, `repairing`,
-`retention`, `redacting`, `importing`, `exporting`, `moving` and `spooling`, which are loaded, like everything heavy,
-when they are needed.
+`retention`, `redacting`, `importing`, `exporting`, `moving`, `packing` and `spooling`, which are loaded, like
+everything heavy, when they are needed.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ _VERBS = {
     "export": "exporting",
     "sync": "moving",
     "merge": "moving",
+    "pack": "packing",
+    "unpack": "packing",
     "spool": "spooling",
     "compact": "keeping",
     "seal": "keeping",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
+    from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
 
@@ -86,7 +87,11 @@ class JsonOutput(Output):
         """Print the report."""
         _print(report.to_json())
 
-    def synced(self, report: SyncReport) -> None:
+    def synced(self, report: SyncReport, word: str = "synced") -> None:
+        """Print the report."""
+        _print(report.to_json())
+
+    def packed(self, report: PackReport) -> None:
         """Print the report."""
         _print(report.to_json())
 

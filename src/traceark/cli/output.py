@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
+    from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
     from traceark.verification import Finding
@@ -107,8 +108,12 @@ class Output(ABC):
         """Print what an export did."""
 
     @abstractmethod
-    def synced(self, report: SyncReport) -> None:
-        """Print what a sync did."""
+    def synced(self, report: SyncReport, word: str = "synced") -> None:
+        """Print what a sync did, or an unpacking, as the word says."""
+
+    @abstractmethod
+    def packed(self, report: PackReport) -> None:
+        """Print what a pack holds."""
 
     @abstractmethod
     def spooled(self, status: SpoolStatus) -> None:

@@ -17,7 +17,6 @@ from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailed
 from traceark.exporters.atif import Atif
 from traceark.exporters.base import Exporter, Format, Packer, Run
 from traceark.exporters.chat import Chat
-from traceark.exporters.files import trace_files
 from traceark.exporters.html import Html
 from traceark.exporters.markdown import Markdown
 from traceark.exporters.otlp import Otlp
@@ -28,6 +27,7 @@ from traceark.models import GoalTree, Trace
 from traceark.plugins import installed
 from traceark.protocol import TraceStore
 from traceark.storage.base import Storage
+from traceark.sync.files import trace_files
 
 GROUP = "traceark.exporters"
 _TRIES = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from traceark.catalog.report import RefreshReport
@@ -89,8 +90,8 @@ class SpooledKeeping(ArchiveStore):
         return RepairReport(near.traces + far.traces, near.mended + far.mended, near.left + far.left, dry_run)
 
     async def refresh(self) -> RefreshReport:
-        await super().refresh()
-        return await self._spooled.reach(self._far.refresh())
+        near, far = await super().refresh(), await self._spooled.reach(self._far.refresh())
+        return replace(far, leftovers=near.leftovers + far.leftovers)
 
     async def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
         return await self._spooled.reach(self._far.optimize(progress=progress))

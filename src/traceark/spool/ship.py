@@ -7,7 +7,6 @@ it goes on. It knows nothing of threads and of waiting; `background` and the com
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import time
@@ -34,7 +33,7 @@ from traceark.storage.base import KeyMissingError, VersionMismatchError
 from traceark.store import ArchiveStore
 from traceark.sync import SyncedTrace, SyncOptions, sync_trace
 from traceark.sync.burials import carried
-from traceark.sync.carry import ChangedMeanwhileError
+from traceark.sync.carry import ChangedMeanwhileError, is_md5
 from traceark.sync.compare import compare, compare_contents
 from traceark.sync.sides import Side, look
 
@@ -120,7 +119,7 @@ class Shipper:
             return
         problems: list[str] = []
         await self._target.make_ready()
-        _ = [each async for each in carried(self._spool, self._target, problems, dry_run=False)]
+        _ = [each async for each in carried(self._spool, self._target, set(), problems, dry_run=False)]
         for problem in problems:
             log.warning("%s: %s", self._place.directory, problem)
         if not problems:
@@ -302,8 +301,8 @@ async def _has_file(side: Side, there: Side, name: str) -> bool:
     if name not in there.entries:
         return False
     data = await side.storage.read(key)
-    if there.entries[name].version.strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest():
-        return True  # the entity tag of an object that was put in one piece
+    if is_md5(there.entries[name].version, data):
+        return True
     try:
         return (await there.storage.read(key)).startswith(data)
     except KeyMissingError:

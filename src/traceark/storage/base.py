@@ -114,6 +114,13 @@ class Storage(ABC):
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in this order; one that is gone already is no error."""
 
+    async def remove_leftovers(self, prefix: str, seconds: float) -> int:
+        """Remove, below a prefix, what writes left that were cut short so many seconds ago; return how many files.
+
+        Where an object is put whole or not at all there are none.
+        """
+        return 0
+
     async def sync_names(self, prefix: str) -> None:
         """Return when the names right below a prefix, those that are gone too, last over a loss of power.
 

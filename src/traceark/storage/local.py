@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import time
@@ -36,6 +37,7 @@ except ImportError:  # Windows: reading works, writing is refused in `lock`.
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
 TEMPORARY = ".tmp-"
+_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
 
@@ -313,6 +315,21 @@ class LocalStorage(AppendStorage):
         if self._sync_names:
             with _errors(str(self.path(prefix))):
                 await asyncio.to_thread(sync_directory, self.path(prefix))
+
+    async def remove_leftovers(self, prefix: str, seconds: float) -> int:
+        return await asyncio.to_thread(self._remove_leftovers, self.path(prefix), seconds)
+
+    def _remove_leftovers(self, directory: Path, seconds: float) -> int:
+        removed, now = 0, time.time()
+        for folder, _, names in os.walk(directory):
+            for name in filter(_LEFTOVER.fullmatch, names):
+                path = Path(folder, name)
+                with _errors(str(path)), suppress(FileNotFoundError):
+                    status = path.lstat()
+                    if now - max(status.st_mtime, status.st_ctime) > seconds:
+                        path.unlink()
+                        removed += 1
+        return removed
 
     def lock(self, key: str) -> LocalLock:
         return LocalLock(self.path(key))

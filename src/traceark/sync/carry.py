@@ -6,6 +6,8 @@ trace yet; done again, it goes on. What to copy has been decided in `compare`.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,12 +25,16 @@ from traceark.storage.base import (
 )
 from traceark.sync.sides import Side
 
+MD5 = re.compile(r'"([0-9a-f]{32})"')
+
 
 class ChangedMeanwhileError(StorageError):
     """The target's trace is not as it was compared; compare again."""
 
 
-async def carry(side: Side, target: Storage, there: Side | None, *, check: bool) -> int:
+async def carry(
+    side: Side, target: Storage, there: Side | None, *, check: bool, listed: Mapping[str, Entry] | None = None
+) -> int:
     """Bring a trace at the target to the source's state.
 
     Parameters
@@ -39,7 +45,10 @@ async def carry(side: Side, target: Storage, there: Side | None, *, check: bool)
     there : Side, optional
         The target's trace, an earlier state; None where there is none.
     check : bool
-        Whether to read back what was written.
+        Whether to read back what was written, where the storage does not tell its hash.
+    listed : mapping of str to Entry, optional
+        The files there, of which none is a header, as they were listed a while ago: enough where every
+        file is created exclusively.
 
     Returns
     -------
@@ -56,7 +65,9 @@ async def carry(side: Side, target: Storage, there: Side | None, *, check: bool)
         What was read back is not what was written.
     """
     async with alone(target, side.prefix):
-        present = await as_compared(target, side.prefix, there)
+        present = listed
+        if present is None or isinstance(target, AppendStorage):
+            present = await as_compared(target, side.prefix, there)
         if present is None:
             raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
         return await publish(side, target, present, there, check=check)
@@ -101,24 +112,27 @@ async def _publish(
         # Whoever changes a sealed trace removes its manifest first.
         await target.delete([f"{prefix}/{MANIFEST}"])
         await target.sync_names(prefix)
-    hashes: dict[str, str] = {}
+    # What was put, with what its hash must be; None where the answer told it.
+    put: dict[str, str | None] = {}
     undo = _Undo(target)
     for name in side.log_files():
         entry = present.get(name)
         if entry is not None and entry.size == side.entries[name].size and _is_part(name):
             continue  # a part's name tells its content
-        data = await side.storage.read(f"{prefix}/{name}")
-        written += await _put(
+        data = await side.read(name)
+        size, version = await _put(
             target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name), undo=undo
         )
-        hashes[name] = sha256(data)
+        written += size
+        put[name] = None if is_md5(version, data) else sha256(data)
     await undo.unless_alone(prefix, present)
     for name, headers in _headers(side, there):
-        is_there = name in present or name in hashes
-        written += await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
-        hashes[name] = sha256(headers)
+        is_there = name in present or name in put
+        size, version = await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
+        written += size
+        put[name] = None if is_md5(version, headers) else sha256(headers)
     if check:
-        await _check(side, target, hashes)
+        await _check(side, target, {name: digest for name, digest in put.items() if digest is not None})
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
     if not isinstance(target, AppendStorage):
         # A segment that was created there stays for a while, to keep late writers from its offsets.
@@ -173,21 +187,22 @@ class _Undo:
 
 async def _put(
     target: Storage, key: str, data: bytes, *, is_there: bool, whole: bool, undo: _Undo | None = None
-) -> int:
-    """Write a file, of a segment that has grown only what is new; return how many bytes that was."""
+) -> tuple[int, str]:
+    """Write a file, of a segment that has grown only what is new; return how many bytes that was, and its version."""
     if not is_there:
         try:
-            await target.create(key, data)
+            version = await target.create(key, data)
         except KeyExistsError:
             # The answer to our own creation may have been lost.
-            if await target.read(key) != data:
+            known, version = await target.read_versioned(key)
+            if known != data:
                 raise
         if undo is not None:
             undo.created(key)
-        return len(data)
+        return len(data), version
     known, version = await target.read_versioned(key)
     if known == data or (not whole and known.startswith(data)):
-        return 0  # as it is, or with an unfinished record of the source that a copier had taken
+        return 0, version  # as it is, or with an unfinished record of the source that a copier had taken
     if isinstance(target, AppendStorage) and not whole and data.startswith(known):
         appender = target.open_appender(key)
         try:
@@ -195,11 +210,20 @@ async def _put(
             appender.sync()
         finally:
             appender.close()
-        return len(data) - len(known)
+        return len(data) - len(known), ""
     version = await target.replace(key, data, version)
     if undo is not None:
         undo.replaced(key, known, version)
-    return len(data)
+    return len(data), version
+
+
+def is_md5(version: str, data: bytes) -> bool:
+    """Say whether a version is the MD5 of some bytes, as the entity tag of an object is that was put in one piece.
+
+    Not where a key of the server's encrypts it, nor on a disk.
+    """
+    match = MD5.fullmatch(version)
+    return match is not None and match[1] == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 async def _check(side: Side, target: Storage, hashes: Mapping[str, str]) -> None:
