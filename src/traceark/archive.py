@@ -25,6 +25,7 @@ from traceark.questions import Grouping
 from traceark.repair import RepairReport
 from traceark.retention import Expiring, ExpiryReport
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
+from traceark.storage.access import Access
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
 from traceark.tracetree import TraceTree
@@ -366,12 +367,13 @@ def open(
     durability: Durability = "fsync",
     allow_unsafe_writes: bool = False,
     record_changes: bool = False,
+    access: Access = "owner",
 ) -> Archive:
     """Open an archive for notebooks and scripts.
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes, record_changes
+    url, storage_options, durability, allow_unsafe_writes, record_changes, access
         As for `ArchiveStore`.
 
     Examples
@@ -391,5 +393,6 @@ def open(
             durability=durability,
             allow_unsafe_writes=allow_unsafe_writes,
             record_changes=record_changes,
+            access=access,
         )
     )

@@ -29,6 +29,7 @@ from traceark.retention import Retention
 from traceark.rollups.cache import FileCache, cache_directory
 from traceark.stats import TOTALS, adjustment
 from traceark.storage import storage_for
+from traceark.storage.access import Access
 from traceark.storage.base import AppendStorage, Durability, Storage
 from traceark.tracetree import TraceTree
 from traceark.whole import sealed_files
@@ -69,6 +70,10 @@ class ArchiveStore(Retention):
     record_changes : bool
         Append an event for every change of a message, a goal or the header, so that `get_events` tells all
         of a run (see `traceark.changes.Replay`). It doubles what is written.
+    access : {'owner', 'group', 'others'}
+        Who may use an archive that is made on a local disk: its owner alone, the group too, or the group
+        and, as far as the umask lets them, others for reading. One that is there says it itself, by the
+        permissions of its ``traceark.json``, which all files take that are made in it.
 
     Examples
     --------
@@ -94,10 +99,13 @@ class ArchiveStore(Retention):
         cache_dir: str | Path | None = None,
         max_cache_bytes: int = 4 << 30,
         record_changes: bool = False,
+        access: Access = "owner",
     ) -> None:
         if durability not in ("fsync", "os"):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
-        self.storage: Storage = storage_for(url, storage_options, durability)
+        if access not in ("owner", "group", "others"):
+            raise InvalidValueError(f"{access!r} is none of 'owner', 'group' and 'others'", "access")
+        self.storage: Storage = storage_for(url, storage_options, durability, access)
         self._durability = durability
         self._again = _Opening(
             ArchiveStore,
@@ -109,6 +117,7 @@ class ArchiveStore(Retention):
             cache_dir=cache_dir,
             max_cache_bytes=max_cache_bytes,
             record_changes=record_changes,
+            access=access,
         )
         cache = FileCache(self.storage, cache_directory(self.storage.url, cache_dir), max_cache_bytes)
         self._pool = TracePool(
