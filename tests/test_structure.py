@@ -44,6 +44,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("storage", "database"),
     (
         "log",
+        "segments",
         "reading",
         "writing",
         "folding",
