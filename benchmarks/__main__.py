@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import appends, imports, keeping, listing, moves, questions, reads, s3_requests, sizes
+from benchmarks import appends, endurance, imports, keeping, listing, moves, questions, reads, s3_requests, sizes
 from benchmarks.archives import Shape
 from benchmarks.measure import HEAD, Figure
 
@@ -42,6 +42,8 @@ class Scale:
     short: Shape = SHORT
     long: Shape = LONG
     small: Shape = SMALL
+    endured_messages: int = 1_000_000
+    endured_traces: int = 100_000
 
     def sized(self, size: float) -> Scale:
         """Return the scale with archives of another size."""
@@ -57,7 +59,14 @@ class Scale:
 
 FULL = Scale()
 QUICK = Scale(
-    append_rounds=5, append_messages=40, counts=(1_000,), rounds=3, messages=1_000, import_bytes=100_000
+    append_rounds=5,
+    append_messages=40,
+    counts=(1_000,),
+    rounds=3,
+    messages=1_000,
+    import_bytes=100_000,
+    endured_messages=5_000,
+    endured_traces=300,
 ).sized(0.01)
 
 
@@ -77,6 +86,9 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
         "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),
         "move": lambda folder: moves.measure(folder, rounds=scale.rounds, shape=scale.small),
         "list": lambda folder: listing.measure(folder, rounds=scale.rounds * 3, counts=dict(scale.listed)),
+        "endurance": lambda folder: endurance.measure(
+            folder, messages=scale.endured_messages, traces=scale.endured_traces
+        ),
         "questions": lambda folder: questions.measure(
             folder, rounds=scale.rounds, many=scale.many, short=scale.short, long=scale.long
         ),

@@ -6,6 +6,8 @@ import os
 
 from hypothesis import settings
 
+# What chance decides follows from it: `make torture SEED=7`.
+SEED = int(os.environ.get("SEED", "0"))
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 
 
