@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import sys
-import time
 from collections.abc import Awaitable, Callable, Iterable
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
+from clock import Clock
 from profiles import SEED, THOROUGH, tried
 from servers import S3Server
 from traceark.errors import StorageError, TracearkError
@@ -52,17 +50,16 @@ class Weather:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.ahead = 0.0
+        self.clock = Clock()
         self.outage_ends = 0.0
         self.fails = 0.0
         self.faults = 0
         self.created: dict[str, float] = {}
 
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
-
-    def time(self) -> float:
-        return time.time() + self.ahead
+    @property
+    def ahead(self) -> float:
+        """How much of the hour is over, in seconds."""
+        return self.clock.ahead
 
     def strike(self) -> bool:
         """Say whether a request fails now."""
@@ -83,7 +80,7 @@ class Stormy(Storage):
     async def _answered(self, key: str, work: Callable[[], Awaitable[Any]]) -> Any:
         self._request(key)
         done = await work()
-        self.weather.created[f"{self.url}/{key}"] = self.weather.time()
+        self.weather.created[f"{self.url}/{key}"] = self.weather.clock.time()
         self._request(key)
         return done
 
@@ -128,11 +125,7 @@ class StormyS3(Stormy, S3Storage):
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, weather: Weather) -> None:
     """Have the whole package go by the weather's clock, and nothing else."""
-    clock = SimpleNamespace(**vars(time))
-    clock.monotonic, clock.time, clock.time_ns = weather.monotonic, weather.time, lambda: int(weather.time() * 1e9)
-    for name, module in list(sys.modules.items()):
-        if name.startswith("traceark.") and getattr(module, "time", None) is time:
-            monkeypatch.setattr(module, "time", clock)
+    weather.clock.set(monkeypatch)
     monkeypatch.setattr(Stormy, "weather", weather, raising=False)
     monkeypatch.setattr("traceark.storage.memory.MemoryStorage", StormyMemory)
     monkeypatch.setattr("traceark.storage.objects.S3Storage", StormyS3)
@@ -223,9 +216,9 @@ async def live(weather: Weather, url: str, options: dict[str, Any], steps: int, 
     weather.fails = 0.03
     for at in range(until):
         # Mostly seconds, now and then so long that all that was known is stale.
-        weather.ahead += weather.random.expovariate(steps / HOUR_SECONDS)
+        weather.clock.ahead += weather.random.expovariate(steps / HOUR_SECONDS)
         if weather.random.random() < 4 / steps:
-            weather.ahead += 16 * 60
+            weather.clock.ahead += 16 * 60
         if weather.random.random() < 3 / steps or at == steps // 2:
             weather.outage_ends = weather.ahead + weather.random.uniform(5, 240)
         await hour.step()
