@@ -117,7 +117,7 @@ def test_a_copy_in_any_file_order_reads_after_repair_as_before_or_is_left_as_it_
         if before is not None and before["trace"] is not None:
             assert after == before, prints(copy)
 
-    for at in range(tried(60, 2000)):
+    for at in range(tried(60, 600)):
         asyncio.run(check(tmp_path / str(at)))
         shutil.rmtree(tmp_path / str(at))
 

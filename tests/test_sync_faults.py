@@ -126,7 +126,7 @@ async def test_beside_a_writer_it_copies_a_true_state_each_time(tmp_path: Path) 
     async def write() -> None:
         async with archive(here) as store:
             await store.create_trace(Trace(trace_id=RUN))
-            for at in range(tried(60, 1000)):
+            for at in range(tried(60, 300)):
                 await store.add_message(Message(trace_id=RUN, role="user", content=at, tokens=1))
                 await store.append_event(RUN, "at", at)
                 if at % 7 == 0:
@@ -161,7 +161,7 @@ def test_killed_for_real_and_repeated_it_ends_with_the_same_manifests(tmp_path: 
 
     async def make() -> None:
         async with archive(here) as store:
-            for number in range(tried(40, 300)):
+            for number in range(tried(40, 150)):
                 said = [Message(trace_id=f"run-{number}", role="user", content="x" * 2000) for _ in range(3)]
                 await store.add_trace(Trace(trace_id=f"run-{number}", status="completed"), said)
 
@@ -171,7 +171,7 @@ def test_killed_for_real_and_repeated_it_ends_with_the_same_manifests(tmp_path: 
     subprocess.run([*command[:3], str(tmp_path / "whole")], check=True)
     whole = time.monotonic() - start
     chance, kills = random.Random(SEED + 7), 0
-    for _ in range(tried(4, 200)):
+    for _ in range(tried(4, 60)):
         process = subprocess.Popen(command)
         try:
             process.wait(chance.uniform(0.3, 1.1) * whole)
