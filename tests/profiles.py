@@ -17,7 +17,7 @@ def tried(count: int, thorough: int) -> int:
 
 
 def machine_settings(max_examples: int, steps: int) -> settings:
-    """Return the settings of a state machine; a thorough run has twenty times the examples."""
+    """Return the settings of a state machine; a thorough run has twelve times the examples."""
     return settings(
-        max_examples=max_examples * 20 if THOROUGH else max_examples, stateful_step_count=steps, deadline=None
+        max_examples=max_examples * 12 if THOROUGH else max_examples, stateful_step_count=steps, deadline=None
     )
