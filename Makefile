@@ -35,8 +35,9 @@ bench: $(STAMP)
 SEED ?= 0
 torture: $(STAMP)
 	@echo "SEED=$(SEED)"
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/test_endurance.py
 	@SEED=$(SEED) HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-seed=$(SEED) \
-		$$(grep -lE '^from profiles import|hypothesis|testing.suite' tests/test_*.py)
+		$$(grep -lE '^from profiles import|hypothesis|testing.suite' tests/test_*.py | grep -v endurance)
 
 # Runs the notebooks again and stores what they show.
 notebooks: $(STAMP) jq

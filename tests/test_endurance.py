@@ -1,14 +1,18 @@
 """However long it goes on: nothing is lost, no file stays open, and memory grows by what a message needs and no more.
 
-How long things take at the end beside the start is for `python -m benchmarks --only endurance`, which the thorough
-run prints too: a busy machine would make any bound here a lie.
+How long things take at the end beside the start is printed, here and by `python -m benchmarks --only endurance`, and
+not asserted: a busy machine would make any bound a lie.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent.parent))
+
 from benchmarks.endurance import Endured, figures, many_traces, one_trace, told
 
 from profiles import tried
