@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import appends, imports, keeping, listing, moves, questions, reads, s3_requests, sizes
+from benchmarks import appends, endurance, imports, keeping, listing, moves, questions, reads, s3_requests, sizes
 from benchmarks.archives import Shape
 from benchmarks.measure import HEAD, Figure
 
@@ -46,6 +46,8 @@ class Scale:
     small: Shape = SMALL
     # What is synced to S3.
     moved: Shape = MOVED
+    endured_messages: int = 1_000_000
+    endured_traces: int = 100_000
 
     def sized(self, size: float) -> Scale:
         """Return the scale with archives of another size."""
@@ -69,6 +71,8 @@ QUICK = Scale(
     messages=1_000,
     import_bytes=100_000,
     large_import_bytes=200_000,
+    endured_messages=5_000,
+    endured_traces=300,
 ).sized(0.01)
 
 
@@ -89,6 +93,9 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
         "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),
         "move": lambda folder: moves.measure(folder, rounds=scale.rounds, shape=scale.small),
         "list": lambda folder: listing.measure(folder, rounds=scale.rounds * 3, counts=dict(scale.listed)),
+        "endurance": lambda folder: endurance.measure(
+            folder, messages=scale.endured_messages, traces=scale.endured_traces
+        ),
         "questions": lambda folder: questions.measure(
             folder, rounds=scale.rounds, many=scale.many, short=scale.short, long=scale.long
         ),

@@ -45,6 +45,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("storage", "database", "packed"),
     (
         "log",
+        "segments",
         "reading",
         "writing",
         "folding",

@@ -24,6 +24,7 @@ from traceark.questions import Grouping
 from traceark.repair import RepairReport
 from traceark.retention import Expiring, ExpiryReport
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
+from traceark.storage.access import Access
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
 from traceark.tracetree import TraceTree
@@ -333,12 +334,13 @@ def open(
     allow_unsafe_writes: bool = False,
     record_changes: bool = False,
     spool: str | Path | None = None,
+    access: Access = "owner",
 ) -> Archive:
     """Open an archive for notebooks and scripts.
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes, record_changes, spool
+    url, storage_options, durability, allow_unsafe_writes, record_changes, spool, access
         As for `ArchiveStore`.
 
     Examples
@@ -359,5 +361,6 @@ def open(
             allow_unsafe_writes=allow_unsafe_writes,
             record_changes=record_changes,
             spool=spool,
+            access=access,
         )
     )

@@ -34,6 +34,7 @@ from traceark.reading import StoredTrace, load
 from traceark.recording import RecordedTrace
 from traceark.rollups.cache import FileCache
 from traceark.rollups.standing import Standing
+from traceark.segments import Places
 from traceark.storage.base import Durability, Entry, Storage
 
 Answer = TypeVar("Answer")
@@ -84,6 +85,7 @@ class TracePool:
         self._sealing: dict[str, asyncio.Task[None]] = {}
         self._parts: dict[str, PartInfo] = {}
         self._footers: dict[str, PartInfo] = {}
+        self._places = Places()
         self._headers: dict[str, tuple[str, Header]] = {}
         self._marker: JsonObject | None = None
         self._writable: asyncio.Task[None] | None = None
@@ -263,7 +265,7 @@ class TracePool:
             return None  # what cannot be created is not there
         if len(self._headers) > self._limit:
             self._headers.clear()
-        return await load(self.storage, trace_id, prefix, None, self.parts(), self._headers)
+        return await load(self.storage, trace_id, prefix, None, self.parts(), self._headers, self._places)
 
     def parts(self) -> dict[str, PartInfo]:
         """Return what is remembered of parts."""
@@ -288,6 +290,7 @@ class TracePool:
             trace.header,
             trace.parts,
             dict(trace.ends),
+            trace.places,
         )
 
     async def stored(self, trace_id: str) -> StoredTrace | None:

@@ -30,6 +30,7 @@ from traceark.retention import Retention
 from traceark.rollups.cache import FileCache, cache_directory
 from traceark.stats import TOTALS, adjustment
 from traceark.storage import storage_for
+from traceark.storage.access import Access
 from traceark.storage.base import AppendStorage, Durability, Storage
 from traceark.tracetree import TraceTree
 from traceark.whole import sealed_files
@@ -73,6 +74,10 @@ class ArchiveStore(Retention):
     spool : str or Path, optional
         A directory on a local disk. What is written is acknowledged when it is there, and shipped to
         `url` in the background; reads see both. `durability` is then the spool's.
+    access : {'owner', 'group', 'others'}
+        Who may use an archive that is made on a local disk: its owner alone, the group too, or the group
+        and, as far as the umask lets them, others for reading. One that is there says it itself, by the
+        permissions of its ``traceark.json``, which all files take that are made in it.
 
     Examples
     --------
@@ -106,12 +111,15 @@ class ArchiveStore(Retention):
         max_cache_bytes: int = 4 << 30,
         record_changes: bool = False,
         spool: str | Path | None = None,
+        access: Access = "owner",
     ) -> None:
         if durability not in ("fsync", "os"):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
+        if access not in ("owner", "group", "others"):
+            raise InvalidValueError(f"{access!r} is none of 'owner', 'group' and 'others'", "access")
         if spool is not None:
             raise InvalidValueError(f"{type(self).__name__} has no spool; ArchiveStore has", "spool")
-        self.storage: Storage = storage_for(url, storage_options, durability)
+        self.storage: Storage = storage_for(url, storage_options, durability, access)
         self._durability = durability
         self._again = _Opening(
             ArchiveStore,
@@ -124,6 +132,7 @@ class ArchiveStore(Retention):
             max_cache_bytes=max_cache_bytes,
             record_changes=record_changes,
             spool=spool,
+            access=access,
         )
         cache = FileCache(self.storage, cache_directory(self.storage.url, cache_dir), max_cache_bytes)
         self._pool = TracePool(

@@ -31,6 +31,7 @@ from traceark.layout import (
 from traceark.lifecycle import versions
 from traceark.models import JsonObject
 from traceark.pending import SpoolStatus
+from traceark.storage.access import Access
 from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Lock, acquire
 from traceark.storage.local import TEMPORARY, LocalStorage
 from traceark.sync.sides import look
@@ -146,10 +147,11 @@ class Place:
 
     directory: Path
     durability: Durability = "fsync"
+    access: Access = "owner"
     storage: LocalStorage = field(init=False)
 
     def __post_init__(self) -> None:
-        self.storage = LocalStorage(self.directory, self.durability)
+        self.storage = LocalStorage(self.directory, self.durability, self.access)
 
     # Whose it is
 

@@ -28,6 +28,7 @@ from traceark.spool.keeping import SpooledKeeping
 from traceark.spool.place import Place, User
 from traceark.spool.pool import SpooledPool
 from traceark.spool.ship import closing
+from traceark.storage.access import Access
 from traceark.storage.base import Durability, Storage
 from traceark.store import ArchiveStore, _Opening
 from traceark.sync import sync_trace
@@ -60,6 +61,8 @@ class SpooledStore(SpooledKeeping):
         A directory on a local disk, for this archive alone.
     durability : {'fsync', 'os'}
         Of the spool.
+    access : {'owner', 'group', 'others'}
+        Of the spool, and of an archive on a local disk, as for `ArchiveStore`.
 
     Examples
     --------
@@ -87,9 +90,10 @@ class SpooledStore(SpooledKeeping):
         max_cache_bytes: int = 4 << 30,
         record_changes: bool = False,
         spool: str | Path | None = None,
+        access: Access = "owner",
     ) -> None:
         directory = _local(spool)
-        super().__init__(directory, durability=durability)
+        super().__init__(directory, durability=durability, access=access)
         far = _Opening(
             ArchiveStore,
             url,
@@ -99,11 +103,12 @@ class SpooledStore(SpooledKeeping):
             max_open_traces=max_open_traces,
             cache_dir=cache_dir,
             max_cache_bytes=max_cache_bytes,
+            access=access,
         )
         self._far = far()
         if _overlap(directory, self._far.storage):
             raise SpoolError(f"{directory} cannot be the spool of {self._far.url}: one lies in the other")
-        self._place = Place(directory, durability)
+        self._place = Place(directory, durability, access)
         self._place.check(self._far.url)
         self._again = _Opening(
             ArchiveStore,
@@ -116,6 +121,7 @@ class SpooledStore(SpooledKeeping):
             max_cache_bytes=max_cache_bytes,
             record_changes=record_changes,
             spool=directory,
+            access=access,
         )
         self._background = Background(self._place, lambda: ArchiveStore(directory, durability=durability), far)
         self._user: User | None = None

@@ -232,5 +232,9 @@ class AppendStorage(Storage):
         """Open a segment for appending, creating it durably when it is not there."""
 
     @abstractmethod
+    def take_over(self, keys: Iterable[str]) -> None:
+        """Give files that another library made the permissions of those that are made here."""
+
+    @abstractmethod
     async def sync(self, keys: Iterable[str]) -> None:
         """Return when files are on stable storage."""

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from traceark.errors import StorageError
+from traceark.storage.access import Access, Permissions
 from traceark.storage.base import (
     Appender,
     AppendStorage,
@@ -83,13 +84,11 @@ def _sync_directories(paths: Iterable[Path]) -> None:
 class LocalAppender(Appender):
     """A segment open with ``O_APPEND``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, permissions: Permissions) -> None:
         self._path = path
         with _errors(str(path)):
             new = not path.exists()
-            self._descriptor = os.open(
-                path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
-            )
+            self._descriptor = permissions.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
             if new:
                 sync_directory(path.parent)
         self.size = os.fstat(self._descriptor).st_size
@@ -125,12 +124,12 @@ class LocalAppender(Appender):
 class LocalLock(Lock):
     """`flock` on a file whose content is the generation."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, permissions: Permissions) -> None:
         if fcntl is None:
             raise StorageError("writing needs flock, which this operating system has not; reading works")
         self._path = path
         with _errors(str(path)):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            self._descriptor = permissions.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def try_acquire(self) -> bool:
         try:
@@ -169,10 +168,13 @@ class LocalStorage(AppendStorage):
     durability : {'fsync', 'os'}
         With ``os`` a directory's new names are left to the operating system; contents of
         published files are synced all the same.
+    access : {'owner', 'group', 'others'}
+        Who may use an archive that is made here; one that is there says it itself (see `access`).
     """
 
-    def __init__(self, root: Path, durability: Durability = "fsync") -> None:
+    def __init__(self, root: Path, durability: Durability = "fsync", access: Access = "owner") -> None:
         self.root = root.absolute()
+        self.permissions = Permissions(self.root, access)
         self.url = str(self.root)
         self._sync_names = durability == "fsync"
 
@@ -271,7 +273,7 @@ class LocalStorage(AppendStorage):
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         with _errors(str(path)):
             self._make(path.parent)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            descriptor = self.permissions.open(temporary, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
             try:
                 try:
                     view = memoryview(data)
@@ -296,7 +298,10 @@ class LocalStorage(AppendStorage):
             return
         self._make(path.parent)
         try:
-            path.mkdir(exist_ok=True)
+            self.permissions.make_directory(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
         except FileNotFoundError as error:
             raise StorageError(error.errno, f"the directory {path} cannot be made here; choose another place") from None
         if self._sync_names:
@@ -332,7 +337,7 @@ class LocalStorage(AppendStorage):
         return removed
 
     def lock(self, key: str) -> LocalLock:
-        return LocalLock(self.path(key))
+        return LocalLock(self.path(key), self.permissions)
 
     def make_directory(self, prefix: str) -> None:
         with _errors(str(self.path(prefix))):
@@ -344,7 +349,12 @@ class LocalStorage(AppendStorage):
     def open_appender(self, key: str) -> LocalAppender:
         with _errors(str(self.path(key))):
             self._make(self.path(key).parent)
-        return LocalAppender(self.path(key))
+        return LocalAppender(self.path(key), self.permissions)
+
+    def take_over(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            with _errors(str(self.path(key))):
+                self.permissions.give(self.path(key))
 
     async def sync(self, keys: Iterable[str]) -> None:
         await asyncio.to_thread(self._sync, list(keys))
