@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import cast
 
-from traceark.codec.lines import to_record
 from traceark.codec.parquet import part_info, to_table
 from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning
 from traceark.layout import LOGS, LogName, PartName, parse_log_name, trace_prefix
-from traceark.models import GoalTree, JsonObject
+from traceark.models import JsonObject
 from traceark.pool import TracePool
 from traceark.query.sources import VIEWS, Source
 from traceark.reading import StoredTrace
+from traceark.rollups.goals import goal_records
 from traceark.rollups.standing import Standing
 from traceark.storage.base import KeyMissingError
 
@@ -95,7 +95,7 @@ async def _log_sources(pool: TracePool, standing: Standing, log: LogName) -> lis
 async def _goal_sources(pool: TracePool, standing: Standing) -> list[Source]:
     async def read(stored: StoredTrace) -> Iterable[JsonObject]:
         tree = await stored.tree()
-        return _goal_records(stored.trace_id, tree) if tree is not None else ()
+        return goal_records(stored.trace_id, tree) if tree is not None else ()
 
     live = await _read(pool, [*standing.others, *standing.uncovered_goals], read)
     return [*await _rolled(standing, "goals", standing.masked_goals), _through_python("goals", live)]
@@ -167,9 +167,3 @@ async def _read(pool: TracePool, trace_ids: Collection[str], read: Read) -> list
         for records in await asyncio.gather(*map(one, ids[start : start + _PARALLEL])):
             found += records
     return found
-
-
-def _goal_records(trace_id: str, tree: GoalTree) -> Iterator[JsonObject]:
-    for position, goal in enumerate(tree.goals):
-        record = to_record(goal)
-        yield {"trace_id": trace_id, "goal_id": record.pop("id"), "position": position, **record}
