@@ -33,7 +33,7 @@ bench: $(STAMP)
 
 torture: $(STAMP)
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_catalog.py tests/test_catalog_machine.py tests/test_codec.py tests/test_conformance.py \
-		tests/test_copies.py tests/test_crash.py tests/test_processes.py tests/test_repair_kills.py tests/test_rollups.py tests/test_search.py \
+		tests/test_copiers.py tests/test_copies.py tests/test_crash.py tests/test_processes.py tests/test_repair_kills.py tests/test_rollups.py tests/test_search.py \
 		tests/test_stateful.py tests/test_torn.py tests/test_verify.py
 
 # Runs the notebooks again and stores what they show.

@@ -19,6 +19,7 @@ from traceark.codec.lines import time_text
 from traceark.codec.parquet import PartInfo
 from traceark.compact import seal
 from traceark.errors import (
+    CorruptFileError,
     DamagedTraceError,
     InvalidIdError,
     StorageError,
@@ -130,6 +131,8 @@ class TracePool:
 
         Raises
         ------
+        CorruptFileError
+            It is torn, or no marker.
         UnsupportedFormatError
             It was made by a newer version.
         """
@@ -142,8 +145,9 @@ class TracePool:
                 marker = json.loads(data)
                 version = marker["version"]
             except (ValueError, KeyError, TypeError):
-                raise UnsupportedFormatError(
-                    f"{self.url}/{MARKER} is no archive marker; is this folder an archive?"
+                raise CorruptFileError(
+                    f"{self.url}/{MARKER} is torn, or no archive's marker; if this folder is an archive, copy it "
+                    "again, or delete it: the next write makes another, and the traces are not touched"
                 ) from None
             if marker.get("format") != "traceark" or version != FORMAT_VERSION:
                 raise UnsupportedFormatError(
