@@ -24,8 +24,8 @@ from damages import (
     wrong_hash,
     wrong_total,
 )
+from film import Film, Frame, History, cut, prints, work
 from profiles import SEED, tried
-from test_copies import Film, Frame, History, cut, prints, work
 from traceark.errors import DamagedTraceError
 from traceark.layout import LOST_FOUND, trace_prefix
 from traceark.store import ArchiveStore
@@ -62,7 +62,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> list[Frame]:
     """What lay on the disk after every file operation of a workload."""
     film = Film(tmp_path_factory.mktemp("film") / "archive")
     with pytest.MonkeyPatch.context() as patch, film.roll(patch):
-        asyncio.run(work(film.root, History()))
+        asyncio.run(work(lambda: ArchiveStore(film.root, durability="os"), History()))
     return film.frames
 
 

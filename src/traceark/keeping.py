@@ -97,7 +97,7 @@ class Keeping:
             workers=workers,
             resume=resume,
             progress=progress,
-            binding=await self._pool.catalog.binding(),
+            binding=self._pool.catalog.binding,
             cache=self._pool.cache,
         )
 

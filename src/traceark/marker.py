@@ -9,7 +9,7 @@ import json
 import uuid
 
 from traceark.codec.lines import time_text
-from traceark.errors import UnsupportedFormatError
+from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, MARKER
 from traceark.models import JsonObject, utc_now
 from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
@@ -20,8 +20,10 @@ async def read_marker(storage: Storage) -> JsonObject | None:
 
     Raises
     ------
+    CorruptFileError
+        It is torn, or no marker.
     UnsupportedFormatError
-        It was made by a newer version, or is no marker.
+        It was made by a newer version.
 
     Examples
     --------
@@ -38,8 +40,9 @@ async def read_marker(storage: Storage) -> JsonObject | None:
         marker: JsonObject = json.loads(data)
         version = marker["version"]
     except (ValueError, KeyError, TypeError):
-        raise UnsupportedFormatError(
-            f"{storage.url}/{MARKER} is no archive marker; is this folder an archive?"
+        raise CorruptFileError(
+            f"{storage.url}/{MARKER} is torn, or no archive's marker; if this folder is an archive, copy it "
+            "again, or delete it: the next write makes another, and the traces are not touched"
         ) from None
     if marker.get("format") != "traceark" or version != FORMAT_VERSION:
         raise UnsupportedFormatError(

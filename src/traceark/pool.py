@@ -145,6 +145,8 @@ class TracePool:
 
         Raises
         ------
+        CorruptFileError
+            It is torn, or no marker.
         UnsupportedFormatError
             It was made by a newer version.
         """
