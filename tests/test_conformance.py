@@ -127,7 +127,7 @@ class TestSpooledInMemory(Spooled, InMemory, SharingTests, QueryTests, ArchivePr
     def test_a_later_format_is_refused_by_name(self) -> None:
         pytest.skip("the spool takes what is written, and shipping it is what is refused")
 
-    def test_goals_of_sealed_traces_come_from_rollups(self) -> None:
+    def test_goals_of_sealed_traces_come_from_rollups(self, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("which storage a trace is read from depends on how far shipping has come")
 
 
