@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError, TraceNotFoundError
@@ -102,6 +103,43 @@ class LogWriter(ABC):
         """Forget all files."""
 
 
+@dataclass(slots=True)
+class _OpenSegment:
+    """Where the next record of one log goes.
+
+    Attributes
+    ----------
+    name : str
+        The segment that is open.
+    appender : Appender or None
+        None while none is open.
+    begun : bool
+        Whether this writer began a segment of this log: until then it appends to no other's.
+    unsynced : bool
+        Whether something was appended to it since it was synced.
+    synced : tuple of str and int
+        The segment, and its size, that are surely on stable storage.
+    """
+
+    log: LogName
+    name: str = ""
+    appender: Appender | None = None
+    begun: bool = False
+    unsynced: bool = False
+    synced: tuple[str, int] = ("", 0)
+
+    def open(self, name: str, appender: Appender) -> Appender:
+        """Append to this segment from now on."""
+        self.name, self.appender = name, appender
+        return appender
+
+    def close(self) -> None:
+        """Give back the file."""
+        appender, self.appender = self.appender, None
+        if appender is not None:
+            appender.close()
+
+
 class FileWriter(LogWriter):
     """Appends to the last segment under the trace's lock; concurrent appends share one sync."""
 
@@ -113,10 +151,7 @@ class FileWriter(LogWriter):
         # The lock while it is held, which `reset` must not close.
         self._held: Lock | None = None
         self._generation = 0
-        self._open: dict[LogName, tuple[str, Appender]] = {}
-        self._begun: set[LogName] = set()
-        self._unsynced: set[LogName] = set()
-        self._synced: dict[LogName, tuple[str, int]] = {}
+        self._segments: dict[LogName, _OpenSegment] = {log: _OpenSegment(log) for log in LOGS}
         self._sync_seconds = 0.0
 
     def _open_lock(self) -> Lock:
@@ -177,11 +212,11 @@ class FileWriter(LogWriter):
         if lock.generation() != self._generation:
             return False
         for log, tail in self._trace.tails.items():
-            if tail is None:
-                continue
-            name, appender = self._open.get(log, ("", None))
-            if appender is None or name != tail.name or tail.torn or appender.current_size() != tail.size:
-                return False
+            if tail is not None:
+                segment = self._segments[log]
+                appender = segment.appender
+                if appender is None or segment.name != tail.name or tail.torn or appender.current_size() != tail.size:
+                    return False
         return True
 
     def is_quick(self) -> bool:
@@ -191,8 +226,9 @@ class FileWriter(LogWriter):
         before = self._write(staged)
         if self._syncs:
             try:
-                for log in list(self._unsynced):
-                    self._sync_one(log)
+                for segment in self._segments.values():
+                    if segment.unsynced:
+                        self._sync(segment)
             except StorageError as error:
                 self._lost(before, error)
                 raise
@@ -202,11 +238,14 @@ class FileWriter(LogWriter):
         before: dict[LogName, int] = {}
         try:
             for log, lines in staged.lines.items():
-                tail, appender = self._ready(log, staged.first[log] + 1)
+                segment, tail = self._segments[log], self._trace.tails[log]
+                appender = segment.appender
+                if tail is None or tail.torn or appender is None or not segment.begun or segment.name != tail.name:
+                    tail, appender = self._ready(segment, staged.first[log] + 1)
                 before[log] = tail.size
                 appender.append(b"".join(lines))
                 tail.size = appender.size
-                self._unsynced.add(log)
+                segment.unsynced = True
         except StorageError:
             self._rewind(before)
             raise
@@ -214,7 +253,7 @@ class FileWriter(LogWriter):
 
     def begins(self, log: LogName) -> bool:
         tail = self._trace.tails[log]
-        return tail is None or tail.torn or tail.size == 0 or log not in self._begun
+        return tail is None or tail.torn or tail.size == 0 or not self._segments[log].begun
 
     async def append(self, staged: Staged) -> None:
         before = self._write(staged)
@@ -237,31 +276,25 @@ class FileWriter(LogWriter):
             if tail is not None:
                 tail.size = size
 
-    def _ready(self, log: LogName, first: int) -> tuple[Tail, Appender]:
+    def _ready(self, segment: _OpenSegment, first: int) -> tuple[Tail, Appender]:
         """Open the last segment for appending; or begin one, at first, after a torn tail, after compaction."""
-        trace = self._trace
+        trace, log = self._trace, segment.log
+        directory = f"{trace.prefix}/{log}"
+        segment.close()
         tail = trace.tails[log]
-        name, appender = self._open.get(log, ("", None))
-        if tail is not None and not tail.torn and log in self._begun:
-            if appender is not None and name == tail.name:
-                return tail, appender
-            self._close(log)
-            appender = self._storage.open_appender(f"{trace.prefix}/{log}/{tail.name}")
-            self._open[log] = (tail.name, appender)
-            return tail, appender
-        self._close(log)
+        if tail is not None and not tail.torn and segment.begun:
+            return tail, segment.open(tail.name, self._storage.open_appender(f"{directory}/{tail.name}"))
         if tail is not None:
             # Records that others left unsynced must not be lost before those that follow them.
-            last = self._storage.open_appender(f"{trace.prefix}/{log}/{tail.name}")
+            last = self._storage.open_appender(f"{directory}/{tail.name}")
             last.sync()
             last.close()
         name = str(SegmentName(first, trace.header.incarnation, trace.writer_id))
         if f"{log}/{name}" in trace.entries:
             # A segment of our own that holds no whole record; it stays as it is.
             name = str(SegmentName(first, trace.header.incarnation, secrets.token_hex(4)))
-        appender = self._storage.open_appender(f"{trace.prefix}/{log}/{name}")
-        self._open[log] = (name, appender)
-        self._begun.add(log)
+        appender = segment.open(name, self._storage.open_appender(f"{directory}/{name}"))
+        segment.begun = True
         tail = trace.tails[log] = Tail(name, appender.size, False)
         trace.entries[f"{log}/{name}"] = Entry(appender.size, "", 0.0)
         self.changed()
@@ -269,46 +302,42 @@ class FileWriter(LogWriter):
 
     def close_segments(self) -> None:
         # An empty segment at the end is what other processes will append to.
-        for log in LOGS:
+        for log, segment in self._segments.items():
             if self._trace.tails[log] is not None and self._trace.ends[log]:
-                self._begun.discard(log)
-                self._ready(log, self._trace.ends[log] + 1)
+                segment.begun = False
+                self._ready(segment, self._trace.ends[log] + 1)
 
     def forget_segments(self) -> None:
-        for log in LOGS:
-            self._close(log)
-        self._begun.clear()
-        self._unsynced.clear()
-
-    def _close(self, log: LogName) -> None:
-        if log in self._open:
-            self._open.pop(log)[1].close()
+        for segment in self._segments.values():
+            segment.close()
+            segment.begun = segment.unsynced = False
 
     async def _sync_own(self) -> None:
         """Bring what this writer appended to stable storage."""
-        for log in list(self._unsynced):
-            if self.is_quick():
-                self._sync_one(log)
-            else:
-                await asyncio.to_thread(self._sync_one, log)
+        for segment in self._segments.values():
+            if segment.unsynced:
+                if self.is_quick():
+                    self._sync(segment)
+                else:
+                    await asyncio.to_thread(self._sync, segment)
 
-    def _sync_one(self, log: LogName) -> None:
-        if log in self._open:
-            name, appender = self._open[log]
+    def _sync(self, segment: _OpenSegment) -> None:
+        appender = segment.appender
+        if appender is not None:
             start = time.perf_counter()
             appender.sync()
             self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
-            self._synced[log] = (name, appender.size)
-        self._unsynced.discard(log)
+            segment.synced = (segment.name, appender.size)
+        segment.unsynced = False
 
     async def sync_logs(self) -> None:
         await self._sync_own()
-        for log in LOGS:
+        for log, segment in self._segments.items():
             tail = self._trace.tails[log]
             # What another process appended, it may have left to the operating system.
-            if tail is not None and self._synced.get(log) != (tail.name, tail.size):
+            if tail is not None and segment.synced != (tail.name, tail.size):
                 await self._storage.sync([f"{self._trace.prefix}/{log}/{tail.name}"])
-                self._synced[log] = (tail.name, tail.size)
+                segment.synced = (tail.name, tail.size)
 
     def changed(self) -> None:
         if self._lock is not None:
@@ -316,23 +345,19 @@ class FileWriter(LogWriter):
             self._generation = self._lock.generation()
 
     def log_changed(self, log: LogName) -> None:
-        tail = self._trace.tails[log]
-        name, appender = self._open.get(log, ("", None))
-        if appender is None:
+        tail, segment = self._trace.tails[log], self._segments[log]
+        if segment.appender is None:
             return
-        if tail is None or name != tail.name:
-            if log in self._unsynced:
-                appender.sync()
-                self._unsynced.discard(log)
-            self._close(log)
+        if tail is None or segment.name != tail.name:
+            if segment.unsynced:
+                segment.appender.sync()
+                segment.unsynced = False
+            segment.close()
         else:
-            appender.size = tail.size
+            segment.appender.size = tail.size
 
     def reset(self) -> None:
-        for log in LOGS:
-            self._close(log)
-        self._begun.clear()
-        self._unsynced.clear()
+        self.forget_segments()
         if self._lock is not None and self._lock is not self._held:
             self._lock.close()
         self._lock = None
