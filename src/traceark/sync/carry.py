@@ -6,14 +6,16 @@ trace yet; done again, it goes on. What to copy has been decided in `compare`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from traceark.errors import CorruptFileError, StorageError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, PartName, parse_log_name
 from traceark.lifecycle import locked
+from traceark.log import Files, load_parts, log_names
 from traceark.manifest import sha256
+from traceark.plan import droppable, plan_log
 from traceark.storage.base import (
     AppendStorage,
     Entry,
@@ -117,12 +119,33 @@ async def _publish(
     if check:
         await _check(side, target, hashes)
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
-    if isinstance(target, AppendStorage):
-        await target.delete(f"{prefix}/{name}" for name in superseded)
+    if superseded and not isinstance(target, AppendStorage):
+        superseded = await _droppable(side, target, superseded)
+    await target.delete(f"{prefix}/{name}" for name in superseded)
     if side.manifest is not None:
         await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
     return written
+
+
+async def _droppable(side: Side, target: Storage, superseded: Collection[str]) -> list[str]:
+    """Return those files of an object store that the source has no more and that no late writer can rely on.
+
+    The parts are read back for it, from where they lie now.
+    """
+    entries = await target.list(side.prefix)
+    newest = max(entry.modified for entry in entries.values())
+    found: list[str] = []
+    for log in (each for each in LOGS if any(name.startswith(f"{each}/") for name in superseded)):
+        directory, incarnation, names = f"{side.prefix}/{log}", side.header.incarnation, log_names(entries, log)
+        parts, _ = await load_parts(Files(target, directory), directory, names, incarnation, {})
+        plan = plan_log(directory, names, incarnation, parts)
+        old = {name for name in names if newest - entries[f"{log}/{name}"].modified >= target.grace_seconds}
+        # Who syncs is no writer of the trace: it will never create what it deletes.
+        end = max((info.last for info in parts.values()), default=0)
+        gone = {f"{log}/{name}" for name in droppable(plan, parts.values(), "", end, old)}
+        found += sorted(gone & set(superseded))
+    return found
 
 
 def _headers(side: Side, there: Side | None) -> Iterator[tuple[str, bytes]]:
