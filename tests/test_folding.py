@@ -700,3 +700,56 @@ async def test_a_sync_beside_a_writer_copies_a_true_state_each_time(name: str, f
     await writing
     assert rounds > 1
     assert len(found) == tried(100, 1000)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_trace_synced_again_and_again_shows_few_objects_at_the_target_too(name: str, few: None, seed: int) -> None:
+    choose = random.Random(seed)
+
+    async def story() -> None:
+        source, target = ArchiveStore(f"memory://{name}"), ArchiveStore(f"memory://{name}-target")
+        await source.create_trace(Trace(trace_id="t"))
+        at = most = 0
+        while at < 120:
+            for _ in range(choose.randrange(1, 8)):
+                await source.add_message(message(at))
+                at += 1
+            await settled(source)
+            assert (await sync(source, target)).is_clean
+            assert await said(ArchiveStore(target.url)) == list(range(at))
+            most = max(most, len(await objects(target.storage)))
+        # All of them, if nothing was deleted.
+        assert most < 40
+        assert await has_object(target.storage, 1)
+        assert await target.verify(deep=True) == []
+        # Whoever wrote at the target, at any time, and writes on, is not in the way of anything and loses nothing.
+        await target.add_message(message("on"))
+        assert await said(target) == [*range(at), "on"]
+        await source.close()
+        await target.close()
+
+    asyncio.run(story())
+    MemoryStorage.forget(f"{name}-target")
+
+
+def test_a_late_writer_at_the_target_of_a_sync_finds_its_offset_taken(name: str, few: None) -> None:
+    async def story() -> None:
+        here, there = ArchiveStore(f"memory://{name}"), ArchiveStore(f"memory://{name}-target")
+        await here.create_trace(Trace(trace_id="t"))
+        await add(here, range(3))
+        await sync(here, there)
+        await add(there, ["theirs"])
+        # Back, and on: the writer at the target wrote last at offset 4 and knows of nothing behind it.
+        await sync(there, here)
+        here = ArchiveStore(here.url)
+        for at in range(8):
+            await add(here, [f"more {at}"])
+            await settled(here)
+            await sync(here, there)
+        assert await has_object(there.storage, 5), "it stays in the late writer's way"
+        await add(there, ["late"])
+        assert await said(there) == [0, 1, 2, "theirs", *(f"more {at}" for at in range(8)), "late"]
+        assert await there.verify(deep=True) == []
+
+    asyncio.run(story())
+    MemoryStorage.forget(f"{name}-target")

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from traceark.errors import CorruptFileError, StorageError
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
 from traceark.lifecycle import locked, versions
+from traceark.log import Files, load_parts, log_names
 from traceark.manifest import sha256
+from traceark.plan import droppable, plan_log
 from traceark.storage.base import (
     AppendStorage,
     Entry,
@@ -134,14 +136,34 @@ async def _publish(
     if check:
         await _check(side, target, {name: digest for name, digest in put.items() if digest is not None})
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
-    if not isinstance(target, AppendStorage):
-        # A segment that was created there stays for a while, to keep late writers from its offsets.
-        superseded = [name for name in superseded if not _keeps_offsets(name)]
+    if not isinstance(target, AppendStorage) and any(map(_keeps_offsets, superseded)):
+        superseded = await _droppable(side, target, superseded)
     await target.delete(f"{prefix}/{name}" for name in superseded)
     if side.manifest is not None:
         await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
     return written
+
+
+async def _droppable(side: Side, target: Storage, superseded: Collection[str]) -> list[str]:
+    """Return those files of an object store that the source has no more and that no late writer can rely on.
+
+    What was copied there from a disk is none of these. The parts are read back for it, from where they lie now.
+    """
+    entries = await target.list(side.prefix)
+    newest = max(entry.modified for entry in entries.values())
+    found = [name for name in superseded if not _keeps_offsets(name)]
+    kept = [name for name in superseded if _keeps_offsets(name)]
+    for log in (each for each in LOGS if any(name.startswith(f"{each}/") for name in kept)):
+        directory, incarnation, names = f"{side.prefix}/{log}", side.header.incarnation, log_names(entries, log)
+        parts, _ = await load_parts(Files(target, directory), directory, names, incarnation, {})
+        plan = plan_log(directory, names, incarnation, parts)
+        old = {name for name in names if newest - entries[f"{log}/{name}"].modified >= target.grace_seconds}
+        # Who syncs is no writer of the trace: it will never create what it deletes.
+        end = max((info.last for info in parts.values()), default=0)
+        gone = {f"{log}/{name}" for name in droppable(plan, parts.values(), "", end, old)}
+        found += [name for name in kept if name in gone]
+    return found
 
 
 def _headers(side: Side, there: Side | None) -> Iterator[tuple[str, bytes]]:
