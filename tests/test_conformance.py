@@ -9,13 +9,15 @@ from uuid import uuid4
 
 import pytest
 
-from profiles import tried
+from profiles import THOROUGH, tried
 from servers import S3Server
 from traceark.protocol import TraceStore
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.testing import ModelStore
-from traceark.testing.places import Files
+from traceark.testing.events import EventTests
+from traceark.testing.messages import MessageTests
+from traceark.testing.places import ArchiveTests, Files
 from traceark.testing.queries import QueryTests
 from traceark.testing.sharing import SharingTests
 from traceark.testing.suite import ArchiveProtocolConformance, ProtocolConformance, StoreConformance
@@ -131,7 +133,13 @@ class TestSpooledInMemory(Spooled, InMemory, SharingTests, QueryTests, ArchivePr
         pytest.skip("which storage a trace is read from depends on how far shipping has come")
 
 
-class TestSpooled(Spooled, ArchiveProtocolConformance):
+# Thorough runs ask everything of the spool in front of a server too; in memory it is always asked.
+_Asked: type[ArchiveTests] = (
+    ArchiveProtocolConformance if THOROUGH else type("_Asked", (ArchiveTests, MessageTests, EventTests), {})
+)
+
+
+class TestSpooled(Spooled, _Asked):  # type: ignore[misc,valid-type]
     """A spool in front of S3."""
 
     @pytest.fixture

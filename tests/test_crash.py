@@ -16,6 +16,7 @@ from typing import cast
 
 import pytest
 
+from profiles import tried
 from traceark.layout import HEADER, MANIFEST, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage.base import Durability
@@ -23,7 +24,7 @@ from traceark.storage.local import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.verification import Finding
 
-ROUNDS = 4
+ROUNDS = tried(3, 40)
 
 
 async def write_for_ever(store: ArchiveStore, first: int) -> None:

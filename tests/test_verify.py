@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from damages import CASES, Damage, changed_page, make_archive, one, torn_header, tree_state, wrong_total
-from profiles import tried
+from profiles import SEED, tried
 from traceark.errors import DamagedTraceError, InvalidValueError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, MANIFEST, trace_prefix
 from traceark.storage.memory import MemoryStorage
@@ -100,7 +100,7 @@ def test_damage_beside_a_trace_is_none_of_its_own(archive: Path) -> None:
 
 
 def test_a_flipped_bit_in_any_byte_of_any_file_of_a_sealed_trace_is_found(made: Path) -> None:
-    """One bit of every byte; every bit of every byte where tests are thorough."""
+    """One bit of every third byte; four bits of every byte where tests are thorough."""
     trace = made / trace_prefix("sealed")
     files = {path.relative_to(made).as_posix(): path.read_bytes() for path in trace.rglob("*") if path.is_file()}
     assert {name.partition("/sealed/")[2].partition("/")[0] for name in files} == {
@@ -115,7 +115,7 @@ def test_a_flipped_bit_in_any_byte_of_any_file_of_a_sealed_trace_is_found(made: 
         for name, whole in files.items():
             if name.endswith(LOCK):
                 continue  # its content is nobody's
-            for at in range(len(whole)):
+            for at in range(SEED % 3, len(whole), tried(3, 1)):
                 for bit in [1 << (at + each) % 8 for each in range(tried(1, 4))]:
                     await storage.replace(name, whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
                     findings = await store.verify("sealed", deep=True)
