@@ -80,7 +80,13 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
     """Return what can be measured, by name."""
     return {
         "append": lambda folder: appends.measure(folder, rounds=scale.append_rounds, per_round=scale.append_messages),
-        "s3": lambda folder: s3_requests.measure(folder, count=scale.messages, moved=scale.moved),
+        "s3": lambda folder: s3_requests.measure(
+            folder,
+            count=scale.messages,
+            moved=scale.moved,
+            rounds=max(scale.append_rounds // 2, 1),
+            per_round=scale.append_messages,
+        ),
         "size": lambda folder: sizes.measure(folder, counts=scale.counts, sessions=scale.sessions),
         "read": lambda folder: reads.measure(folder, rounds=scale.rounds, count=scale.messages),
         "import": lambda folder: imports.measure(

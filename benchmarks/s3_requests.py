@@ -19,12 +19,15 @@ from traceark.layout import TRACES
 from traceark.storage.objects import S3Storage
 from traceark.sync import sync
 
-_OBJECTS, _ROUNDS, _PER_ROUND = 100, 7, 200
+_OBJECTS = 100
 BESIDE = "the fewest that can do it"
 
 
-async def measure(folder: Path, *, count: int, moved: Shape) -> list[Figure]:
-    """Return the figures of requests: of a run of `count` messages, of a sync of `moved`, and of a spool."""
+async def measure(folder: Path, *, count: int, moved: Shape, rounds: int, per_round: int) -> list[Figure]:
+    """Return the figures of requests: of a run of `count` messages, of a sync of `moved`, and of a spool.
+
+    What is timed takes so many rounds, and a spool so many messages in each.
+    """
     sys.path.append(str(Path(__file__).parent.parent / "tests"))
     try:
         servers: Any = importlib.import_module("servers")
@@ -39,8 +42,8 @@ async def measure(folder: Path, *, count: int, moved: Shape) -> list[Figure]:
             *await _measure(server, servers.Requests()),
             *await _long_run(server, servers.Requests(), count),
             *await _moving(server, servers.Requests(), folder, moved),
-            await _listing(server),
-            *await _spool(server, folder),
+            await _listing(server, rounds),
+            *await _spool(server, folder, rounds, per_round),
         ]
 
 
@@ -160,7 +163,7 @@ async def _moving(server: Any, requests: Any, folder: Path, moved: Shape) -> lis
     return found
 
 
-async def _listing(server: Any) -> Figure:
+async def _listing(server: Any, rounds: int) -> Figure:
     """Return the processor time that this process spends on a listing, beside botocore's own way to read times."""
     session = importlib.import_module("aiobotocore.session").AioSession()  # optional, as s3fs is
     url, options = server.place(), server.storage_options
@@ -175,7 +178,7 @@ async def _listing(server: Any) -> Figure:
 
         return work
 
-    seconds = await take_turns({"ours": lists(ours), "rival": lists(rival)}, _ROUNDS, time.process_time)
+    seconds = await take_turns({"ours": lists(ours), "rival": lists(rival)}, rounds, time.process_time)
     milliseconds = {who: [each * 1e3 for each in values] for who, values in seconds.items()}
     return at_most(
         f"processor time of a listing of {_OBJECTS} objects on S3",
@@ -187,9 +190,9 @@ async def _listing(server: Any) -> Figure:
     )
 
 
-async def _spool(server: Any, folder: Path) -> list[Figure]:
+async def _spool(server: Any, folder: Path, rounds: int, per_round: int) -> list[Figure]:
     """Return what a message costs that is acknowledged in a spool and shipped meanwhile, beside other places."""
-    run = list(messages("run", (_ROUNDS + 1) * _PER_ROUND, seed=5))
+    run = list(messages("run", (rounds + 1) * per_round, seed=5))
     url, options = server.place(), server.storage_options
     spooled = ArchiveStore(url, spool=folder / "spool", storage_options=options)
     direct = ArchiveStore(server.place(), storage_options=options)
@@ -200,13 +203,13 @@ async def _spool(server: Any, folder: Path) -> list[Figure]:
 
         def adds(store: ArchiveStore) -> Work:
             async def work(number: int) -> None:
-                for message in run[number * _PER_ROUND : (number + 1) * _PER_ROUND]:
+                for message in run[number * per_round : (number + 1) * per_round]:
                     await store.add_message(message)
 
             return work
 
-        seconds = await take_turns({name: adds(store) for name, store in stores.items()}, _ROUNDS)
-        cost = {name: [each / _PER_ROUND * 1e6 for each in values] for name, values in seconds.items()}
+        seconds = await take_turns({name: adds(store) for name, store in stores.items()}, rounds)
+        cost = {name: [each / per_round * 1e6 for each in values] for name, values in seconds.items()}
         await spooled.flush()
     name = "`add_message`, S3 with a spool"
     return [

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from profiles import tried
 from test_export_atif import COUNT
 from test_export_chat import CALLS, TEXTS, run_of
-from test_import_claude_code import corpus
+from test_import_claude_code import some_of
 from traceark.exporters.base import Run
 from traceark.exporters.otel import span_id_of, trace_id_of
 from traceark.exporters.otlp import Otlp
@@ -250,9 +250,9 @@ def test_an_import_of_a_request_has_the_same_messages_and_totals(turns: list[Any
 def test_every_real_run_is_read_by_otlps_own_messages() -> None:
     runs = 0
     for folder in ("claude-code", "codex", "atif", "tau2-bench", "swe-agent"):
-        for path in corpus(folder):
+        for path in some_of(folder):
             importer = next((each for each in importers() if each.detect(path)), None)
             for source in importer.read(path, ImportCounts()) if importer is not None else ():
                 requested(Run(source.trace, source.messages, [], source.goals))
                 runs += 1
-    assert runs > 100
+    assert runs > tried(30, 100)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import traceark
+from profiles import SEED, tried
 from traceark.codec.lines import check_texts, to_record
 from traceark.importers.base import GOAL_STATUS, ImportCounts, SourceTrace
 from traceark.importers.claude_code import ClaudeCode
@@ -28,6 +29,12 @@ def corpus(name: str) -> list[Path]:
     if not folder.is_dir():
         pytest.skip(f"the corpus {name} is not beside this checkout")
     return sorted(folder.iterdir())
+
+
+def some_of(name: str) -> list[Path]:
+    """Return every third file of a corpus, and all where tests are thorough."""
+    step = tried(3, 1)
+    return corpus(name)[SEED % step :: step]
 
 
 def read(path: Path) -> tuple[dict[str, SourceTrace], ImportCounts]:

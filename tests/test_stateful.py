@@ -322,7 +322,7 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
 
 
 TestArchiveAgainstModel = ArchiveAgainstModel.TestCase
-TestArchiveAgainstModel.settings = machine_settings(25, 30)
+TestArchiveAgainstModel.settings = machine_settings(15, 30)
 
 
 class ObjectsAgainstModel(ArchiveAgainstModel):
