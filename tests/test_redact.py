@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiles import tried
 from secrets_made_up import SECRETS
 from test_retention import holding
 from test_sync_faults import Killed, killed_at
@@ -383,7 +384,7 @@ def shape(value: Json) -> Json:
 
 
 @given(st.lists(st.tuples(VALUES, VALUES, TEXTS | PLANTED), min_size=1, max_size=4), st.booleans())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=tried(15, 400))
 def test_wherever_secrets_were_planted_none_is_left_and_the_rest_is_equal(
     given_messages: list[tuple[Json, Json, str]], sealed: bool
 ) -> None:

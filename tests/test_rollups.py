@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from profiles import tried
 from traceark.catalog.rows import tree_number
 from traceark.codec.fields import EVENTS, GOALS, MESSAGES
 from traceark.codec.lines import decode_line, encode_line, to_record
@@ -559,7 +560,7 @@ def test_a_message_is_found_by_its_id_alone(place: Place) -> None:
     run(story())
 
 
-@settings(max_examples=20)
+@settings(max_examples=tried(8, 100))
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_the_hash_of_a_message_id_is_that_of_duckdb(message_id: str) -> None:
     with duckdb.connect(":memory:") as connection:
@@ -701,7 +702,7 @@ def pairs(table: pa.Table) -> set[tuple[Any, ...]]:
     return {tuple(row.values()) for row in table.to_pylist()}
 
 
-@settings(max_examples=40)
+@settings(max_examples=tried(15, 200))
 @given(rows_drawn, rollups_drawn)
 def test_each_trace_counts_once_and_only_where_the_catalog_agrees(
     rows: dict[str, Any], held: list[dict[str, Any]]
@@ -725,7 +726,7 @@ def test_each_trace_counts_once_and_only_where_the_catalog_agrees(
     assert len(found.masked) == len(pairs(found.masked))
 
 
-@settings(max_examples=40)
+@settings(max_examples=tried(15, 200))
 @given(rows_drawn, rollups_drawn, st.sets(ids))
 def test_a_part_of_the_traces_can_be_asked_about_alone(
     rows: dict[str, Any], held: list[dict[str, Any]], changed: set[str]
