@@ -44,5 +44,5 @@ async def test_very_many_traces_go_through_one_store(tmp_path: Path, capsys: pyt
     with capsys.disabled():
         print(f"\n{told(figures(f'{TRACES:,} traces', 'a hundred', endured, TRACES))}")
     assert max(endured.handles) < MOST_OPEN_FILES
-    assert max(endured.handles[-2:]) <= max(endured.handles[:-2])
+    assert max(endured.handles[-2:]) <= max(endured.handles[:-2]) + 8
     assert grown(endured) < 30_000_000
