@@ -21,7 +21,8 @@ import pytest
 from profiles import SEED, tried
 from test_power_loss import damage
 from traceark.errors import StorageError, TracearkError
-from traceark.storage.local import LocalAppender
+from traceark.models import Goal, Message, Trace
+from traceark.storage.local import LocalAppender, LocalLock
 from traceark.store import ArchiveStore
 from traceark.testing.calls import Call, Watcher, watched
 from traceark.testing.ledger import Ledger
@@ -149,6 +150,40 @@ def test_half_a_write_loses_nothing_and_is_told(tmp_path: Path) -> None:
 
 def test_a_disk_that_stays_full_or_read_only_loses_nothing(tmp_path: Path) -> None:
     assert list(wrong(tmp_path, lambda at: Fault(at, at % 3, lasting=True), step=tried(131, 12))) == []
+
+
+@pytest.mark.parametrize("failing", range(3))
+async def test_who_could_not_tell_others_of_a_new_segment_does_not_write_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Another writer, who was told nothing, would go on at the same offsets elsewhere."""
+    here, there = ArchiveStore(tmp_path), ArchiveStore(tmp_path)
+    await here.create_trace(Trace(trace_id="t"))
+    await here.add_message(Message(trace_id="t", role="user", content=1))
+    await here.compact("t")
+    await there.update_trace("t", task="both know where it ends")
+    real, left = LocalLock.bump, [failing]
+
+    def bump(self: LocalLock, *, deleted: bool = False) -> None:
+        left[0] -= 1
+        if left[0] == -1:
+            raise StorageError(errno.ENOSPC, "no space left")
+        real(self, deleted=deleted)
+
+    monkeypatch.setattr(LocalLock, "bump", bump)
+    said = [1]
+    for content, store in enumerate([here, here, there, here, there], 2):
+        with suppress(StorageError):
+            await store.add_message(Message(trace_id="t", role="user", content=content))
+            said.append(content)
+    with suppress(StorageError):
+        await here.add_goal("t", Goal(id="1"))
+    monkeypatch.undo()
+    for store in (here, there, ArchiveStore(tmp_path)):
+        assert [each.content for each in await store.get_trace_messages("t")] == said
+        await store.close()
+    assert len(said) >= 5
+    assert await ArchiveStore(tmp_path).verify(deep=True) == []
 
 
 def test_an_error_that_is_swallowed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,10 +407,10 @@ class OpenTrace:
     async def reopen(self) -> None:
         """Take a sealed trace's manifest away, before anything else changes; call it inside `exclusive`."""
         if self.sealed:
+            self._writer.changed()
             await self.storage.delete([f"{self.prefix}/{MANIFEST}"])
             await self.storage.sync_names(self.prefix)
             self.entries.pop(MANIFEST, None)
-            self._writer.changed()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
@@ -505,6 +505,7 @@ class OpenTrace:
 
     async def _publish(self, name: str, data: bytes) -> None:
         await self.reopen()
+        self._writer.changed()
         key = f"{self.prefix}/{name}"
         known = self.entries.get(name)
         if known is None:
@@ -513,7 +514,6 @@ class OpenTrace:
             version = await self._replace(key, data, known.version)
         self.entries[name] = Entry(len(data), version, 0.0)
         self.touched = True
-        self._writer.changed()
 
     async def _replace(self, key: str, data: bytes, version: str) -> str:
         try:
@@ -564,7 +564,7 @@ class OpenTrace:
         raise StorageError(f"trace {self.trace_id!r}: other writers kept replacing its headers; try again")
 
     def files_changed(self) -> None:
-        """Tell other processes that files came or went."""
+        """Tell other processes that files come or go."""
         self._writer.changed()
 
     async def close(self) -> None:

@@ -80,7 +80,7 @@ class LogWriter(ABC):
         """Make the logs durable, before a checkpoint beyond them is published."""
 
     def changed(self) -> None:
-        """Tell other processes that more changed than the end of a log."""
+        """Tell other processes that more than the end of a log is about to change, under the lock."""
 
     def log_changed(self, log: LogName) -> None:
         """Hear that a log was read again."""
@@ -293,11 +293,12 @@ class FileWriter(LogWriter):
         if f"{log}/{name}" in trace.entries:
             # A segment of our own that holds no whole record; it stays as it is.
             name = str(SegmentName(first, trace.header.incarnation, secrets.token_hex(4)))
+        # Told first: who does not hear of a segment goes on at its offsets elsewhere.
+        self.changed()
         appender = segment.open(name, self._storage.open_appender(f"{directory}/{name}"))
         segment.begun = True
         tail = trace.tails[log] = Tail(name, appender.size, False)
         trace.entries[f"{log}/{name}"] = Entry(appender.size, "", 0.0)
-        self.changed()
         return tail, appender
 
     def close_segments(self) -> None:
