@@ -12,6 +12,7 @@ from traceark.errors import CorruptFileError, IncompleteTraceError
 from traceark.headers import Header, TreeFile, as_read
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, TRACES, LogName, trace_id_of
 from traceark.log import LogRead, WholePart, read_log, whole_part
+from traceark.manifest import decode_manifest
 from traceark.models import GoalTree, JsonObject, Message, Trace
 from traceark.requests import apply_update, digest, fold_record
 from traceark.segments import Places
@@ -127,13 +128,22 @@ class StoredTrace:
         trace.__dict__["last_event_id"] = events.end
         return trace
 
+    async def _has_none(self, why: str) -> None:
+        """Refuse to say that a trace has no goals where its manifest lists them."""
+        if self.is_sealed():
+            what = f"{self.prefix}/{MANIFEST}"
+            if GOAL_TREE in decode_manifest(await self.storage.read(what), what):
+                raise IncompleteTraceError(f"{why}, and the manifest of the trace lists it; copy it again")
+
     async def tree(self) -> GoalTree | None:
         """Return the goal tree with exact stats, or None."""
-        if GOAL_TREE not in self.entries:
-            return None
         what = f"{self.prefix}/{GOAL_TREE}"
+        if GOAL_TREE not in self.entries:
+            await self._has_none(f"{what} is not there")
+            return None
         stored = TreeFile.decode(await self.storage.read(what), what)
         if not stored.is_of(self.header.incarnation):
+            await self._has_none(f"{what} is of another trace")
             return None
         if self.is_exact() and stored.messages == self.header.checkpoint.ends["messages"]:
             return as_read(stored.tree, stored)

@@ -1,6 +1,6 @@
 """The sources of the views: the catalog, rollups, parts of sealed traces, and live traces.
 
-Files on a local disk are handed to DuckDB, parts once their footers have been looked at; live
+Files on a local disk are handed to DuckDB, parts once their bytes have been checked; live
 traces, and parts elsewhere, pass through Python as Arrow.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import cast
+from typing import BinaryIO, cast
 
 from traceark.codec.parquet import part_info, to_table
 from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning
@@ -23,6 +24,7 @@ from traceark.rollups.standing import Standing
 from traceark.storage.base import KeyMissingError
 
 _PARALLEL = 32
+_BLOCK_BYTES = 1 << 20
 Read = Callable[[StoredTrace], Awaitable[Iterable[JsonObject]]]
 
 
@@ -126,22 +128,32 @@ def _masked(paths: Iterable[str], trace_ids: Collection[str]) -> Source:
 def part_path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | None:
     """Return the path of the one part that is the whole log, if DuckDB can read it from a local disk.
 
-    Its footer is looked at, not all its bytes: that is what `verify` is for.
+    Once in a process all its bytes are checked against the CRC-32 in its name: DuckDB checks no page, and a flipped
+    bit would be a wrong answer.
     """
     key = f"{trace_prefix(trace_id)}/{log}/{name}"
     path = pool.storage.local_path(key)
     if path is None:
         return None
-    footers = pool.footers()
+    footers, parsed = pool.footers(), cast("PartName", parse_log_name(name))
     if key not in footers:
         try:
             with path.open("rb") as file:
+                if _crc(file) != parsed.crc:
+                    return None
                 footers[key] = part_info(file, key)
         except (FileNotFoundError, CorruptFileError):
             return None  # reading it through Python says what is wrong
     info = footers[key]
-    parsed = cast("PartName", parse_log_name(name))
-    return str(path) if info.folded and (info.first, info.last) == (parsed.first, parsed.last) else None
+    said = (info.first, info.last, info.incarnation)
+    return str(path) if info.folded and said == (parsed.first, parsed.last, parsed.incarnation) else None
+
+
+def _crc(file: BinaryIO) -> str:
+    crc = 0
+    while block := file.read(_BLOCK_BYTES):
+        crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
 
 
 async def _read(pool: TracePool, trace_ids: Collection[str], read: Read) -> list[JsonObject]:
