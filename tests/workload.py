@@ -130,6 +130,7 @@ async def recovered(store: ArchiveStore) -> dict[Hashable, object]:
     if ("trace", "t") in found:
         events = await store.get_events("t")
     assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+    assert len({event.event_type for event in events}) == len(events)
     for event in events:
         found["event", int(event.event_type.split()[1])] = event.event_type
     return found

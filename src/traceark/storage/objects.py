@@ -3,13 +3,15 @@
 s3fs's own calls are made on fsspec's I/O loop, so that a store works from any event loop. Its
 listing cache is never used, and its errors are told apart by the server's answer, since a failed
 condition reaches us as a plain `OSError`. The S3 traps that this handles are: an empty exclusive
-write carries no condition (no object here is empty), and a creation whose answer was lost
-conflicts with itself (`create` then says that the key is taken; callers read back).
+write carries no condition (no object here is empty); a write whose answer was lost, and that the client sent
+again, conflicts with itself, so every object bears the mark of the call that wrote it; a 409 does not say that
+a condition failed but that it is to be tried again; and an answer that breaks off is retried by nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,9 +22,14 @@ import fsspec.asyn
 
 from traceark.errors import StorageError, UnsafeStorageError
 from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
+from traceark.storage.s3_errors import ConflictError, refused_credentials, translated
 
 Answer = TypeVar("Answer")
 _PARALLEL = 32
+# What broke off, or met another write of its key, is tried again after so many seconds.
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)
+# In an object's metadata: which call wrote it.
+_MARK = "attempt"
 # Trace keys begin with one of these.
 _RANGES = "0123456789abcdefghijklmnopqrstuvwxyz"
 # Clients, and the buckets where conditional writes were seen to hold; equal options share a client.
@@ -171,7 +178,17 @@ class S3Storage(Storage):
         except asyncio.CancelledError:
             raise
         except Exception as error:  # s3fs raises what botocore, aiohttp and the sockets below raise
-            raise _translated(error, what) from error
+            refused = refused_credentials(error)
+            if refused is None:
+                raise translated(error, what) from error
+            # Who opens the archive again is not to get the client that holds them.
+            self._fs.clear_instance_cache()
+            raise StorageError(
+                getattr(error, "errno", None) or errno.EACCES,
+                f"{self.url}: the credentials {refused} ({error}); get valid ones, from where yours come from, give "
+                "them in `storage_options`, the environment or the AWS profile, and open the archive again; "
+                "what was acknowledged is stored",
+            ) from error
 
     def _arguments(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._root + key}
@@ -186,9 +203,16 @@ class S3Storage(Storage):
         ranged = {"Range": f"bytes={start}-"} if start else {}
 
         async def work() -> tuple[bytes, str]:
-            answer = await self._fs._call_s3("get_object", **self._arguments(key), **ranged)
-            async with answer["Body"] as body:
-                return await body.read(), answer["ETag"]
+            for wait in (*_WAITS, None):
+                answer = await self._fs._call_s3("get_object", **self._arguments(key), **ranged)
+                try:
+                    async with answer["Body"] as body:
+                        return await body.read(), answer["ETag"]
+                except Exception:  # aiohttp, aiobotocore and the sockets below each have their own
+                    if wait is None:
+                        raise
+                await asyncio.sleep(wait)
+            raise AssertionError  # the last try returns or raises
 
         return await self._run(work(), f"{self.url}/{key}")
 
@@ -248,10 +272,32 @@ class S3Storage(Storage):
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     async def _put(self, key: str, data: bytes, **condition: str) -> str:
-        answer = await self._run(
-            self._fs._call_s3("put_object", **self._arguments(key), Body=data, **condition), f"{self.url}/{key}"
-        )
+        mark = secrets.token_hex(8)
+        arguments = {**self._arguments(key), "Body": data, "Metadata": {_MARK: mark}, **condition}
+        for wait in _WAITS:
+            try:
+                return await self._put_once(key, arguments)
+            except ConflictError:
+                await asyncio.sleep(wait)
+            except VersionMismatchError:
+                # The client may have sent it twice.
+                version = await self._version_if_written(key, mark)
+                if version is None:
+                    raise
+                return version
+        return await self._put_once(key, arguments)
+
+    async def _put_once(self, key: str, arguments: Mapping[str, Any]) -> str:
+        answer = await self._run(self._fs._call_s3("put_object", **arguments), f"{self.url}/{key}")
         return str(answer["ETag"])
+
+    async def _version_if_written(self, key: str, mark: str) -> str | None:
+        """Return an object's version if the call with this mark wrote it."""
+        try:
+            found = await self._run(self._fs._call_s3("head_object", **self._arguments(key)), f"{self.url}/{key}")
+        except KeyMissingError:
+            return None
+        return str(found["ETag"]) if found["Metadata"].get(_MARK) == mark else None
 
     async def create(self, key: str, data: bytes) -> str:
         try:
@@ -310,17 +356,3 @@ def _parse_time(text: Any) -> datetime:
 
         return cast("datetime", parse_timestamp(text))
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def _translated(error: Exception, what: str) -> StorageError:
-    cause: Any = error if hasattr(error, "response") else error.__cause__
-    response = getattr(cause, "response", None) or {}
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    code = response.get("Error", {}).get("Code", "")
-    if code in ("PreconditionFailed", "ConditionalRequestConflict") or status in (409, 412):
-        return VersionMismatchError(f"{what} was replaced meanwhile")
-    if code in ("NoSuchKey", "404") or (isinstance(error, FileNotFoundError) and code != "NoSuchBucket"):
-        return KeyMissingError(f"{what} is not there")
-    if code == "InvalidRange":
-        return KeyMissingError(f"{what} is shorter than it was")
-    return StorageError(getattr(error, "errno", None) or 5, f"{what}: {code or type(error).__name__}: {error}")
