@@ -31,10 +31,13 @@ check: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
 
+# All that a test tries more of when it is told to be thorough, the same for the same SEED.
+SEED ?= 0
 torture: $(STAMP)
-	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 --dist worksteal tests/test_catalog.py tests/test_catalog_machine.py tests/test_codec.py tests/test_conformance.py \
-		tests/test_copies.py tests/test_crash.py tests/test_processes.py tests/test_repair_kills.py tests/test_rollups.py tests/test_search.py \
-		tests/test_stateful.py tests/test_torn.py tests/test_verify.py
+	@echo "SEED=$(SEED)"
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/test_endurance.py
+	@SEED=$(SEED) HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-seed=$(SEED) \
+		$$(grep -lE '^from profiles import|hypothesis|testing.suite' tests/test_*.py | grep -v endurance)
 
 # Runs the notebooks again and stores what they show.
 notebooks: $(STAMP) jq

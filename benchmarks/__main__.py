@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks import appends, imports, keeping, listing, moves, questions, reads, s3_requests, sizes
+from benchmarks import appends, endurance, imports, keeping, listing, moves, questions, reads, s3_requests, sizes
 from benchmarks.archives import Shape
 from benchmarks.measure import HEAD, Figure
 
@@ -22,6 +22,7 @@ MANY = Shape(100_000, 12, 4)
 SHORT = Shape(20_000, 500)
 LONG = Shape(2_000, 500, content=True)
 SMALL = Shape(20_000, 12, 4)
+MOVED = Shape(1_000, 12, 4)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Scale:
     rounds: int = 5
     messages: int = 10_000
     import_bytes: int = 30_000_000
+    large_import_bytes: int = 200_000_000
     # Real sessions, if a collection of them lies beside the checkout.
     sessions: Path | None = Path("..", "shared", "corpora", "claude-code")
     # The number of traces in a catalog, and the most milliseconds that a list may take.
@@ -42,6 +44,10 @@ class Scale:
     short: Shape = SHORT
     long: Shape = LONG
     small: Shape = SMALL
+    # What is synced to S3.
+    moved: Shape = MOVED
+    endured_messages: int = 1_000_000
+    endured_traces: int = 100_000
 
     def sized(self, size: float) -> Scale:
         """Return the scale with archives of another size."""
@@ -52,12 +58,21 @@ class Scale:
             short=self.short.sized(size),
             long=self.long.sized(size),
             small=self.small.sized(size),
+            moved=self.moved.sized(size),
         )
 
 
 FULL = Scale()
 QUICK = Scale(
-    append_rounds=5, append_messages=40, counts=(1_000,), rounds=3, messages=1_000, import_bytes=100_000
+    append_rounds=5,
+    append_messages=40,
+    counts=(1_000,),
+    rounds=3,
+    messages=1_000,
+    import_bytes=100_000,
+    large_import_bytes=200_000,
+    endured_messages=5_000,
+    endured_traces=300,
 ).sized(0.01)
 
 
@@ -65,18 +80,22 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
     """Return what can be measured, by name."""
     return {
         "append": lambda folder: appends.measure(folder, rounds=scale.append_rounds, per_round=scale.append_messages),
-        "s3": lambda folder: s3_requests.measure(folder, count=scale.messages),
+        "s3": lambda folder: s3_requests.measure(folder, count=scale.messages, moved=scale.moved),
         "size": lambda folder: sizes.measure(folder, counts=scale.counts, sessions=scale.sessions),
         "read": lambda folder: reads.measure(folder, rounds=scale.rounds, count=scale.messages),
         "import": lambda folder: imports.measure(
             folder,
             rounds=max(scale.rounds // 2, 1),
             size=scale.import_bytes,
+            large_size=scale.large_import_bytes,
             corpora=None if scale.sessions is None else scale.sessions.parent,
         ),
         "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),
         "move": lambda folder: moves.measure(folder, rounds=scale.rounds, shape=scale.small),
         "list": lambda folder: listing.measure(folder, rounds=scale.rounds * 3, counts=dict(scale.listed)),
+        "endurance": lambda folder: endurance.measure(
+            folder, messages=scale.endured_messages, traces=scale.endured_traces
+        ),
         "questions": lambda folder: questions.measure(
             folder, rounds=scale.rounds, many=scale.many, short=scale.short, long=scale.long
         ),

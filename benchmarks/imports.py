@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import traceark
-from benchmarks.measure import Figure, at_most, take_turns
+from benchmarks.measure import Figure, at_most, take_turns, within
 from traceark import ArchiveStore
 from traceark.importers.run import import_paths
 
@@ -23,22 +23,44 @@ _PROVIDER_ID = re.compile(r"\b(msg|toolu|req)_\w+")
 _LOG_ID = re.compile(rb'("(?:uuid|eval_id|run_id)":\s*"[^"]+)"')
 
 
-async def measure(folder: Path, *, rounds: int, size: int, corpora: Path | None = None) -> list[Figure]:
+async def measure(
+    folder: Path, *, rounds: int, size: int, large_size: int, corpora: Path | None = None
+) -> list[Figure]:
     """Return the figures of imports: of made sessions of `size` bytes, and of as many of real runs where there are any.
 
-    A real run is copied under new ids until there is enough, since what an import has to start is the same for all.
+    A real run is copied under new ids until there is enough. What an import has to start is the same for all of
+    them: it stands in a row of its own, and weighs less in one of `large_size` bytes, which is what users have.
     """
     sources = folder / "sources"
     sources.mkdir()
     samples = sorted((Path(traceark.__file__).parent / "samples" / "claude-code").glob("*.jsonl"))
     made = [_scaled(sample, sources / sample.name, size // len(samples)) for sample in samples]
-    figures = [await _importing(folder / "made", f"{len(made)} made sessions", made, rounds)]
+    figures = [
+        await _starting(folder / "starting", samples, rounds),
+        await _importing(folder / "made", f"{len(made)} made sessions", made, rounds),
+    ]
     for name in FORMATS:
         if corpora is not None and (corpora / name).is_dir():
             real = sorted(path for path in (corpora / name).rglob("*") if path.is_file())
             files = _repeated(real, sources / name, size)
             figures.append(await _importing(folder / name, f"{len(files)} files of {name}", files, rounds))
+            if name == FORMATS[0]:
+                files = _repeated(real, sources / "large", large_size)
+                figures.append(await _importing(folder / "large", f"{len(files)} files of {name}", files, 1))
     return figures
+
+
+async def _starting(folder: Path, samples: list[Path], rounds: int) -> Figure:
+    """Return what an import of next to nothing takes by processes of its own, in this one not for the first time."""
+    workers = os.cpu_count() or 1
+
+    async def start(turn: int) -> None:
+        async with ArchiveStore(folder / str(turn), durability="os") as store:
+            assert (await import_paths(store, samples, workers=workers)).totals()["new_traces"]
+
+    seconds = (await take_turns({"start": start}, rounds))["start"]
+    name = f"import of {len(samples)} sessions of a few rows, {workers} processes: what starting takes"
+    return within(name, [each * 1e3 for each in seconds], "ms")
 
 
 async def _importing(folder: Path, what: str, files: list[Path], rounds: int) -> Figure:

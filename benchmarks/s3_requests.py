@@ -11,18 +11,20 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.archives import Shape, make_traces
 from benchmarks.data import messages
 from benchmarks.measure import Figure, Work, at_most, take_turns
 from traceark import ArchiveStore, Goal, Trace
 from traceark.layout import TRACES
 from traceark.storage.objects import S3Storage
+from traceark.sync import sync
 
-_OBJECTS, _ROUNDS = 100, 7
+_OBJECTS, _ROUNDS, _PER_ROUND = 100, 7, 200
 BESIDE = "the fewest that can do it"
 
 
-async def measure(_: Path, *, count: int) -> list[Figure]:
-    """Return the figures of requests, and of a run of `count` messages."""
+async def measure(folder: Path, *, count: int, moved: Shape) -> list[Figure]:
+    """Return the figures of requests: of a run of `count` messages, of a sync of `moved`, and of a spool."""
     sys.path.append(str(Path(__file__).parent.parent / "tests"))
     try:
         servers: Any = importlib.import_module("servers")
@@ -36,7 +38,9 @@ async def measure(_: Path, *, count: int) -> list[Figure]:
         return [
             *await _measure(server, servers.Requests()),
             *await _long_run(server, servers.Requests(), count),
+            *await _moving(server, servers.Requests(), folder, moved),
             await _listing(server),
+            *await _spool(server, folder),
         ]
 
 
@@ -130,6 +134,32 @@ async def _long_run(server: Any, requests: Any, count: int) -> list[Figure]:
     ]
 
 
+async def _moving(server: Any, requests: Any, folder: Path, moved: Shape) -> list[Figure]:
+    """Return the figures of a first sync, of one with nothing to do, and of one to a disk that has nothing."""
+    make_traces(folder / "moved", moved)
+    files = sum(1 for path in (folder / "moved" / "traces").rglob("*") if path.is_file() and path.name[0] != ".")
+    # Each listing of so many files takes a request per thousand.
+    pages = -(-files // 1_000)
+    url, found = server.place(), []
+    async with (
+        ArchiveStore(folder / "moved") as source,
+        ArchiveStore(url, storage_options=server.storage_options) as target,
+        ArchiveStore(folder / "back") as back,
+    ):
+        await requests.listen(target)
+        await target.make_ready()
+        for name, work, fewest in (
+            ("up, into an empty prefix", sync(source, target), files + 1),
+            ("up again, with nothing to do", sync(source, target), pages),
+            ("down, onto an empty disk", sync(target, back), files + pages),
+        ):
+            sent = len(await requests.during(work))
+            found.append(
+                _figure(f"`sync` of {moved.traces:,} sealed traces, {files:,} files, {name}", sent, fewest, None)
+            )
+    return found
+
+
 async def _listing(server: Any) -> Figure:
     """Return the processor time that this process spends on a listing, beside botocore's own way to read times."""
     session = importlib.import_module("aiobotocore.session").AioSession()  # optional, as s3fs is
@@ -155,6 +185,34 @@ async def _listing(server: Any) -> Figure:
         "ms",
         None,
     )
+
+
+async def _spool(server: Any, folder: Path) -> list[Figure]:
+    """Return what a message costs that is acknowledged in a spool and shipped meanwhile, beside other places."""
+    run = list(messages("run", (_ROUNDS + 1) * _PER_ROUND, seed=5))
+    url, options = server.place(), server.storage_options
+    spooled = ArchiveStore(url, spool=folder / "spool", storage_options=options)
+    direct = ArchiveStore(server.place(), storage_options=options)
+    async with spooled, direct, ArchiveStore(folder / "disk") as disk:
+        stores = {"spool": spooled, "disk": disk, "s3": direct}
+        for store in stores.values():
+            await store.create_trace(Trace(trace_id="run", task="benchmark"))
+
+        def adds(store: ArchiveStore) -> Work:
+            async def work(number: int) -> None:
+                for message in run[number * _PER_ROUND : (number + 1) * _PER_ROUND]:
+                    await store.add_message(message)
+
+            return work
+
+        seconds = await take_turns({name: adds(store) for name, store in stores.items()}, _ROUNDS)
+        cost = {name: [each / _PER_ROUND * 1e6 for each in values] for name, values in seconds.items()}
+        await spooled.flush()
+    name = "`add_message`, S3 with a spool"
+    return [
+        at_most(name, cost["spool"], "the local disk, `fsync`", cost["disk"], "µs", 2),
+        at_most(name, cost["spool"], "S3 without one, on this host", cost["s3"], "µs", 1),
+    ]
 
 
 async def _read(store: ArchiveStore) -> None:

@@ -12,11 +12,18 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("traceark.testing")
 
+from profiles import SEED, THOROUGH  # noqa: E402
 from servers import S3Server, ministack, moto  # noqa: E402
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000)
+settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how what failed in a thorough run is seen again."""
+    if THOROUGH and terminalreporter.stats.get("failed"):
+        terminalreporter.write_line(f"SEED={SEED}: `make torture SEED={SEED}` does the same again")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -43,6 +43,16 @@ class S3Server:
             "client_kwargs": {"region_name": REGION},
         }
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same for a process, or for a store that is opened without options."""
+        return {
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": self.endpoint,
+        }
+
     def place(self) -> str:
         """Return the URL of an unused prefix."""
         return f"s3://{self.bucket}/archive-{next(self._places)}"

@@ -15,7 +15,15 @@ from benchmarks.data import messages
 from benchmarks.measure import Figure
 
 TINY = Scale(
-    append_rounds=1, append_messages=16, counts=(40,), rounds=1, messages=40, import_bytes=1, sessions=None
+    append_rounds=1,
+    append_messages=16,
+    counts=(40,),
+    rounds=1,
+    messages=40,
+    import_bytes=1,
+    sessions=None,
+    endured_messages=3_000,
+    endured_traces=300,
 ).sized(0.0001)
 
 

@@ -29,7 +29,10 @@ def reference() -> str:
     for name in program.list_commands(whole):
         verb = program.get_command(whole, name)
         assert verb is not None
-        sections.append(f"## {name}\n\n{_help(click.Context(verb, info_name=name, parent=whole))}")
+        context = click.Context(verb, info_name=name, parent=whole)
+        sections.append(f"## {name}\n\n{_help(context)}")
+        for below, command in verb.commands.items() if isinstance(verb, click.Group) else ():
+            sections.append(f"### {name} {below}\n\n{_help(click.Context(command, info_name=below, parent=context))}")
     return "\n".join(sections)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from profiles import tried
+from profiles import SEED, tried
 from test_power_loss import damage
 from traceark.errors import StorageError, TracearkError
 from traceark.storage.local import LocalAppender
@@ -122,7 +122,7 @@ async def reopened(folder: Path, ledger: Ledger) -> list[str]:
 
 def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[str]:
     """Yield what is wrong after a fault at each call in turn."""
-    at = 1
+    at = 1 + SEED % step
     while True:
         fault, ledger, root = make(at), Ledger(now=lambda: 0), folder / str(at)
         root.mkdir()
@@ -139,16 +139,16 @@ def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[
 
 
 def test_an_error_loses_nothing_and_is_told(tmp_path: Path) -> None:
-    step = tried(23, 1)
+    step = tried(31, 4)
     assert list(wrong(tmp_path, lambda at: Fault(at, at // step), step=step)) == []
 
 
 def test_half_a_write_loses_nothing_and_is_told(tmp_path: Path) -> None:
-    assert list(wrong(tmp_path, lambda at: Fault(at, half=True), step=tried(71, 1))) == []
+    assert list(wrong(tmp_path, lambda at: Fault(at, half=True), step=tried(71, 8))) == []
 
 
 def test_a_disk_that_stays_full_or_read_only_loses_nothing(tmp_path: Path) -> None:
-    assert list(wrong(tmp_path, lambda at: Fault(at, at % 3, lasting=True), step=tried(71, 3))) == []
+    assert list(wrong(tmp_path, lambda at: Fault(at, at % 3, lasting=True), step=tried(71, 12))) == []
 
 
 def test_an_error_that_is_swallowed_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

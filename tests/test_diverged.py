@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from traceark.codec.lines import message_json, seal_record
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, DivergedTraceError
+from traceark.folding import build_part
 from traceark.layout import HEADER, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage import storage_for
@@ -324,3 +326,60 @@ def test_folders_moved_by_hand_are_seen_at_once(tmp_path: Path) -> None:
         await store.close()
 
     asyncio.run(run())
+
+
+async def partly_sealed(root: Path) -> ArchiveStore:
+    """Return a store that goes on with a trace whose last segment a seal that was cut short has taken in half."""
+    store = ArchiveStore(root)
+    await store.create_trace(Trace(trace_id="t"))
+    for at in (1, 2):
+        await store.add_message(Message(trace_id="t", role="user", content=at))
+    trace = await store._pool.opened("t")
+    await build_part(trace, "messages", 1, 2, dict(trace.entries), folded=True)
+    for at in (3, 4):
+        await store.add_message(Message(trace_id="t", role="user", content=at))
+    return store
+
+
+async def contents_of(store: ArchiveStore) -> list[object]:
+    return [message.content for message in await store.get_trace_messages("t")]
+
+
+def test_a_segment_that_parts_took_in_piece_by_piece_is_no_other_side(tmp_path: Path) -> None:
+    async def story() -> None:
+        store = await partly_sealed(tmp_path / "one")
+        trace = await store._pool.opened("t")
+        await trace.refresh()
+        await build_part(trace, "messages", 3, 4, dict(trace.entries), folded=False)
+        assert await contents_of(ArchiveStore(tmp_path / "one")) == [1, 2, 3, 4]
+        await store.compact("t")
+        await store.add_message(Message(trace_id="t", role="user", content=5))
+        assert await contents_of(ArchiveStore(tmp_path / "one")) == [1, 2, 3, 4, 5]
+        await store.close()
+        assert await ArchiveStore(tmp_path / "one").verify(deep=True) == []
+
+    asyncio.run(story())
+
+
+def test_a_segment_that_grew_elsewhere_behind_a_part_is_never_mixed_in(tmp_path: Path) -> None:
+    async def story() -> None:
+        store = await partly_sealed(tmp_path / "here")
+        trace = await store._pool.opened("t")
+        [path] = (tmp_path / "here" / "traces" / "t" / "messages").glob("*.jsonl")
+        # Somebody who copied the folder goes on in the same segment, with two records.
+        elsewhere = path.read_bytes() + b"".join(
+            seal_record(
+                message_json(Message(trace_id="t", message_id=f"m{at}", role="user", content="there", sequence=at)),
+                at,
+                f"{trace.header.incarnation}-{trace.writer_id}",
+            )
+            for at in (5, 6)
+        )
+        await store.add_message(Message(trace_id="t", role="user", content="here"))
+        await store.compact("t")
+        await store.close()
+        path.write_bytes(elsewhere)
+        with pytest.raises(DivergedTraceError, match="offset 6"):
+            await contents_of(ArchiveStore(tmp_path / "here"))
+
+    asyncio.run(story())

@@ -152,13 +152,13 @@ class TestPack:
                 assert (await export_traces(store, ["Run/7"], Pack(), tmp_path / name)).ok
         directory = tmp_path / "runs" / trace_prefix("Run/7")
         files = {
-            path.relative_to(directory.parent).as_posix(): path.read_bytes()
+            path.relative_to(tmp_path / "runs").as_posix(): path.read_bytes()
             for path in directory.rglob("*")
             if path.is_file() and path.name != ".lock"
         }
         with zipfile.ZipFile(tmp_path / "one.zip") as file:
             assert {name: file.read(name) for name in file.namelist()} == files
-            assert f"{trace_key('Run/7')}/{MANIFEST}" in files
+            assert f"{trace_prefix('Run/7')}/{MANIFEST}" in files
             assert file.testzip() is None
         assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
@@ -171,7 +171,7 @@ class TestPack:
             before = await snapshot(store)
             await export_traces(store, ["t"], Pack(), tmp_path / "t.zip")
         with zipfile.ZipFile(tmp_path / "t.zip") as file:
-            file.extractall(tmp_path / "other" / "traces")
+            file.extractall(tmp_path / "other")
         async with ArchiveStore(tmp_path / "other") as other:
             assert await snapshot(other) == before
             assert await other.verify(deep=True) == []
@@ -197,7 +197,7 @@ class TestPack:
                     report = await export_traces(reader, ["t"], Pack(), pieces.append)
                 assert report.ok, report.failed
                 with zipfile.ZipFile(io.BytesIO(b"".join(pieces))) as file:
-                    file.extractall(tmp_path / f"{len(lengths)}" / "traces")
+                    file.extractall(tmp_path / f"{len(lengths)}")
                 async with ArchiveStore(tmp_path / f"{len(lengths)}") as copy:
                     contents = [message.content for message in await copy.get_trace_messages("t")]
                 assert contents == list(range(len(contents)))
@@ -248,7 +248,7 @@ class TestCommandLine:
     def test_one_trace_goes_to_standard_output(self, archive: Path, output: tuple[str, ...]) -> None:
         found = CliRunner().invoke(program, ["export", str(archive), "7d1f", "--format", "pack", *output])
         assert found.exit_code == 0
-        assert f"{BUGFIX}/{HEADER}" in zipfile.ZipFile(io.BytesIO(found.stdout_bytes)).namelist()
+        assert f"{trace_prefix(BUGFIX)}/{HEADER}" in zipfile.ZipFile(io.BytesIO(found.stdout_bytes)).namelist()
 
     def test_a_terminal_gets_no_zip(self, archive: Path) -> None:
         leader, follower = pty.openpty()

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles import tried
+from profiles import SEED, tried
 from servers import S3Server
 from traceark import folding, plan
 from traceark.codec.parquet import PartInfo, Run
@@ -124,7 +124,7 @@ class Counting(MemoryStorage):
 # Which offsets to fold
 
 
-@settings(max_examples=tried(100, 2000), deadline=None)
+@settings(max_examples=tried(100, 1000), deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=600), st.integers(1, 6))
 def test_parts_of_a_level_stay_few_and_a_record_is_rewritten_once_per_level(sizes: list[int], limit: int) -> None:
     parts: list[Source] = []
@@ -472,7 +472,7 @@ class Unsteady(MemoryStorage):
             await super().delete([key])
 
 
-@pytest.mark.parametrize("seed", range(tried(8, 400)))
+@pytest.mark.parametrize("seed", range(SEED, SEED + tried(8, 100)))
 async def test_whatever_answers_are_lost_what_was_acknowledged_is_there_once(name: str, few: None, seed: int) -> None:
     stores = [on(Unsteady(name, 3 * seed + at)) for at in range(3)]
     reader = ArchiveStore(f"memory://{name}")

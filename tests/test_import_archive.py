@@ -196,7 +196,19 @@ class TestDamage:
                 else:
                     assert report.problems or report.skipped
 
-    def test_a_zip_that_lies_about_its_sizes_raises_nothing(self, tmp_path: Path) -> None:
+    async def test_a_stranger_in_a_zip_is_told_and_the_traces_beside_it_are_taken(self, tmp_path: Path) -> None:
+        root = await recorded(tmp_path / "runs", "t", "u")
+        (root / "notes.txt").write_text("mine")
+        (root / trace_prefix("u") / HEADER).write_bytes(b"{")
+        shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path, "runs")
+        report = await import_paths(ModelStore(), [tmp_path / "all.zip"])
+        assert outcomes(report) == ["new"]
+        assert sorted(("notes.txt" in each.reason, "u/trace.json" in each.reason) for each in report.problems) == [
+            (False, True),
+            (True, False),
+        ]
+
+    def test_a_zip_whose_names_lead_elsewhere_raises_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "a.zip"
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("t/trace.json", b'{"_incarnation":"')

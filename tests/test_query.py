@@ -216,12 +216,21 @@ def test_a_store_goes_on_after_a_query_was_cancelled(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to what it runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_a_long_query(tmp_path: Path) -> None:
     with traceark.open(tmp_path / "runs") as archive:
         archive.create_trace(traceark.Trace(trace_id="t"))
     begun = tmp_path / "begun.csv"
     command = [sys.executable, "-c", "from traceark.cli import main; main()", "sql", str(tmp_path / "runs")]
-    process = subprocess.Popen([*command, f"COPY (SELECT 1) TO '{begun}'; {ENDLESS}"], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, f"COPY (SELECT 1) TO '{begun}'; {ENDLESS}"],
+        stderr=subprocess.PIPE,
+        preexec_fn=_heed_interrupts,
+    )
     while not begun.exists():
         assert process.poll() is None
         os.sched_yield()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -13,7 +16,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
+from servers import S3Server
 from traceark.errors import CorruptFileError, InvalidValueError, TraceNotFoundError
 from traceark.layout import HEADER, MANIFEST, TOMBSTONES, trace_prefix
 from traceark.models import Goal, Message, Trace
@@ -26,10 +31,15 @@ from traceark.tombstones import Tombstone, buried, read_tombstone
 RUN = "run-7"
 
 
-@pytest.fixture(params=["disk", "memory"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(params=["disk", "memory", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param == "disk":
         yield str(tmp_path / "archive")
+    elif request.param == "s3":
+        server: S3Server = request.getfixturevalue("ministack_server")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server.place()
     else:
         yield f"memory://{tmp_path.name}"
         MemoryStorage.forget(tmp_path.name)
@@ -242,6 +252,32 @@ async def test_what_a_mirror_drops_since_the_source_does_not_have_it_may_come_ag
     assert await buried(opened(backup).storage) == set()
 
 
+@pytest.mark.parametrize("how", ["deleted", "never there", "another run"])
+async def test_a_pin_at_the_target_keeps_a_trace_from_a_sync_that_deletes(url: str, backup: str, how: str) -> None:
+    if how == "never there":
+        await add(backup)
+    else:
+        await add(url)
+        await synced(url, backup)
+        await delete(url)
+    if how == "another run":
+        await add(url, content="of another run")
+    await add(url, "other")
+    async with opened(backup) as store:
+        await store.pin(RUN)
+    before = await opened(backup).storage.list(trace_prefix(RUN))
+    outcome = "diverged" if how == "another run" else "pinned"
+    for options in (SyncOptions(delete=True, dry_run=True), DELETE, DELETE):
+        report = await synced(url, backup, options)
+        assert {trace.trace_id: trace.outcome for trace in report.traces}[RUN] == outcome
+        assert report.is_clean == (outcome == "pinned") and "deleted" not in report.outcomes
+    assert await opened(backup).storage.list(trace_prefix(RUN)) == before
+    assert await buried(opened(backup).storage) == set()
+    async with opened(backup) as store:
+        await store.unpin(RUN)
+    assert (await synced(url, backup, DELETE)).outcomes["new" if how == "another run" else "deleted"] == 1
+
+
 async def test_a_damaged_tombstone_at_the_source_is_told_and_not_carried(url: str, backup: str) -> None:
     which = await add(url)
     await synced(url, backup)
@@ -316,18 +352,21 @@ async def test_only_what_is_old_enough_and_meets_the_filters_expires(url: str) -
 async def all_bytes(url: str) -> dict[str, bytes]:
     """Return every file of an archive, those of Parquet as text of all that they hold too."""
     storage = opened(url).storage
-    if url.startswith("memory://"):
+    if url.startswith("s3://"):
+        found = await asyncio.to_thread(s3fs.S3FileSystem(skip_instance_cache=True).find, url)
+        names = [str(name).removeprefix(f"{url.removeprefix('s3://')}/") for name in found]
+    elif url.startswith("memory://"):
         names = list(MemoryStorage(url.removeprefix("memory://"))._objects)
     else:
         names = [str(path.relative_to(url)) for path in Path(url).rglob("*") if path.is_file()]
-    found: dict[str, bytes] = {}
+    held: dict[str, bytes] = {}
     for name in names:
         data = await storage.read(name)
         if name.endswith(".parquet"):
             file = pq.ParquetFile(BytesIO(data))
             data += str(file.metadata.metadata).encode() + json.dumps(file.read().to_pylist(), default=str).encode()
-        found[name] = data
-    return found
+        held[name] = data
+    return held
 
 
 async def holding(url: str, *needles: str) -> set[str]:
@@ -377,3 +416,33 @@ async def test_what_a_copied_catalog_tells_of_the_original_goes_too(tmp_path: Pa
         assert (await store.expire(timedelta(0), dry_run=False)).trace_ids == [RUN]
         assert await store.list_traces() == []
     assert await holding(str(copy), "heliotrope") == set()
+
+
+def leave(path: Path) -> Path:
+    """Leave what a write leaves that is cut short now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"heliotrope")
+    os.utime(path, (time.time(),) * 2)
+    return path
+
+
+async def test_what_writes_left_that_were_cut_short_is_removed_once_it_is_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(tmp_path)
+    log = f"{trace_prefix(RUN)}/messages"
+    places = ("", "catalog", "catalog/changes", "catalog/rollups", "pins", "tombstones", log)
+    left = [leave(tmp_path / each / f".tmp-{number:016x}") for number, each in enumerate(places)]
+    async with opened(tmp_path) as store:
+        assert (await store.refresh()).leftovers == 0
+        await store.optimize()
+        assert all(path.exists() for path in left)
+        monkeypatch.setattr(time, "time", lambda now=time.time: now() + 4000)
+        # What is written now, and what somebody else gave such a name.
+        kept = [leave(tmp_path / f".tmp-{99:016x}"), leave(tmp_path / log / ".tmp-mine")]
+        await store.optimize()
+        assert [path.exists() for path in left] == [not each.startswith("catalog") for each in places]
+        assert (await store.refresh()).leftovers == 4
+        assert not any(path.exists() for path in left) and all(path.exists() for path in kept)
+        assert (await store.refresh()).leftovers == 0
+    assert [message.content for message in await opened(tmp_path).get_trace_messages(RUN)] == ["said"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from traceark.models import Goal, GoalTree, Message, Trace
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, SyncReport, sync
 from traceark.testing.compare import exact_text, exact_texts
+from weather import meeting
 
 RUN = "run-7"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -316,3 +318,63 @@ async def test_a_change_is_listed_where_the_header_was_published_more_often_too(
     assert await sound(there)
     again = await synced(here, there)
     assert again.outcomes == {"same": 1} and again.copied_bytes == 0
+
+
+@pytest.mark.parametrize("to", ["disk", "memory"])
+async def test_a_file_that_does_not_fit_its_manifest_is_not_copied(here: Path, there: Path, to: str) -> None:
+    await add(here, "a", status="completed")
+    await add(here, "b", trace_id="other", status="completed")
+    part = next((here / "traces" / RUN / "messages").glob("*.parquet"))
+    data = part.read_bytes()
+    part.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    async with archive(here) as one, ArchiveStore(there if to == "disk" else f"memory://{there}") as other:
+        report = await sync(one, other)
+        assert report.outcomes == {"new": 1, "failed": 1} and part.name in report.problems[0]
+        assert await other.get_trace(RUN) is None and await other.get_trace("other") is not None
+
+
+async def test_a_sealed_trace_that_lacks_only_its_manifest_is_made_the_same_bytes(here: Path, there: Path) -> None:
+    await add(here, "a", status="completed")
+    await synced(here, there)
+    manifest = there / "traces" / RUN / "manifest-sha256.txt"
+    manifest.unlink()
+    assert (await synced(here, there)).outcomes == {"forward": 1}
+    assert manifest.read_bytes() == (here / "traces" / RUN / "manifest-sha256.txt").read_bytes()
+    assert (await synced(here, there)).outcomes == {"same": 1} and await sound(there)
+
+
+async def test_a_live_trace_that_was_synced_to_an_object_store_is_sound_there_when_it_is_sealed(here: Path) -> None:
+    async with ArchiveStore(f"memory://{here}") as far:
+        for word in ("a", "b", "c"):
+            await add(here, word)
+            async with archive(here) as near:
+                assert (await sync(near, far)).is_clean
+            await add(here, status="completed")
+            async with archive(here) as near:
+                assert (await sync(near, far)).is_clean
+            assert await far.verify(deep=True) == []
+        assert [message.content for message in await far.get_trace_messages(RUN)] == ["a", "b", "c"]
+
+
+async def test_two_syncs_that_bring_two_sides_to_an_object_store_at_once_damage_nothing(
+    here: Path, there: Path
+) -> None:
+    far = f"memory://{there}"
+    await add(here, "both")
+    await synced(here, there)
+    async with archive(here) as near, ArchiveStore(far) as other:
+        await sync(near, other)
+    await add(here, "one")
+    await add(there, "other")
+
+    async def bring(root: Path) -> SyncReport:
+        async with archive(root) as near, ArchiveStore(far) as other:
+            return await sync(near, other)
+
+    with meeting():
+        await asyncio.gather(bring(here), bring(there))
+    async with ArchiveStore(far) as other:
+        assert await other.verify(deep=True) == []
+        said = [message.content for message in await other.get_trace_messages(RUN)]
+    assert said in (["both"], ["both", "one"], ["both", "other"])
+    assert sorted([(await bring(here)).outcomes["diverged"], (await bring(there)).outcomes["diverged"]]) == [0, 1]

@@ -193,3 +193,17 @@ async def test_a_copy_of_other_patterns_is_another_incarnation(tmp_path: Path) -
         await synced(tmp_path / "here", tmp_path / str(number), SyncOptions(redact=patterns))
         found.add(await incarnation(tmp_path / str(number)))
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("remote", [False, True])
+async def test_what_does_not_fit_its_manifest_is_not_redacted_and_copied(tmp_path: Path, remote: bool) -> None:
+    here, there = tmp_path / "here", f"memory://{tmp_path.name}" if remote else str(tmp_path / "there")
+    await add(here)
+    part = next((here / trace_prefix(RUN) / "messages").glob("*.parquet"))
+    data = part.read_bytes()
+    part.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    report = await synced(here, there)
+    assert report.outcomes == {"failed": 1} and part.name in report.problems[0]
+    assert await holding(there, "redacted") == set()
+    if remote:
+        MemoryStorage.forget(tmp_path.name)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def archive(tmp_path: Path) -> Path:
 
     async def record(store: ArchiveStore, trace_id: str) -> None:
         await store.create_trace(Trace(trace_id=trace_id))
-        await store.add_goal(trace_id, Goal(id="1"))
+        await store.add_goal(trace_id, Goal(id="1", created_at=datetime(2026, 1, 2, tzinfo=UTC)))
         for at in range(3):
             said = Message(trace_id=trace_id, role="user", content=[hard_object(), at, "\ud800"], cost=0.1 * at)
             said.usage = Usage.parse({"input_tokens": at, "of_images": 1}) if at else None
@@ -105,6 +106,9 @@ async def test_rollups_whose_rows_are_those_of_the_traces_are_fine(archive: Path
         ("messages-1.parquet", "extra", '{"of_mine":1}'),
         ("events-1.parquet", "payload", "{}"),
         ("events-1.parquet", "event_id", 70),
+        ("goals.parquet", "description", "forged"),
+        ("goals.parquet", "self_stats", {"message_count": 99}),
+        ("goals.parquet", "sub_trace_ids", ["a"]),
     ],
 )
 async def test_a_row_that_is_not_the_traces_is_found(archive: Path, name: str, column: str, value: Any) -> None:
@@ -120,6 +124,19 @@ async def test_a_row_too_few_is_found_and_one_that_nobody_is_shown_is_not(archiv
     assert await verified(archive) == []
     rewritten(archive, "events-1.parquet", lambda table: table.slice(1))
     assert len(await verified(archive)) == 1
+
+
+async def test_goals_that_are_missing_are_found_and_those_that_nobody_is_shown_are_not(archive: Path) -> None:
+    rewritten(archive, "goals.parquet", cell("description", "forged", "changed"))
+    assert await verified(archive) == []
+    rewritten(archive, "goals.parquet", lambda table: table.slice(0, table.num_rows - 2))
+    assert len(await verified(archive)) in (1, 2)
+
+
+@pytest.mark.parametrize("name", ["messages-1.parquet", "events-1.parquet", "goals.parquet"])
+async def test_rows_of_a_trace_that_is_not_in_the_rollup_are_found(archive: Path, name: str) -> None:
+    rewritten(archive, name, lambda table: pa.concat_tables([table, cell("trace_id", "ghost", "b")(table.slice(0))]))
+    assert "ghost" in {finding.trace_id for finding in await verified(archive)}
 
 
 async def test_an_index_of_other_ids_is_found(archive: Path) -> None:

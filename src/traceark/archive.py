@@ -5,10 +5,7 @@ Each archive has one thread with an event loop, on which its `ArchiveStore` live
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +14,17 @@ from typing import Any, Self, TypeVar, Unpack
 from traceark.catalog.report import RefreshReport
 from traceark.filters import NEWEST_FIRST, PAGE_SIZE, Filters, Wanted
 from traceark.hits import SearchPage
+from traceark.loop_thread import LoopThread
 from traceark.models import Event, GivenEvent, Goal, GoalTree, Json, Message, Trace
 from traceark.moving import Moving
 from traceark.pages import TracePage
+from traceark.pending import SpoolStatus
 from traceark.query import QueryResult
 from traceark.questions import Grouping
 from traceark.repair import RepairReport
 from traceark.retention import Expiring, ExpiryReport
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
+from traceark.storage.access import Access
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
 from traceark.tracetree import TraceTree
@@ -46,10 +46,7 @@ class Archive(Moving):
 
     def __init__(self, store: ArchiveStore) -> None:
         self.store = store
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(_Executor(thread_name_prefix="traceark"))
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"traceark {store.url}", daemon=True)
-        self._thread.start()
+        self._thread = LoopThread(f"traceark {store.url}")
         self._closed = False
 
     def __repr__(self) -> str:
@@ -63,23 +60,7 @@ class Archive(Moving):
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """Run a coroutine of the store and return its result; Ctrl-C cancels it and waits for its end."""
-        tasks: list[asyncio.Task[Any] | None] = []
-
-        async def noted() -> Answer:
-            tasks.append(asyncio.current_task())
-            return await work
-
-        async def ended() -> None:
-            await asyncio.wait([task for task in tasks if task is not None])
-
-        future = asyncio.run_coroutine_threadsafe(noted(), self._loop)
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            future.cancel()
-            if tasks:
-                asyncio.run_coroutine_threadsafe(ended(), self._loop).result()
-            raise
+        return self._thread.run(work)
 
     @property
     def url(self) -> str:
@@ -259,9 +240,13 @@ class Archive(Moving):
         """Answer SQL over the views `traces`, `goals`, `messages`, `events`."""
         return self.run(self.store.sql(query_text, parameters, sandbox=sandbox))
 
-    def flush(self) -> None:
-        """Bring headers up to date with the logs."""
-        self.run(self.store.flush())
+    def flush(self, *, timeout: float | None = None) -> None:
+        """Bring headers up to date with the logs; with a spool, wait until all is at the archive's URL."""
+        self.run(self.store.flush(timeout=timeout))
+
+    def spool_status(self) -> SpoolStatus:
+        """Return what waits in the spool to be shipped."""
+        return self.run(self.store.spool_status())
 
     def compact(self, trace_id: str) -> None:
         """Fold closed segments into parts."""
@@ -338,25 +323,7 @@ class Archive(Moving):
         try:
             self.run(self.store.close())
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
-
-
-class _Executor(ThreadPoolExecutor):
-    """Threads for what blocks; once the interpreter ends and gives none, the loop's own thread does it."""
-
-    def submit(self, fn: Callable[..., Answer], /, *args: Any, **kwargs: Any) -> Future[Answer]:
-        try:
-            return super().submit(fn, *args, **kwargs)
-        except RuntimeError:
-            # An archive may be written to by what is registered with `atexit`.
-            future: Future[Answer] = Future()
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # it is for whoever awaits it
-                future.set_exception(error)
-            return future
+            self._thread.end()
 
 
 def open(
@@ -366,12 +333,14 @@ def open(
     durability: Durability = "fsync",
     allow_unsafe_writes: bool = False,
     record_changes: bool = False,
+    spool: str | Path | None = None,
+    access: Access = "owner",
 ) -> Archive:
     """Open an archive for notebooks and scripts.
 
     Parameters
     ----------
-    url, storage_options, durability, allow_unsafe_writes, record_changes
+    url, storage_options, durability, allow_unsafe_writes, record_changes, spool, access
         As for `ArchiveStore`.
 
     Examples
@@ -391,5 +360,7 @@ def open(
             durability=durability,
             allow_unsafe_writes=allow_unsafe_writes,
             record_changes=record_changes,
+            spool=spool,
+            access=access,
         )
     )

@@ -109,6 +109,14 @@ class BusyError(StorageError):
     """Another process does what only one may do at a time; try again when it is done."""
 
 
+class SpoolError(TracearkError, ValueError):
+    """A directory cannot be the spool of an archive: it is another one's, or no spool."""
+
+
+class SpoolPendingError(TracearkError, TimeoutError):
+    """What is in a spool was not shipped; nothing is lost, and the message says what waits."""
+
+
 class StoreClosedError(TracearkError, RuntimeError):
     """The store was closed, or broke on a failed write, and must be opened again."""
 
@@ -129,12 +137,20 @@ class ExportFailedError(TracearkError, ValueError):
     """There is no such format, or the place named cannot take what is to be exported."""
 
 
+class PackError(TracearkError, ValueError):
+    """A packed file is damaged, or holds what a pack must not hold; nothing was taken from it."""
+
+
 class NaiveTimeWarning(UserWarning):
     """A time without a zone was taken as UTC."""
 
 
 class UnfoldedWarning(UserWarning):
     """Small objects of a live trace on an object store could not be folded into a part; nothing is lost."""
+
+
+class SpoolPendingWarning(UserWarning):
+    """A store was closed before all of its spool was shipped; the next one, or ``traceark spool ship``, goes on."""
 
 
 class DamagedTraceWarning(UserWarning):

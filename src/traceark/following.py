@@ -17,6 +17,7 @@ from traceark.headers import Header
 from traceark.layout import trace_prefix
 from traceark.models import TERMINAL, JsonObject
 from traceark.reading import StoredTrace, load, retrying
+from traceark.segments import Places
 from traceark.storage.base import Storage
 
 
@@ -60,6 +61,7 @@ class Follower:
     def __init__(self, storage: Storage, trace_id: str, since_event_id: int = 0) -> None:
         self._storage, self._trace_id, self._since = storage, trace_id, since_event_id
         self._parts: dict[str, PartInfo] = {}
+        self._places = Places()
         self._headers: dict[str, tuple[str, Header]] = {}
         self._incarnation = ""
         self._files: dict[str, tuple[int, str]] | None = None
@@ -82,7 +84,7 @@ class Follower:
 
     async def _look(self) -> Look | None:
         prefix = trace_prefix(self._trace_id)
-        stored = await load(self._storage, self._trace_id, prefix, None, self._parts, self._headers)
+        stored = await load(self._storage, self._trace_id, prefix, None, self._parts, self._headers, self._places)
         if self._incarnation and (stored is None or stored.header.incarnation != self._incarnation):
             raise TraceNotFoundError(f"trace {self._trace_id!r} was deleted while it was followed")
         if stored is None:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from traceark import lifecycle, verification
 from traceark.catalog.contents import CATALOG
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
-from traceark.errors import InvalidIdError, TraceNotFoundError
+from traceark.errors import InvalidIdError, InvalidValueError, TraceNotFoundError
 from traceark.layout import pin_key, trace_prefix
+from traceark.pending import SpoolStatus
 from traceark.pool import TracePool
 from traceark.repair import RepairReport, repair
 from traceark.repair.lost import forget
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
-from traceark.storage.base import Storage
-from traceark.storage.local import TEMPORARY
+from traceark.storage.base import Entry, Storage, VersionMismatchError
 from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
 
-# A write takes no longer.
-_UNFINISHED_SECONDS = 60.0
+# A write takes no longer; where nothing has to be gone soon, as a purge has it, somebody's clock may be wrong too.
+_UNFINISHED_SECONDS, _LEFTOVER_SECONDS = 60.0, 3600.0
 
 
 class Keeping:
@@ -97,7 +97,7 @@ class Keeping:
             workers=workers,
             resume=resume,
             progress=progress,
-            binding=await self._pool.catalog.binding(),
+            binding=self._pool.catalog.binding,
             cache=self._pool.cache,
         )
 
@@ -167,13 +167,15 @@ class Keeping:
         copied in, renamed or deleted: that is noticed. It is after the contents of a directory
         were replaced by hand, and on an object store after any copying. On a local disk it lists
         three directories per trace; on S3 it takes one request per thousand files, and up to four
-        for each trace that is not as it was.
+        for each trace that is not as it was. What writes left that were cut short is removed, once it
+        is an hour old.
 
         Raises
         ------
         StorageError
         """
-        return await self._pool.catalog.refresh()
+        leftovers = await self.storage.remove_leftovers("", _LEFTOVER_SECONDS)
+        return replace(await self._pool.catalog.refresh(), leftovers=leftovers)
 
     async def optimize(self, *, progress: Progress | None = None) -> OptimizeReport:
         """Bring the rollups up to date: a few large Parquet files over all sealed traces, which SQL reads faster.
@@ -199,6 +201,7 @@ class Keeping:
         """
         await self._pool.ready()
         catalog = self._pool.catalog
+        await self.storage.remove_leftovers(CATALOG, _LEFTOVER_SECONDS)
         _, _, rows = await catalog.since(None)
         return await optimize(self.storage, await catalog.binding(), rows.filter(rows["final"]), progress=progress)
 
@@ -241,10 +244,21 @@ class Keeping:
 
     async def remove_unfinished(self, prefix: str) -> None:
         """Remove, below a prefix, files that a killed process left half-written, once they are a minute old."""
-        before = time.time() - _UNFINISHED_SECONDS
-        entries = await self.storage.list(prefix)
-        dead = [name for name, entry in entries.items() if TEMPORARY in name and entry.modified < before]
-        await self.storage.delete(f"{prefix}/{name}" for name in dead)
+        await self.storage.remove_leftovers(prefix, _UNFINISHED_SECONDS)
+
+    async def spool_status(self) -> SpoolStatus:
+        """Return what waits in the spool to be shipped.
+
+        Raises
+        ------
+        InvalidValueError
+            The store has none.
+        """
+        raise InvalidValueError(f"the store of {self.storage.url} has no spool; open it with spool=", "spool")
+
+    async def holder(self, trace_id: str) -> Storage:
+        """Return the storage that a trace's files are in."""
+        return self.storage
 
     async def make_ready(self) -> None:
         """Find out whether writing is safe here, and make the archive where there is none.
@@ -288,7 +302,9 @@ class Keeping:
 
         await self._delete(trace_id, burial)
 
-    async def drop_copy(self, trace_id: str, tombstone: Tombstone | None = None) -> None:
+    async def drop_copy(
+        self, trace_id: str, tombstone: Tombstone | None = None, *, as_of: Mapping[str, Entry] | None = None
+    ) -> None:
         """Delete a trace because it is not there in the archive that this one is a copy of.
 
         Parameters
@@ -296,14 +312,20 @@ class Keeping:
         trace_id : str
         tombstone : Tombstone, optional
             The other archive's. Without one nothing keeps the trace from being copied again.
+        as_of : mapping of str to Entry, optional
+            Only while its files are still these; on a local disk.
 
         Raises
         ------
         TraceNotFoundError
+        VersionMismatchError
+            It was written to since.
         """
-        await self._delete(trace_id, None if tombstone is None else lambda *_: tombstone)
+        await self._delete(trace_id, None if tombstone is None else lambda *_: tombstone, as_of)
 
-    async def _delete(self, trace_id: str, burial: lifecycle.Burial | None) -> None:
+    async def _delete(
+        self, trace_id: str, burial: lifecycle.Burial | None, as_of: Mapping[str, Entry] | None = None
+    ) -> None:
         await self._pool.ready()
         await self._pool.settle(trace_id)
         try:
@@ -311,7 +333,11 @@ class Keeping:
         except InvalidIdError:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.storage.url}") from None
         await self._pool.catalog.notices.announce(trace_id)
-        incarnation = await lifecycle.delete(self.storage, trace_id, burial)
+        try:
+            incarnation = await lifecycle.delete(self.storage, trace_id, burial, as_of)
+        except VersionMismatchError:
+            await self._pool.done(trace_id)
+            raise
         await self.storage.delete([pin_key(trace_id)])
         await self._pool.forget(trace_id)  # another task may have opened it meanwhile
         await self._pool.catalog.notices.deleted(trace_id, incarnation)

@@ -17,7 +17,16 @@ from traceark.headers import Header
 from traceark.layout import HEADER, LOCK, LOGS, TRACES, parse_log_name, trace_prefix
 from traceark.models import Trace, utc_now
 from traceark.stats import TOTALS, Sums, adjustment
-from traceark.storage.base import AppendStorage, Entry, KeyExistsError, KeyMissingError, Lock, Storage, acquire
+from traceark.storage.base import (
+    AppendStorage,
+    Entry,
+    KeyExistsError,
+    KeyMissingError,
+    Lock,
+    Storage,
+    VersionMismatchError,
+    acquire,
+)
 from traceark.tombstones import Tombstone, buried, state_of
 
 
@@ -90,7 +99,9 @@ async def create_all(storage: AppendStorage, prefix: str, files: Mapping[str, by
 Burial = Callable[[str, str, str], Tombstone]
 
 
-async def delete(storage: Storage, trace_id: str, burial: Burial | None) -> str:
+async def delete(
+    storage: Storage, trace_id: str, burial: Burial | None, as_of: Mapping[str, Entry] | None = None
+) -> str:
     """Remove a trace's directory, the header first: without it the rest is no trace.
 
     The tombstone is written before that, so that a kill leaves the trace, or the trace gone and
@@ -101,6 +112,8 @@ async def delete(storage: Storage, trace_id: str, burial: Burial | None) -> str:
     Raises
     ------
     TraceNotFoundError
+    VersionMismatchError
+        It is not, any more, as it was listed in `as_of`; only where a lock keeps writers out can that be asked for.
     """
     prefix = trace_prefix(trace_id)
     if not isinstance(storage, AppendStorage):
@@ -108,10 +121,21 @@ async def delete(storage: Storage, trace_id: str, burial: Burial | None) -> str:
     if not await storage.list(prefix):
         raise TraceNotFoundError(f"no trace at {storage.url}/{prefix}")
     async with locked(storage, prefix) as lock:
+        if as_of is not None and versions(await storage.list(prefix)) != versions(as_of):
+            raise VersionMismatchError(f"{storage.url}/{prefix} was written to meanwhile")
         incarnation = await _delete_files(storage, trace_id, burial, lock)
         storage.remove_directory(prefix)
         await storage.sync_names(TRACES)
     return incarnation
+
+
+async def remove_remains(storage: AppendStorage, trace_id: str) -> None:
+    """Remove a directory that an interrupted creation or deletion left without a header; one that has one stays."""
+    prefix = trace_prefix(trace_id)
+    async with locked(storage, prefix) as lock:
+        if HEADER not in await storage.list(prefix):
+            lock.bump(deleted=True)
+            storage.remove_directory(prefix)
 
 
 async def _delete_files(storage: Storage, trace_id: str, burial: Burial | None, lock: Lock | None = None) -> str:
@@ -134,6 +158,11 @@ async def _delete_files(storage: Storage, trace_id: str, burial: Burial | None, 
         await storage.sync_names(prefix)
     await storage.delete(f"{prefix}/{name}" for name in entries if name != HEADER and not name.startswith("."))
     return incarnation
+
+
+def versions(entries: Mapping[str, Entry]) -> dict[str, str]:
+    """Return what tells one state of a trace's files from another: their versions, without that of the lock."""
+    return {name: entry.version for name, entry in entries.items() if name != LOCK}
 
 
 async def _bury(

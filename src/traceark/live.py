@@ -29,6 +29,7 @@ from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName
 from traceark.log import LogRead, Tail, read_log
 from traceark.models import GoalTree, Trace
 from traceark.requests import KnownMessage, Request, Staged, fold_record
+from traceark.segments import Places
 from traceark.stats import MessageFold, totals_of, with_stats
 from traceark.storage.base import Entry, KeyMissingError, Storage, VersionMismatchError
 from traceark.writing import LogWriter, OffsetsTakenError
@@ -80,6 +81,7 @@ class OpenTrace:
         self.crcs: dict[LogName, str | None] = {"messages": None, "events": None}
         self.entries: dict[str, Entry] = {}
         self.parts: dict[str, PartInfo] = {}
+        self.places = Places()
         self.dirty = False
         self.touched = False
         self.used_at = time.monotonic()
@@ -164,6 +166,7 @@ class OpenTrace:
         self.crcs = {"messages": None, "events": None}
         self.entries = {}
         self.parts = {}
+        self.places = Places()
 
     async def _read_tree(self, exists: bool) -> None:
         if not exists:
@@ -182,7 +185,7 @@ class OpenTrace:
         if ours == theirs:
             return
         known, where = self.ends[log], (self.storage, self.prefix, log, self.header.incarnation, entries, self.parts)
-        read = await read_log(*where, after=known)
+        read = await read_log(*where, after=known, places=self.places)
         if known and len(read.records) < read.end - known:
             # A seal folded updates past the known end into messages before it.
             read, self.fold = await read_log(*where), MessageFold()

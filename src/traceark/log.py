@@ -7,24 +7,19 @@ divergence. It reads through `storage.base` and writes nothing.
 from __future__ import annotations
 
 import asyncio
-import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from traceark.codec.lines import proven_record, proves_itself
 from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info
 from traceark.codec.parts import read_part
 from traceark.errors import CorruptFileError, IncompleteTraceError
 from traceark.layout import LogName, PartName, SegmentName, parse_log_name
 from traceark.plan import LogPlan, Source, diverged, plan_log
+from traceark.segments import Places, Segment, parse_segment
 from traceark.storage.base import AppendStorage, Entry, Storage
 
-# Where a power loss left a block unwritten there are zeros up to the end of a sector;
-# JSON text never holds one.
-_HOLE = re.compile(rb"\0{8,}")
-_SECTOR = 512
 # Files of a log read at a time from a distant server.
 _READ_AHEAD = 32
 
@@ -55,96 +50,6 @@ class LogRead:
     links: dict[int, str | None] = field(default_factory=dict)
     plan: LogPlan = field(default_factory=lambda: LogPlan((), (), (), ()))
     damaged: dict[str, CorruptFileError] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Segment:
-    """What a segment's bytes hold: whole records, how many, who wrote the first, and their size in bytes.
-
-    `after` is the ``_crc`` that the first record names as that of the record before it, `crc` that
-    of the last record.
-    """
-
-    records: list[PartRecord]
-    count: int
-    writer: str
-    size: int
-    torn: bool
-    after: str | None = None
-    crc: str | None = None
-
-
-def parse_segment(data: bytes, what: str, first: int, incarnation: str, after: int = 0) -> Segment:
-    """Return the records of a segment's bytes.
-
-    Parameters
-    ----------
-    data : bytes
-        From the beginning of the record at offset `first`.
-    what : str
-        The file, for errors.
-    first : int
-        The offset of the first record.
-    incarnation : str
-        The trace's incarnation, which every record's writer carries.
-    after : int
-        Records up to this offset have been read before; they are counted, and not looked into.
-
-    Returns
-    -------
-    Segment
-        `torn` is true where bytes follow that are no whole record.
-
-    Raises
-    ------
-    CorruptFileError
-        A record has the wrong offset or incarnation, or does not prove itself though later ones do.
-    """
-    records: list[PartRecord] = []
-    first_writer = ""
-    after_crc = crc = None
-    position = 0
-    offset = first
-    while position < len(data):
-        end = data.find(b"\n", position)
-        if end >= 0 and first < offset <= after:
-            crc = data[end - 10 : end - 2].decode()
-            position, offset = end + 1, offset + 1
-            continue
-        line = data[position : end if end >= 0 else len(data)]
-        if end < 0 or not proves_itself(line):
-            _check_torn(data, position, what, offset)
-            return Segment(records, offset - first, first_writer, position, True, after_crc, crc)
-        record = proven_record(line, f"{what}, offset {offset}")
-        if record.pop("_offset", None) != offset:
-            raise CorruptFileError(f"{what} holds another offset where {offset} belongs; restore the file from a copy")
-        writer = cast("str", record.pop("_writer", ""))
-        if writer[:8] != incarnation:
-            raise CorruptFileError(f"{what}, offset {offset}: the record is of another incarnation of the trace")
-        first_writer = first_writer or writer[9:]
-        op = cast("str | None", record.pop("_op", None))
-        crc = line[-10:-2].decode()
-        follows = cast("str | None", record.pop("_after", None))
-        if offset == first:
-            after_crc = follows
-        if offset > after:
-            records.append(PartRecord(offset, op, record, None, crc))
-        position, offset = end + 1, offset + 1
-    return Segment(records, offset - first, first_writer, position, False, after_crc, crc)
-
-
-def _check_torn(data: bytes, position: int, what: str, offset: int) -> None:
-    """Refuse a broken line that whole ones follow, unless a power loss explains it by a hole."""
-    end = data.find(b"\n", position)
-    if end < 0:
-        return
-    if any(hole.end() % _SECTOR == 0 for hole in _HOLE.finditer(data, position, end)):
-        return
-    if any(proves_itself(line) for line in data[end + 1 :].split(b"\n")):
-        raise CorruptFileError(
-            f"{what}: the record at offset {offset} ({data[position : position + 60]!r}…) does not prove itself, "
-            "though later ones do; restore the file from a copy"
-        )
 
 
 class Files:
@@ -256,6 +161,7 @@ async def read_log(
     after: int = 0,
     columns: Sequence[str] | None = None,
     held: Mapping[str, bytes] | None = None,
+    places: Places | None = None,
 ) -> LogRead:
     """Read a log from behind an offset to its end.
 
@@ -273,6 +179,8 @@ async def read_log(
         Of parts, read only these columns.
     held : mapping of str to bytes, optional
         Segments, by name, whose bytes the caller knows.
+    places : Places, optional
+        Remembers where in segments earlier readings ended: what lies before that is not read again.
 
     Raises
     ------
@@ -318,7 +226,15 @@ async def read_log(
             following = plan.sources[index + 1].first
             out.end, out.crc, previous = following - 1, None, source.name
             continue
-        previous = _take_segment(await files.read(source.name), directory, source, incarnation, out, after, previous)
+        segment = await places.continued(storage, key, source, incarnation, after) if places is not None else None
+        if segment is None:
+            name = cast("SegmentName", parse_log_name(source.name))
+            # Of a superseded segment nobody knows how far it is whole.
+            known = 0 if source.superseded else after
+            segment = parse_segment(await files.read(source.name), key, name.first, incarnation, known)
+        if places is not None:
+            places.remember(storage, key, source, segment)
+        previous = _take_segment(segment, directory, source, out, after, previous)
     if damaged and (out.end == 0 or _hidden(damaged, out.end)):
         raise next(iter(damaged.values()))
     return out
@@ -343,14 +259,9 @@ def _hidden(damaged: Mapping[str, CorruptFileError], end: int) -> bool:
     return any(isinstance(parsed := parse_log_name(name), PartName) and parsed.last > end for name in damaged)
 
 
-def _take_segment(
-    data: bytes, directory: str, source: Source, incarnation: str, out: LogRead, after: int, previous: str
-) -> str:
+def _take_segment(segment: Segment, directory: str, source: Source, out: LogRead, after: int, previous: str) -> str:
     name = parse_log_name(source.name)
     assert isinstance(name, SegmentName)
-    # Of a superseded segment nobody knows how far it is whole.
-    known = 0 if source.superseded else after
-    segment = parse_segment(data, f"{directory}/{source.name}", name.first, incarnation, known)
     last = name.first + segment.count - 1
     if source.superseded and last < source.first:
         return previous
@@ -358,7 +269,9 @@ def _take_segment(
         _check_gap(directory, out.end, source.first, previous, out.damaged)
         if source.first <= out.end:
             raise diverged(directory, source.first, previous, source.name)
-        _check_link(directory, out, name.first, segment.after, previous, source.name)
+        # A segment that has grown since a part took its beginning goes on where that part ends.
+        follows = next((row.crc for row in segment.records if row.offset == source.first - 1), segment.after)
+        _check_link(directory, out, source.first, follows, previous, source.name)
         out.records += [row for row in segment.records if row.offset >= source.first and row.offset > after]
         out.runs.append(Run(source.first, name.writer or segment.writer, last - source.first + 1))
         out.end, out.crc = last, segment.crc

@@ -11,13 +11,16 @@ from traceark.exporters.report import ExportReport
 from traceark.exporters.run import export_traces, exporter_of, target_of
 from traceark.filters import Filters
 from traceark.layout import TRACES
+from traceark.packed.members import Limits
 from traceark.redacting import Progress as TracesDone
 from traceark.redacting import RedactionReport, redact
 from traceark.redaction import Pattern
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
+from traceark.sync.pack import PackReport, pack
 from traceark.sync.report import SyncReport
 from traceark.sync.run import Progress, SyncOptions, sync
+from traceark.sync.unpack import unpack
 
 Answer = TypeVar("Answer")
 
@@ -165,3 +168,75 @@ class Moving:
                 return await sync(other, self.store, options, progress=progress, **filters)
 
         return self.run(work())
+
+    def pack(
+        self,
+        *trace_ids: str,
+        to: str | Path,
+        force: bool = False,
+        progress: Progress | None = None,
+        **filters: Unpack[Filters],
+    ) -> PackReport:
+        """Pack traces, as they are now, into one file whose content is their very directories.
+
+        Parameters
+        ----------
+        trace_ids : str
+            Which traces; without any, those that match the filters, which are those of `traces`, and
+            without these all.
+        to : str or Path
+            The file, which ends in ``.zip`` or ``.tar.zst``.
+        force : bool
+            Replace a file that is there.
+        progress : callable, optional
+            Called with traces done, of how many, and bytes of their files so far.
+
+        Raises
+        ------
+        InvalidValueError
+            The file has another ending or is there, or there are both ids and filters.
+        TraceNotFoundError
+            One that is named is not there; nothing was written.
+        StorageError
+
+        Examples
+        --------
+        >>> import tempfile, traceark
+        >>> with traceark.open("memory://packing") as archive, tempfile.TemporaryDirectory() as folder:
+        ...     _ = archive.create_trace(traceark.Trace(trace_id="run-7"))
+        ...     _ = archive.pack(to=f"{folder}/runs.zip")
+        ...     dict(archive.unpack(f"{folder}/runs.zip").outcomes)
+        {'same': 1}
+        """
+        return self.run(pack(self.store, to, trace_ids or None, force=force, progress=progress, **filters))
+
+    def unpack(
+        self,
+        path: str | Path,
+        *,
+        options: SyncOptions | None = None,
+        limits: Limits | None = None,
+        progress: Progress | None = None,
+    ) -> SyncReport:
+        """Copy to this archive what it lacks of the traces in a pack; see `traceark.sync.unpack`.
+
+        Parameters
+        ----------
+        path : str or Path
+        options : SyncOptions, optional
+        limits : Limits, optional
+            How much may come out of the pack.
+        progress : callable, optional
+            Called with traces done, of how many, and bytes written so far.
+
+        Raises
+        ------
+        PackError
+            The pack is damaged, or holds what it must not hold; nothing was taken from it.
+        InvalidValueError, StorageError
+
+        Examples
+        --------
+        See `pack`.
+        """
+        return self.run(unpack(path, self.store, options, limits=limits, progress=progress))

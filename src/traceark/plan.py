@@ -174,15 +174,22 @@ def _take_parts(parts: Mapping[str, PartInfo]) -> list[Source]:
 
 
 def _covered_to(segment: SegmentName, parts: Iterable[PartInfo]) -> int | None:
-    """Return the last offset of a segment that a part lists, or None if no part knows it."""
-    ends = [
-        run.last
-        for info in parts
-        if info.first <= segment.first <= info.last
-        for run in info.covers
-        if run.first <= segment.first <= run.last and segment.writer in ("", run.writer)
-    ]
-    return max(ends, default=None)
+    """Return the last offset of a segment that parts list one after the other, or None if none knows it."""
+    runs = [(info, run) for info in parts for run in info.covers if segment.writer in ("", run.writer)]
+    covered: int | None = None
+    following = segment.first
+    while True:
+        ends = [
+            min(run.last, info.last)
+            for info, run in runs
+            if max(run.first, info.first) <= following <= min(run.last, info.last)
+        ]
+        if not ends:
+            return covered
+        covered = max(ends)
+        if not segment.writer:
+            return covered  # an object never grows
+        following = covered + 1
 
 
 @dataclass(frozen=True, slots=True)

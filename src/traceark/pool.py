@@ -1,21 +1,20 @@
 """The open traces of one store: when they are opened, shed, sealed and closed.
 
 Memory and files stay bounded by how many traces are open, not by the archive. The pool also finds
-out, once, whether the archive may be written, and makes its marker.
+out, once, whether the archive may be written, and has its marker made.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from typing import TypeVar
 
 from traceark.catalog.catalog import Catalog
+from traceark.catalog.layered import Listing
 from traceark.catalog.lookup import Lookup
-from traceark.codec.lines import time_text
 from traceark.codec.parquet import PartInfo
 from traceark.compact import seal
 from traceark.errors import (
@@ -27,15 +26,18 @@ from traceark.errors import (
     UnsupportedFormatError,
 )
 from traceark.headers import Header
-from traceark.layout import FORMAT_VERSION, MARKER, trace_prefix
+from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
-from traceark.models import TERMINAL, JsonObject, Trace, utc_now
+from traceark.marker import make_marker, read_marker
+from traceark.models import TERMINAL, JsonObject, Trace
 from traceark.reading import StoredTrace, load
 from traceark.recording import RecordedTrace
 from traceark.rollups.cache import FileCache
 from traceark.rollups.standing import Standing
-from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Storage
+from traceark.segments import Places
+from traceark.storage.base import Durability, Entry, Storage
 
+Answer = TypeVar("Answer")
 # What parts say of themselves is remembered for so many of them.
 _KNOWN_PARTS = 10_000
 # For so long a trace that was handed out is not closed to make room.
@@ -56,6 +58,9 @@ class TracePool:
     record_changes : bool
         Whether events tell what this store changes.
     """
+
+    # An archive that is read together with this one, for the traces that this one does not hold.
+    under: TracePool | None = None
 
     def __init__(
         self,
@@ -80,6 +85,7 @@ class TracePool:
         self._sealing: dict[str, asyncio.Task[None]] = {}
         self._parts: dict[str, PartInfo] = {}
         self._footers: dict[str, PartInfo] = {}
+        self._places = Places()
         self._headers: dict[str, tuple[str, Header]] = {}
         self._marker: JsonObject | None = None
         self._writable: asyncio.Task[None] | None = None
@@ -118,6 +124,15 @@ class TracePool:
         """Where the archive is."""
         return self.storage.url
 
+    async def reach(self, answer: Awaitable[Answer]) -> Answer:
+        """Wait for an answer of the archive under this one."""
+        return await answer
+
+    @property
+    def listing(self) -> Listing:
+        """What answers questions over the headers of all traces."""
+        return self.catalog
+
     def get(self, trace_id: str) -> OpenTrace | None:
         """Return a trace if it is open."""
         return self._open.get(trace_id)
@@ -130,27 +145,13 @@ class TracePool:
 
         Raises
         ------
+        CorruptFileError
+            It is torn, or no marker.
         UnsupportedFormatError
             It was made by a newer version.
         """
         if self._marker is None:
-            try:
-                data = await self.storage.read(MARKER)
-            except KeyMissingError:
-                return None
-            try:
-                marker = json.loads(data)
-                version = marker["version"]
-            except (ValueError, KeyError, TypeError):
-                raise UnsupportedFormatError(
-                    f"{self.url}/{MARKER} is no archive marker; is this folder an archive?"
-                ) from None
-            if marker.get("format") != "traceark" or version != FORMAT_VERSION:
-                raise UnsupportedFormatError(
-                    f"{self.url} has format {marker.get('format')!r} version {version}; this release knows 'traceark' "
-                    f"version {FORMAT_VERSION}; upgrade traceark"
-                )
-            self._marker = marker
+            self._marker = await read_marker(self.storage)
         return self._marker
 
     async def ready(self) -> None:
@@ -168,18 +169,9 @@ class TracePool:
         if not self._allow_unsafe_writes:
             await self.storage.check_writable()
         while await self.marker() is None:
-            marker: JsonObject = {
-                "format": "traceark",
-                "version": FORMAT_VERSION,
-                "archive_id": str(uuid.uuid4()),
-                "created_at": time_text(utc_now()),
-            }
-            try:
-                await self.storage.create(MARKER, json.dumps(marker).encode() + b"\n")
-            except KeyExistsError:
-                continue
-            self._marker = marker
-            await self.catalog.begin()
+            self._marker = await make_marker(self.storage)
+            if self._marker is not None:
+                await self.catalog.begin()
 
     def at_hand(self, trace_id: str) -> OpenTrace | None:
         """Return a trace for writing if it is open."""
@@ -275,7 +267,7 @@ class TracePool:
             return None  # what cannot be created is not there
         if len(self._headers) > self._limit:
             self._headers.clear()
-        return await load(self.storage, trace_id, prefix, None, self.parts(), self._headers)
+        return await load(self.storage, trace_id, prefix, None, self.parts(), self._headers, self._places)
 
     def parts(self) -> dict[str, PartInfo]:
         """Return what is remembered of parts."""
@@ -300,6 +292,7 @@ class TracePool:
             trace.header,
             trace.parts,
             dict(trace.ends),
+            trace.places,
         )
 
     async def stored(self, trace_id: str) -> StoredTrace | None:
@@ -312,7 +305,7 @@ class TracePool:
                 return self.of_open(trace)
         except TraceNotFoundError:
             await self.forget(trace_id)
-            return None
+            return await self.load(trace_id)
 
     def seal_soon(self, trace: OpenTrace) -> None:
         """Seal a trace in the background; `close` waits for it."""

@@ -51,7 +51,7 @@ _TREES_AT_A_TIME = 64
 async def traces(pool: TracePool, wanted: TraceQuery) -> TracePage:
     """Return a page of traces; see `ArchiveStore.traces`."""
     text, bound = wanted.to_sql(_COLUMNS, more=1)
-    found = traces_of(await pool.catalog.fetch(text, bound, where=wanted.filter.where))
+    found = traces_of(await pool.listing.fetch(text, bound, where=wanted.filter.where))
     page = found[: wanted.limit]
     return TracePage(page, cursor_behind(page[-1], wanted.order_by) if len(found) > len(page) else None)
 
@@ -61,7 +61,7 @@ async def newest(pool: TracePool, wanted: Mapping[str, str], limit: int) -> list
     conditions = " AND ".join(["true", *(f'"{name}" = ${name}' for name in wanted)])
     order = "created_at DESC NULLS FIRST, trace_id"
     text = f"SELECT {_COLUMNS} FROM traces WHERE {conditions} ORDER BY {order} LIMIT $limit"
-    return traces_of(await pool.catalog.fetch(text, {**wanted, "limit": limit}))
+    return traces_of(await pool.listing.fetch(text, {**wanted, "limit": limit}))
 
 
 async def stats(pool: TracePool, by: Grouping, wanted: TraceFilter) -> QueryResult:
@@ -71,7 +71,7 @@ async def stats(pool: TracePool, by: Grouping, wanted: TraceFilter) -> QueryResu
     told, bound = wanted.condition()
     order = '"day" NULLS LAST' if by == "day" else f'runs DESC, "{by}" NULLS LAST'
     return QueryResult(
-        await pool.catalog.select(
+        await pool.listing.select(
             f"""
             SELECT {_GROUPS[by]} AS "{by}",
                 count(*) AS runs,
@@ -103,7 +103,7 @@ async def search(
     traces_told, bound = wanted.condition()
     if wanted.where is not None:
         # A user's condition is only ever run where no file can be opened.
-        table = await pool.catalog.select(
+        table = await pool.listing.select(
             f'SELECT "trace_id" FROM traces WHERE {traces_told}', bound, where=wanted.where
         )
         traces_told, bound = '"trace_id" IN (SELECT unnest($ids::VARCHAR[]))', {"ids": table.column(0).to_pylist()}
@@ -170,7 +170,7 @@ async def tree(pool: TracePool, trace_id: str, goals_of: Callable[[str], Awaitab
     found: dict[str, Trace] = {}
     named: dict[str, list[tuple[str, str]]] = {}
     text = f'SELECT {_COLUMNS} FROM traces WHERE "trace_id" IN (SELECT unnest($ids::VARCHAR[]))'
-    rows = await pool.catalog.fetch(text, {"ids": [trace_id]})
+    rows = await pool.listing.fetch(text, {"ids": [trace_id]})
     if not rows:
         raise TraceNotFoundError(f"no trace {trace_id!r} in {pool.url}")
     text += ' OR "parent_trace_id" IN (SELECT unnest($parents::VARCHAR[]))'
@@ -185,7 +185,7 @@ async def tree(pool: TracePool, trace_id: str, goals_of: Callable[[str], Awaitab
             trees = await asyncio.gather(*(_links(each, goals_of) for each in group))
             named |= {each: links for each, links in zip(group, trees, strict=True) if links}
         wanted = {child for each in ids for _, child in named.get(each, ())} - found.keys()
-        rows = await pool.catalog.fetch(text, {"ids": sorted(wanted), "parents": ids})
+        rows = await pool.listing.fetch(text, {"ids": sorted(wanted), "parents": ids})
     return tracetree.build(trace_id, found.values(), named)
 
 

@@ -14,6 +14,7 @@ from traceark.layout import GOAL_TREE, HEADER, MANIFEST, TRACES, LogName, trace_
 from traceark.log import LogRead, WholePart, read_log, whole_part
 from traceark.models import GoalTree, JsonObject, Message, Trace
 from traceark.requests import apply_update, digest, fold_record
+from traceark.segments import Places
 from traceark.stats import MessageFold, totals_of, with_stats
 from traceark.storage.base import Entry, KeyMissingError, Storage
 
@@ -35,6 +36,7 @@ class StoredTrace:
     header: Header
     parts: dict[str, PartInfo] = field(default_factory=dict)
     ends: Mapping[LogName, int] | None = None
+    places: Places | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -60,6 +62,7 @@ class StoredTrace:
             self.parts,
             after=after,
             columns=columns,
+            places=self.places,
         )
         if self.ends is not None and found.end > self.ends[log]:
             found.records = [row for row in found.records if row.offset <= self.ends[log]]
@@ -184,11 +187,13 @@ async def load(
     entries: Mapping[str, Entry] | None = None,
     parts: dict[str, PartInfo] | None = None,
     headers: dict[str, tuple[str, Header]] | None = None,
+    places: Places | None = None,
 ) -> StoredTrace | None:
     """Return a trace as it stands, or None where there is no header.
 
-    `headers` remembers headers by trace id with the version they were read at.
+    `headers` remembers headers by trace id with the version they were read at, `places` where readings ended.
     """
+    known_parts = {} if parts is None else parts
     if entries is None:
         entries = await storage.list(prefix)
     if HEADER not in entries:
@@ -197,7 +202,7 @@ async def load(
     version = entries[HEADER].version
     known = headers.get(trace_id) if headers is not None else None
     if known is not None and known[0] == version:
-        return StoredTrace(storage, trace_id, prefix, entries, known[1], {} if parts is None else parts)
+        return StoredTrace(storage, trace_id, prefix, entries, known[1], known_parts, places=places)
     header = Header.decode(await storage.read(what), what)
     if header.trace.trace_id != trace_id:
         raise CorruptFileError(
@@ -206,7 +211,7 @@ async def load(
         )
     if headers is not None:
         headers[trace_id] = (version, header)
-    return StoredTrace(storage, trace_id, prefix, entries, header, {} if parts is None else parts)
+    return StoredTrace(storage, trace_id, prefix, entries, header, known_parts, places=places)
 
 
 async def scan(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]]:

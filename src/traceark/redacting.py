@@ -21,6 +21,7 @@ from traceark.storage.base import AppendStorage
 from traceark.store import ArchiveStore
 from traceark.sync.carry import alone, as_compared, publish
 from traceark.sync.redacted import Redacted, redacted
+from traceark.sync.run import refuse_spool
 from traceark.sync.sides import Side, look
 from traceark.tombstones import Buried, Tombstone, buried, state_of
 
@@ -158,6 +159,7 @@ async def redact(
     """
     if trace_ids is not None and filters:
         raise InvalidValueError("give ids or filters, not both", "trace_ids")
+    refuse_spool("redact", store)
     chosen = list(dict.fromkeys(trace_ids)) if trace_ids is not None else await store.trace_ids(**filters)
     return await _Redaction(store, patterns or patterns_of(), RedactionReport(dry_run)).run(chosen, progress)
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from traceark.codec.lines import (
@@ -200,8 +200,9 @@ def event_fields(trace_id: str, event_type: str, payload: Json, created_at: date
     # Whatever enum or subclass of str it was, it is kept as text.
     fields: JsonObject = {"trace_id": trace_id, "event_type": str.__str__(event_type)}
     if created_at is not None:
-        dated = Event.parse({"event_id": 0, "event_type": "", "created_at": created_at})
-        fields["created_at"] = time_text(dated.created_at)
+        if type(created_at) is not datetime or created_at.tzinfo is not UTC:
+            created_at = Event.parse({"event_id": 0, "event_type": "", "created_at": created_at}).created_at
+        fields["created_at"] = time_text(created_at)
     if payload is not None:
         fields["payload"] = payload
     return fields

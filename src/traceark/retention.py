@@ -83,7 +83,7 @@ class Retention(Asking, Keeping):
     """The part of `ArchiveStore` that says what is kept."""
 
     async def pin(self, trace_id: str) -> None:
-        """Keep a trace from expiring, until `unpin`; `delete_trace` deletes it all the same.
+        """Keep a trace from expiring, and from a sync that deletes, until `unpin`; not from `delete_trace`.
 
         Raises
         ------
@@ -92,10 +92,12 @@ class Retention(Asking, Keeping):
         await self._pool.ready()
         if await self._pool.load(trace_id) is None:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.storage.url}")
-        try:
+        await self.set_pin(trace_id)
+
+    async def set_pin(self, trace_id: str) -> None:
+        """Pin an id, whether the trace is there or not."""
+        with suppress(KeyExistsError):  # it is pinned already
             await self.storage.create(pin_key(trace_id), b"")
-        except KeyExistsError:
-            return  # it is pinned already
 
     async def unpin(self, trace_id: str) -> None:
         """Let a trace expire again; one that is not pinned is no error."""

@@ -47,6 +47,19 @@ def one_line(text: str, limit: int = 1000) -> str:
     return joined if len(joined) <= limit and len(text) <= limit * 20 else f"{joined[: limit - 1]}…"
 
 
+def without_password(url: str) -> str:
+    """Return a URL that may be shown.
+
+    Examples
+    --------
+    >>> without_password("ftp://ann:hunter2@host/runs?token=0123abcd"), without_password("runs")
+    ('ftp://ann:***@host/runs?***', 'runs')
+    """
+    if "://" not in url:
+        return url
+    return re.sub(r"\?.*", "?***", re.sub(r"(://[^/@:]*:)[^/@]*@", r"\1***@", url))
+
+
 def bytes_text(size: int) -> str:
     """Return a number of bytes for people.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +30,7 @@ from traceark.retention import Retention
 from traceark.rollups.cache import FileCache, cache_directory
 from traceark.stats import TOTALS, adjustment
 from traceark.storage import storage_for
+from traceark.storage.access import Access
 from traceark.storage.base import AppendStorage, Durability, Storage
 from traceark.tracetree import TraceTree
 from traceark.whole import sealed_files
@@ -69,6 +71,13 @@ class ArchiveStore(Retention):
     record_changes : bool
         Append an event for every change of a message, a goal or the header, so that `get_events` tells all
         of a run (see `traceark.changes.Replay`). It doubles what is written.
+    spool : str or Path, optional
+        A directory on a local disk. What is written is acknowledged when it is there, and shipped to
+        `url` in the background; reads see both. `durability` is then the spool's.
+    access : {'owner', 'group', 'others'}
+        Who may use an archive that is made on a local disk: its owner alone, the group too, or the group
+        and, as far as the umask lets them, others for reading. One that is there says it itself, by the
+        permissions of its ``traceark.json``, which all files take that are made in it.
 
     Examples
     --------
@@ -83,6 +92,13 @@ class ArchiveStore(Retention):
     1
     """
 
+    def __new__(cls, *_: object, spool: str | Path | None = None, **__: object) -> Self:
+        """Make a store; one with a spool is of a class that stands above this one, and is found by its name."""
+        if spool is None or cls is not ArchiveStore:
+            return super().__new__(cls)
+        above: type[Self] = import_module("traceark.spool.store").SpooledStore
+        return super().__new__(above)
+
     def __init__(
         self,
         url: str | Path,
@@ -94,10 +110,16 @@ class ArchiveStore(Retention):
         cache_dir: str | Path | None = None,
         max_cache_bytes: int = 4 << 30,
         record_changes: bool = False,
+        spool: str | Path | None = None,
+        access: Access = "owner",
     ) -> None:
         if durability not in ("fsync", "os"):
             raise InvalidValueError(f"{durability!r} is neither 'fsync' nor 'os'", "durability")
-        self.storage: Storage = storage_for(url, storage_options, durability)
+        if access not in ("owner", "group", "others"):
+            raise InvalidValueError(f"{access!r} is none of 'owner', 'group' and 'others'", "access")
+        if spool is not None:
+            raise InvalidValueError(f"{type(self).__name__} has no spool; ArchiveStore has", "spool")
+        self.storage: Storage = storage_for(url, storage_options, durability, access)
         self._durability = durability
         self._again = _Opening(
             ArchiveStore,
@@ -109,6 +131,8 @@ class ArchiveStore(Retention):
             cache_dir=cache_dir,
             max_cache_bytes=max_cache_bytes,
             record_changes=record_changes,
+            spool=spool,
+            access=access,
         )
         cache = FileCache(self.storage, cache_directory(self.storage.url, cache_dir), max_cache_bytes)
         self._pool = TracePool(
@@ -260,7 +284,6 @@ class ArchiveStore(Retention):
                         return trace.view()
                 except TraceNotFoundError:
                     await self._pool.forget(trace_id)
-                    return None
             stored = await self._pool.load(trace_id)
             return await stored.trace() if stored is not None else None
 
@@ -355,7 +378,6 @@ class ArchiveStore(Retention):
                         return trace.tree_view()
                 except TraceNotFoundError:
                     await self._pool.forget(trace_id)
-                    return None
             stored = await self._pool.load(trace_id)
             return await stored.tree() if stored is not None else None
 
@@ -455,14 +477,17 @@ class ArchiveStore(Retention):
         for trace_id in by_trace:
             await self._pool.opened(trace_id)  # before the first is written, all must be there
         for trace_id, group in by_trace.items():
-            trace = await self._pool.opened(trace_id)
-            await trace.submit_all(list[Request](group), raising=False)
-            for request in group:
-                if isinstance(request.error, KnownMessage):
-                    request.result = await self._known(trace, request.message)
-                elif request.error is not None:
-                    raise request.error
+            await self._add_all(trace_id, group)
         return [str(request.result) for request in requests]
+
+    async def _add_all(self, trace_id: str, requests: list[AddMessage]) -> None:
+        trace = await self._pool.opened(trace_id)
+        await trace.submit_all(list[Request](requests), raising=False)
+        for request in requests:
+            if isinstance(request.error, KnownMessage):
+                request.result = await self._known(trace, request.message)
+            elif request.error is not None:
+                raise request.error
 
     async def _known(self, trace: OpenTrace, message: Message) -> str:
         """Return the id of a message that is there already, or refuse one with other content."""
@@ -568,8 +593,12 @@ class ArchiveStore(Retention):
 
     # Keeping
 
-    async def flush(self) -> None:
-        """Bring every open trace's headers up to its logs, so that other readers need no log."""
+    async def flush(self, *, timeout: float | None = None) -> None:
+        """Bring every open trace's headers up to its logs, so that other readers need no log.
+
+        With a spool it also returns only when all that was acknowledged before is at the archive's
+        URL, or raises `SpoolPendingError` after `timeout` seconds, which says what is not.
+        """
         for trace in self._pool:
             await trace.publish_checkpoint()
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from traceark import goals
-from traceark.codec.lines import check_texts, dumps, json_text, now_text, seal_record, to_record
-from traceark.codec.parquet import PartInfo, PartRecord, Run, encode_part
+from traceark.codec.lines import check_texts, dumps, json_bytes, now_text, seal_record, to_record
+from traceark.codec.parquet import PartInfo, PartRecord, PartRow, Run, encode_rows, part_row
 from traceark.errors import InvalidValueError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, LogName, PartName
 from traceark.manifest import encode_manifest, sha256
-from traceark.models import INT64_MAX, GivenEvent, GoalTree, JsonObject, Message, Trace
+from traceark.models import INT64_MAX, GivenEvent, GoalTree, JsonObject, Message
 from traceark.requests import event_fields
 from traceark.stats import MessageFold, facts_of, totals_of, with_stats
 
@@ -44,46 +45,61 @@ def sealed_files(
     """
     trace_id = header.trace.trace_id
     fold = MessageFold()
-    logs: dict[LogName, list[JsonObject]] = {
+    records: dict[LogName, Iterator[JsonObject]] = {
         "messages": _message_records(trace_id, messages, fold, max(header.trace.last_sequence, header.floor)),
         "events": _event_records(trace_id, events),
     }
-    header.incarnation, writer = _names_of(header.trace, logs, tree)
+    digest = hashlib.sha256(json_bytes(to_record(header.trace)))
+    logs = [_taken(log, each, digest) for log, each in records.items()]
+    if tree is not None:
+        digest.update(json_bytes(to_record(tree)))
+    # Which another trace, or another state of this one, does not get.
+    header.incarnation, writer = digest.hexdigest()[:8], digest.hexdigest()[8:16]
     files: dict[str, bytes] = {}
-    for log, records in logs.items():
-        if records:
-            for message in messages if log == "messages" else ():
-                check_texts(message)
-            data = _part(log, records, trace_id, header.incarnation, writer)
-            name = str(PartName(1, len(records), header.incarnation, f"{zlib.crc32(data):08x}"))
-            files[f"{log}/{name}"] = data
-            header.checkpoint.files[log] = (name, len(data))
-            header.checkpoint.ends[log] = len(records)
+    for log in logs:
+        if log.rows:
+            try:
+                data = _part(log, trace_id, header.incarnation, writer)
+            except UnicodeEncodeError:
+                for message in messages:
+                    check_texts(message)
+                raise
+            name = str(PartName(1, len(log.rows), header.incarnation, f"{zlib.crc32(data):08x}"))
+            files[f"{log.name}/{name}"] = data
+            header.checkpoint.files[log.name] = (name, len(data))
+            header.checkpoint.ends[log.name] = len(log.rows)
     if tree is not None:
         files[GOAL_TREE] = _tree_file(tree, fold, header).encode()
     told = header.trace.__dict__
     told.update(totals_of(fold.total, header.adjustments))
     told["last_sequence"] = max(fold.last_sequence, header.floor)
-    told["last_event_id"] = len(logs["events"])
+    told["last_event_id"] = header.checkpoint.ends["events"]
     files[HEADER] = header.encode()
     files[MANIFEST] = encode_manifest({name: sha256(data) for name, data in files.items()})
     return files
 
 
-def _names_of(trace: Trace, logs: Mapping[LogName, Sequence[JsonObject]], tree: GoalTree | None) -> tuple[str, str]:
-    """Return an incarnation and a writer's id that another trace, or another state of this one, does not get."""
-    digest = hashlib.sha256(json_text(to_record(trace)).encode())
-    for log, records in logs.items():
-        digest.update(log.encode())
-        for record in records:
-            digest.update(json_text(record).encode())
-    if tree is not None:
-        digest.update(json_text(to_record(tree)).encode())
-    return digest.hexdigest()[:8], digest.hexdigest()[8:16]
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """A log's records as rows of its part, and the last of them as it is."""
+
+    name: LogName
+    rows: Sequence[PartRow]
+    last: JsonObject
 
 
-def _message_records(trace_id: str, messages: Sequence[Message], fold: MessageFold, last: int) -> list[JsonObject]:
-    found: list[JsonObject] = []
+def _taken(log: LogName, records: Iterable[JsonObject], digest: hashlib._Hash) -> _Log:
+    """Take records one after the other: while one is near the processor, all that is made of it costs half as much."""
+    digest.update(log.encode())
+    rows: list[PartRow] = []
+    record: JsonObject = {}
+    for offset, record in enumerate(records, start=1):
+        digest.update(json_bytes(record))
+        rows.append(part_row(log, PartRecord(offset, None, record)))
+    return _Log(log, rows, record)
+
+
+def _message_records(trace_id: str, messages: Iterable[Message], fold: MessageFold, last: int) -> Iterator[JsonObject]:
     for offset, message in enumerate(messages, start=1):
         if message.trace_id != trace_id:
             raise InvalidValueError(f"the message is of trace {message.trace_id!r}, not {trace_id!r}", "trace_id")
@@ -106,31 +122,29 @@ def _message_records(trace_id: str, messages: Sequence[Message], fold: MessageFo
             fold.check_room({message_id: facts})
         fold.add(message_id, facts)
         last = max(last, sequence)
-        found.append(record)
-    return found
+        yield record
 
 
-def _event_records(trace_id: str, events: Iterable[GivenEvent]) -> list[JsonObject]:
-    return [
-        {"event_id": number, "created_at": now_text(), **event_fields(trace_id, *event)}
-        for number, event in enumerate(events, start=1)
-    ]
+def _event_records(trace_id: str, events: Iterable[GivenEvent]) -> Iterator[JsonObject]:
+    for number, event in enumerate(events, start=1):
+        yield {"event_id": number, "created_at": now_text(), **event_fields(trace_id, *event)}
 
 
-def _part(log: LogName, records: Sequence[JsonObject], trace_id: str, incarnation: str, writer: str) -> bytes:
+def _part(log: _Log, trace_id: str, incarnation: str, writer: str) -> bytes:
+    count = len(log.rows)
     # What is written later must follow this very record, as the line that it never was.
-    last_line = seal_record(dumps(records[-1]).encode(), len(records), f"{incarnation}-{writer}")
+    last_line = seal_record(dumps(log.last).encode(), count, f"{incarnation}-{writer}")
     info = PartInfo(
-        log,
+        log.name,
         trace_id,
         incarnation,
         1,
-        len(records),
+        count,
         folded=True,
-        covers=(Run(1, writer, len(records)),),
+        covers=(Run(1, writer, count),),
         last_crc=last_line[-11:-3].decode(),
     )
-    return encode_part(info, [PartRecord(offset, None, record) for offset, record in enumerate(records, start=1)])
+    return encode_rows(info, log.rows)
 
 
 def _tree_file(tree: GoalTree, fold: MessageFold, header: Header) -> TreeFile:

@@ -389,7 +389,9 @@ class Catalog:
 
     # Asking
 
-    async def select(self, text: str, parameters: Mapping[str, Any], *, where: str | None = None) -> pa.Table:
+    async def select(
+        self, text: str, parameters: Mapping[str, Any], *, where: str | None = None, over: pa.Table | None = None
+    ) -> pa.Table:
         """Return the rows that a query over the view `traces` gives, as of now.
 
         Parameters
@@ -400,6 +402,8 @@ class Catalog:
             Bound by name.
         where : str, optional
             A user's condition: only traces that meet it are in the view.
+        over : pyarrow.Table, optional
+            Rows of that view that stand for those of the same traces.
 
         Raises
         ------
@@ -411,14 +415,13 @@ class Catalog:
         DamagedTraceWarning
             A trace was left out.
         """
-
-        return await self._asked(lambda table: table.query(text, parameters, where))
+        return await self._asked(lambda table: table.query(text, parameters, where, over))
 
     async def fetch(
-        self, text: str, parameters: Mapping[str, Any], *, where: str | None = None
+        self, text: str, parameters: Mapping[str, Any], *, where: str | None = None, over: pa.Table | None = None
     ) -> list[tuple[Any, ...]]:
         """Return the same as `select`, as tuples of Python's values: for few rows that is faster."""
-        return await self._asked(lambda table: table.fetch(text, parameters, where))
+        return await self._asked(lambda table: table.fetch(text, parameters, where, over))
 
     async def _asked(self, ask: Callable[[CatalogTable], Answer]) -> Answer:
         async def work() -> tuple[Answer, list[str]]:

@@ -21,6 +21,8 @@ class RefreshReport:
         Traces that somebody left open, and that nobody writes to any more.
     problems : tuple of str
         What is wrong with what is left out.
+    leftovers : int
+        Files without a name of their own that were removed: writes that were cut short an hour ago or longer.
     """
 
     traces: int
@@ -30,3 +32,4 @@ class RefreshReport:
     removed: int
     settled: int
     problems: tuple[str, ...]
+    leftovers: int = 0

@@ -40,6 +40,7 @@ def describe(stored: StoredTrace, trace: Trace) -> JsonObject:
         Its header with exact totals.
     """
     sealed = stored.is_sealed()
+    tree = stored.entries.get(GOAL_TREE)
     row = to_record(trace)
     row.update(
         _state=SETTLED,
@@ -48,7 +49,7 @@ def describe(stored: StoredTrace, trace: Trace) -> JsonObject:
         _revision=stored.header.revision,
         _sealed=sealed,
         _files=fingerprint(stored.entries),
-        _tree=_number(stored.entries.get(GOAL_TREE)),
+        _tree=None if tree is None else tree_number(tree.size, tree.version),
         _openings=[],
         _gone=[],
     )
@@ -70,10 +71,15 @@ def damaged(trace_id: str, entries: Mapping[str, Entry], problem: str) -> JsonOb
     }
 
 
-def _number(entry: Entry | None) -> int | None:
-    if entry is None:
-        return None
-    return int.from_bytes(hashlib.sha256(f"{entry.size}-{entry.version}".encode()).digest()[:8], signed=True)
+def tree_number(size: int, version: str) -> int:
+    """Return the number of a goal tree, which tells it from any other of its trace, given its file's size and version.
+
+    Examples
+    --------
+    >>> tree_number(100, "a") == tree_number(100, "a"), tree_number(100, "a") == tree_number(100, "b")
+    (True, False)
+    """
+    return int.from_bytes(hashlib.sha256(f"{size}-{version}".encode()).digest()[:8], signed=True)
 
 
 def _whole_part(stored: StoredTrace, log: LogName) -> str | None:

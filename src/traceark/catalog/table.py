@@ -29,6 +29,7 @@ _numbers = itertools.count(1)
 # A catalog of so many rows at most is kept as Python objects; of larger ones only the newest are.
 _FEW = 256
 _NAMES = ", ".join(f'"{column.name}"' for column in COLUMNS)
+_TOLD = ", ".join(f'"{column.name}"' for column in TRACES)
 
 
 class CatalogTable:
@@ -117,33 +118,40 @@ class CatalogTable:
             found |= {str(record["trace_id"]): record for record in records(COLUMNS, told)}
         return found
 
-    def query(self, text: str, parameters: Any = None, where: str | None = None) -> pa.Table:
-        """Answer SQL over `catalog` and `traces`; `where` is a user's condition on what is in `traces`."""
-        with self._seeing(text, where) as (connection, seen):
+    def query(
+        self, text: str, parameters: Any = None, where: str | None = None, over: pa.Table | None = None
+    ) -> pa.Table:
+        """Answer SQL over `catalog` and `traces`.
+
+        `over` are rows of `traces` that stand for those of the same traces; `where` is a user's
+        condition on what is in `traces`.
+        """
+        with self._seeing(text, where, over) as (connection, seen):
             return connection.sql(seen, params=parameters).to_arrow_table()
 
-    def fetch(self, text: str, parameters: Any = None, where: str | None = None) -> list[tuple[Any, ...]]:
+    def fetch(
+        self, text: str, parameters: Any = None, where: str | None = None, over: pa.Table | None = None
+    ) -> list[tuple[Any, ...]]:
         """Answer as `query` does, with rows of Python's values; of few rows that is faster, as SQL is planned once."""
-        with self._seeing(text, where) as (connection, seen):
+        with self._seeing(text, where, over) as (connection, seen):
             return connection.execute(seen, parameters).fetchall()
 
     @contextmanager
-    def _seeing(self, text: str, where: str | None) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-        """Give a connection that sees all rows as they are, and SQL whose `traces` are those that meet a condition."""
+    def _seeing(
+        self, text: str, where: str | None, over: pa.Table | None
+    ) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+        """Give a connection that sees all rows as they are, and SQL whose `traces` are those that are meant."""
         connection = self._ready()
-        if where is None:
+        if over is not None:
+            with _given(connection, "over", over):
+                told = f"SELECT {_TOLD} FROM traces ANTI JOIN over USING (trace_id) UNION ALL SELECT {_TOLD} FROM over"
+                with _meant(connection, connection.sql(told), text, where) as seen:
+                    yield connection, seen
+        elif where is not None:
+            with _meant(connection, connection.table("traces"), text, where) as seen:
+                yield connection, seen
+        else:
             yield connection, text
-            return
-        try:
-            # No temporary view, so all catalogs of the process see its name.
-            name = f"meant_{next(_numbers)}"
-            connection.table("traces").filter(where).create_view(name)
-            try:
-                yield connection, f"WITH traces AS (FROM {name}) {text}"
-            finally:
-                connection.execute(f"DROP VIEW {name}")
-        except duckdb.Error as error:
-            raise QueryError(f"where: {error}") from error
 
     def standing(self, trace_ids: Sequence[str] | None) -> pa.Table:
         """Return what tells where the rows of traces are to be read, of some or of all that are listed."""
@@ -159,11 +167,10 @@ class CatalogTable:
 
         None stands for no snapshot at all.
         """
-        names = ", ".join(f'"{column.name}"' for column in TRACES)
         if changed is None:
-            return [], self.query(f"SELECT {names} FROM traces")
+            return [], self.query(f"SELECT {_TOLD} FROM traces")
         unlisted = self.query("SELECT trace_id FROM catalog WHERE NOT _listed").column(0).to_pylist()
-        rows = self.query(f"SELECT {names} FROM traces WHERE trace_id IN (SELECT unnest(?))", [list(changed)])
+        rows = self.query(f"SELECT {_TOLD} FROM traces WHERE trace_id IN (SELECT unnest(?))", [list(changed)])
         return sorted({*changed, *unlisted}), rows
 
     def files(self) -> dict[str, str]:
@@ -201,6 +208,23 @@ class CatalogTable:
         if not self._large:
             return _to_arrow(self._recent.values()).sort_by([("created_at", "descending"), ("trace_id", "ascending")])
         return self.query(f"SELECT {_NAMES} FROM catalog ORDER BY created_at DESC, trace_id")
+
+
+@contextmanager
+def _meant(
+    connection: duckdb.DuckDBPyConnection, rows: duckdb.DuckDBPyRelation, text: str, where: str | None
+) -> Iterator[str]:
+    """Give SQL whose `traces` are some rows, or those among them that meet a user's condition."""
+    try:
+        # No temporary view, so all catalogs of the process see its name.
+        name = f"meant_{next(_numbers)}"
+        (rows if where is None else rows.filter(where)).create_view(name)
+        try:
+            yield f"WITH traces AS (FROM {name}) {text}"
+        finally:
+            connection.execute(f"DROP VIEW {name}")
+    except duckdb.Error as error:
+        raise QueryError(f"where: {error}") from error
 
 
 def _to_arrow(rows: Iterable[JsonObject]) -> pa.Table:

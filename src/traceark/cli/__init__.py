@@ -2,8 +2,8 @@
 
 This module runs a verb and turns what goes wrong into one line on standard error and an exit
 code: 0 fine, 1 found wrong, 2 used wrong. The verbs are in `asking`, `reading`, `keeping`, `repairing`,
-`retention`, `redacting`, `importing`, `exporting` and `moving`, which are loaded, like everything heavy, when they
-are needed.
+`retention`, `redacting`, `importing`, `exporting`, `moving`, `packing` and `spooling`, which are loaded, like
+everything heavy, when they are needed.
 """
 
 from __future__ import annotations
@@ -29,13 +29,22 @@ from traceark.errors import (
     InvalidValueError,
     NaiveTimeWarning,
     QueryError,
+    SpoolError,
     TracearkError,
     UnsafeStorageError,
 )
 from traceark.showing import one_line, visible
 
 # Who asked for something that cannot be had gets 2, who asked about something that is not well gets 1.
-_USAGE = (ArchiveNotFoundError, ExportFailedError, ImportFailedError, InvalidValueError, QueryError, UnsafeStorageError)
+_USAGE = (
+    ArchiveNotFoundError,
+    ExportFailedError,
+    ImportFailedError,
+    InvalidValueError,
+    QueryError,
+    SpoolError,
+    UnsafeStorageError,
+)
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 _VERBS = {
     "import": "importing",
@@ -49,6 +58,9 @@ _VERBS = {
     "export": "exporting",
     "sync": "moving",
     "merge": "moving",
+    "pack": "packing",
+    "unpack": "packing",
+    "spool": "spooling",
     "compact": "keeping",
     "seal": "keeping",
     "verify": "keeping",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from traceark.errors import ArchiveNotFoundError, DamagedTraceError, InvalidIdError, TraceNotFoundError
+from traceark.showing import without_password
 
 if TYPE_CHECKING:
     from traceark import Archive
@@ -40,9 +41,9 @@ def opened(settings: Settings, url: str, other: str = "") -> Iterator[Archive]:
         archive = traceark.open(url, storage_options=storage_options(settings, url, other))
     except ImportError as error:
         extra = "; install traceark[s3]" if url.startswith("s3") else ""
-        raise click.ClickException(f"{url} cannot be opened: {error}{extra}") from error
+        raise click.ClickException(f"{without_password(url)} cannot be opened: {error}{extra}") from error
     except ValueError as error:
-        raise click.ClickException(f"{url} cannot be opened: {error}") from error
+        raise click.ClickException(f"{without_password(url)} cannot be opened: {error}") from error
     with archive:
         yield archive
 
@@ -52,7 +53,7 @@ def storage_options(settings: Settings, url: str, other: str = "") -> dict[str, 
     if settings.endpoint_url is None:
         return {}
     if not _is_on_s3(url) and not _is_on_s3(other):
-        raise click.UsageError(f"--endpoint-url is for S3, and {url} is not on S3")
+        raise click.UsageError(f"--endpoint-url is for S3, and {without_password(url)} is not on S3")
     return {"endpoint_url": settings.endpoint_url} if _is_on_s3(url) else {}
 
 
@@ -71,7 +72,9 @@ def opened_existing(settings: Settings, url: str, other: str = "") -> Iterator[A
     with opened(settings, url, other) as archive:
         # Trace directories copied into an empty folder are an archive too; the marker comes with the first write.
         if not archive.exists() and not archive.run(archive.store.storage.children("traces")):
-            raise ArchiveNotFoundError(f"there is no archive at {url}; traceark import SOURCE --to {url} makes one")
+            raise ArchiveNotFoundError(
+                f"there is no archive at {archive.url}; traceark import SOURCE --to {archive.url} makes one"
+            )
         yield archive
 
 

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
     from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
+    from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
 
@@ -85,9 +87,17 @@ class JsonOutput(Output):
         """Print the report."""
         _print(report.to_json())
 
-    def synced(self, report: SyncReport) -> None:
+    def synced(self, report: SyncReport, word: str = "synced") -> None:
         """Print the report."""
         _print(report.to_json())
+
+    def packed(self, report: PackReport) -> None:
+        """Print the report."""
+        _print(report.to_json())
+
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print the status."""
+        _print(status.to_json())
 
     def expired(self, report: ExpiryReport) -> None:
         """Print the report."""

@@ -40,7 +40,11 @@ def _shared(verb: Callable[..., int]) -> Callable[..., int]:
 @click.argument("source")
 @click.argument("target")
 @_shared
-@click.option("--delete", is_flag=True, help="Also delete at TARGET what SOURCE does not have or has deleted.")
+@click.option(
+    "--delete",
+    is_flag=True,
+    help="Also delete at TARGET what SOURCE does not have or has deleted, unless it is pinned there.",
+)
 @click.option("--sync-once", is_flag=True, help="On a disk, sync file systems, not each file.")
 @click.option("--redact", is_flag=True, help="Replace keys, tokens and addresses in the copies; see traceark redact.")
 @pattern_options
@@ -86,7 +90,7 @@ def sync_verb(
             **understood(archive, filters),
         )
     settings.output().synced(report)
-    return _tell(report)
+    return tell(report)
 
 
 @click.command("merge")
@@ -121,11 +125,12 @@ def merge_verb(
             archive.sync_from(other, storage_options=away, options=options, progress=told, **chosen),
         ):
             settings.output().synced(report)
-            code = max(code, _tell(report))
+            code = max(code, tell(report))
     return code
 
 
-def _tell(report: SyncReport) -> int:
+def tell(report: SyncReport) -> int:
+    """Say what could not be copied; return the exit code."""
     for problem in report.problems:
         click.echo(f"traceark: {one_line(problem)}", err=True)
     if diverged := sum(trace.outcome == "diverged" and trace.kept_as is None for trace in report.traces):

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
     from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
+    from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
     from traceark.verification import Finding
@@ -106,8 +108,16 @@ class Output(ABC):
         """Print what an export did."""
 
     @abstractmethod
-    def synced(self, report: SyncReport) -> None:
-        """Print what a sync did."""
+    def synced(self, report: SyncReport, word: str = "synced") -> None:
+        """Print what a sync did, or an unpacking, as the word says."""
+
+    @abstractmethod
+    def packed(self, report: PackReport) -> None:
+        """Print what a pack holds."""
+
+    @abstractmethod
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print what waits in a spool."""
 
     @abstractmethod
     def expired(self, report: ExpiryReport) -> None:

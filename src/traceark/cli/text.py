@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
     from traceark.pages import TracePage
+    from traceark.pending import SpoolStatus
     from traceark.redacting import RedactionReport
     from traceark.repair import RepairReport
     from traceark.retention import ExpiryReport
+    from traceark.sync.pack import PackReport
     from traceark.sync.report import SyncReport
     from traceark.tracetree import TraceTree
     from traceark.verification import Finding
@@ -196,7 +198,12 @@ class TextOutput(Output):
         if not report.traces:
             self.console.print("no traces")
 
-    def synced(self, report: SyncReport) -> None:
+    def packed(self, report: PackReport) -> None:
+        """Print how many traces and bytes there are in the file."""
+        amount = f"{count_of(len(report.trace_ids), 'trace')}, {bytes_text(report.bytes)}"
+        self.console.print_line(Text(f"packed {amount}, to {visible(str(report.path))}"))
+
+    def synced(self, report: SyncReport, word: str = "synced") -> None:
         """Print few traces that are not the same, each, then how many there are of each kind."""
         told = [trace for trace in report.traces if trace.outcome in ("diverged", "redacted")]
         if len(report.traces) <= 5:
@@ -208,8 +215,13 @@ class TextOutput(Output):
                 copied = f", kept as {visible(trace.kept_as)}"
             self.console.print_line(Text(f"{trace.outcome} {visible(trace.trace_id)}{where}{copied}"))
         self.console.print(
-            f"synced: {_counted(report.outcomes) or 'no traces'}; {bytes_text(report.copied_bytes)} copied"
+            f"{word}: {_counted(report.outcomes) or 'no traces'}; {bytes_text(report.copied_bytes)} copied"
         )
+
+    def spooled(self, status: SpoolStatus) -> None:
+        """Print it line by line."""
+        for line in status.to_text():
+            self.console.print_line(Text(visible(line)))
 
     def expired(self, report: ExpiryReport) -> None:
         """Print few ids, then how many traces and bytes, and what is kept."""

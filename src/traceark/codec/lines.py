@@ -149,14 +149,19 @@ def _first_pair(value: object, path: tuple[str | int, ...]) -> tuple[str | int, 
 
 
 def json_text(value: object) -> str:
-    """Return checked JSON as compact text, of the same value as `dumps` and in a third of its time.
+    """Return checked JSON as compact text, of the same value as `dumps` and in a third of its time."""
+    return json_bytes(value).decode()
+
+
+def json_bytes(value: object) -> bytes:
+    """Return `json_text` in UTF-8.
 
     pydantic's encoder fails on what it cannot say (lone surrogates, deep nesting), which goes the longer way.
     """
     try:
-        return to_json(value).decode()
+        return to_json(value)
     except PydanticSerializationError:
-        return dumps(value)
+        return dumps(value).encode()
 
 
 def loads(text: str) -> Any:

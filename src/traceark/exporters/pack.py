@@ -1,18 +1,12 @@
-"""A packed trace: one ``.zip`` with the trace's directory inside, byte for byte.
-
-Unpacked below ``traces/`` of any archive it is a trace of that archive. The zip says nothing that
-the directory does not: times in it are fixed, so that the same files give the same bytes.
-"""
+"""A packed trace: one ``.zip`` with the trace's directory inside, byte for byte, as `traceark pack` writes it."""
 
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Iterator, Mapping
 
-# The first moment that a zip can tell.
-_MOMENT = (1980, 1, 1, 0, 0, 0)
-_UNIX, _PLAIN_FILE = 3, 0o100644 << 16
+from traceark.packed.members import in_order, member_name
+from traceark.packed.zips import ZipWriter
 
 
 class Pack:
@@ -20,9 +14,10 @@ class Pack:
 
     Examples
     --------
+    >>> import zipfile
     >>> data = b"".join(Pack().pack("run-7", {"trace.json": b"{}"}))
     >>> zipfile.ZipFile(io.BytesIO(data)).namelist()
-    ['run-7/trace.json']
+    ['traces/run-7/trace.json']
     """
 
     name = "pack"
@@ -30,14 +25,10 @@ class Pack:
     joins = False
 
     def pack(self, directory: str, files: Mapping[str, bytes]) -> Iterator[bytes]:
-        """Yield the bytes of the zip, its members by name."""
+        """Yield the bytes of the zip."""
         out = io.BytesIO()
-        with zipfile.ZipFile(out, "w") as file:
-            for name in sorted(files):
-                info = zipfile.ZipInfo(f"{directory}/{name}", _MOMENT)
-                info.create_system, info.external_attr = _UNIX, _PLAIN_FILE
-                # Parts are compressed already.
-                packed = name.endswith(".parquet")
-                info.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
-                file.writestr(info, files[name], compresslevel=6)
+        writer = ZipWriter(out)
+        for name in in_order(list(files)):
+            writer.add(member_name(directory, name), files[name])
+        writer.close()
         yield out.getvalue()

@@ -17,7 +17,6 @@ from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailed
 from traceark.exporters.atif import Atif
 from traceark.exporters.base import Exporter, Format, Packer, Run
 from traceark.exporters.chat import Chat
-from traceark.exporters.files import trace_files
 from traceark.exporters.html import Html
 from traceark.exporters.markdown import Markdown
 from traceark.exporters.otlp import Otlp
@@ -28,6 +27,7 @@ from traceark.models import GoalTree, Trace
 from traceark.plugins import installed
 from traceark.protocol import TraceStore
 from traceark.storage.base import Storage
+from traceark.sync.files import trace_files
 
 GROUP = "traceark.exporters"
 _TRIES = 4
@@ -42,7 +42,9 @@ Sink = Callable[[bytes], object]
 class StoreOfFiles(TraceStore, Protocol):
     """A store whose traces are files, which can be packed."""
 
-    storage: Storage
+    async def holder(self, trace_id: str) -> Storage:
+        """Return the storage that a trace's files are in."""
+        ...
 
 
 def exporters() -> list[Format]:
@@ -209,7 +211,8 @@ async def _exported(store: TraceStore, trace_id: str, exporter: Format) -> tuple
     try:
         if isinstance(exporter, Packer):
             assert isinstance(store, StoreOfFiles)
-            pieces: Iterable[bytes] = exporter.pack(trace_key(trace_id), await trace_files(store.storage, trace_id))
+            files = await trace_files(await store.holder(trace_id), trace_id)
+            pieces: Iterable[bytes] = exporter.pack(trace_key(trace_id), files)
         else:
             assert isinstance(exporter, Exporter)
             pieces = exporter.export(await read_run(store, trace_id), left_out)

@@ -11,43 +11,37 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from traceark.errors import DamagedTraceError, InvalidValueError, StorageError, UnsupportedFormatError
+from traceark.errors import DamagedTraceError, InvalidValueError, PackError, StorageError, UnsupportedFormatError
 from traceark.headers import TreeFile
 from traceark.importers.base import Copied, ImportCounts, Problem, SourceEvent, SourceTrace
 from traceark.importers.copies import STATE
-from traceark.importers.zips import BAD_ZIP
 from traceark.layout import (
     GOAL_TREE,
     HEADER,
     LOCK,
     LOGS,
-    LOST_FOUND,
     MANIFEST,
     MARKER,
-    PINS,
-    TOMBSTONES,
     TRACES,
     parse_log_name,
     trace_id_of,
 )
 from traceark.log import LogRead
 from traceark.models import Event, GoalTree, JsonObject, Message
+from traceark.packed.members import BESIDE
+from traceark.packed.spool import is_pack, spooled
 from traceark.reading import StoredTrace, fold_updates, load, retrying
 from traceark.stats import SetStats
 from traceark.storage.base import Storage
 from traceark.storage.local import LocalStorage
-from traceark.storage.memory import MemoryStorage
 
 NAME = "traceark"
-_BESIDE = frozenset({"catalog", TOMBSTONES, PINS, LOST_FOUND})
 _FILES = frozenset({HEADER, GOAL_TREE, MANIFEST, LOCK})
 # Stands near the end of every header, which is one line.
 _MARK = b'"_incarnation":"'
 _TEMPORARY = ".tmp-"
-# A member of a zip that says it is larger is no file of a trace.
-_MOST_BYTES = 2**32
 _NOT_READ = (DamagedTraceError, UnsupportedFormatError, InvalidValueError, StorageError)
 
 
@@ -72,7 +66,7 @@ class TracearkArchive:
 
     def detect(self, path: Path) -> bool:
         """Say whether the file belongs to a trace's directory, by its header, or is a zip with one inside."""
-        return _home(path) is not None or bool(_packed(path))
+        return _home(path) is not None or is_pack(path)
 
     def files(self, path: Path) -> Sequence[Path]:
         """Return the files of the directory that a file belongs to, the header first."""
@@ -87,7 +81,7 @@ class TracearkArchive:
         """Say whether the file is an archive's marker, or lies in a directory of it beside the traces."""
         if path.name == MARKER:
             return _is_marker(path)
-        return any(each.name in _BESIDE and _is_marker(each.parent / MARKER) for each in path.parents)
+        return any(each.name in BESIDE and _is_marker(each.parent / MARKER) for each in path.parents)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of the directory whose header this is, or each in a zip."""
@@ -95,15 +89,15 @@ class TracearkArchive:
             home = path.absolute().parent
             yield from _sources(LocalStorage(home.parent), home.name, path, counts)
             return
-        directories = _packed(path)
-        for name in _strangers(path, directories):
-            counts.problems.append(Problem(str(path), 0, f"{name} belongs to no trace in the zip; it was not taken"))
-        for directory in directories:
-            files = _unpacked(path, directory, counts)
-            if files is not None:
-                key = PurePosixPath(directory).name
-                storage = MemoryStorage.of({f"{key}/{name}": data for name, data in files.items()})
-                yield from _sources(storage, key, path, counts)
+        try:
+            with spooled(path) as spool:
+                for name in spool.strangers:
+                    told = f"{name} is no file of a trace in the zip; it was not taken"
+                    counts.problems.append(Problem(str(path), 0, told))
+                for key in spool.keys:
+                    yield from _sources(LocalStorage(spool.root / TRACES), key, path, counts)
+        except PackError as error:
+            counts.problems.append(Problem(str(path), 0, str(error)))
 
 
 def _home(path: Path) -> Path | None:
@@ -146,53 +140,6 @@ def _files_in(folder: Path) -> list[Path]:
         return [each for each in folder.iterdir() if each.is_file() and not each.is_symlink()]
     except OSError:
         return []
-
-
-def _packed(path: Path) -> list[str]:
-    """Return the directories of traces in a zip."""
-    try:
-        with path.open("rb") as file:
-            if file.read(2) != b"PK":
-                return []
-        with zipfile.ZipFile(path) as packed:
-            names = [name for name in packed.namelist() if PurePosixPath(name).name == HEADER and "/" in name]
-            names = [name for name in names if LOST_FOUND not in PurePosixPath(name).parts[:-2]]
-            return sorted(name.rpartition("/")[0] for name in names if _MARK in packed.read(name))
-    except BAD_ZIP:
-        return []
-
-
-def _strangers(path: Path, directories: Sequence[str]) -> Iterator[str]:
-    """Yield the files in a zip that are neither in a trace's directory nor an archive's own."""
-    with zipfile.ZipFile(path) as packed:
-        for info in packed.infolist():
-            name = PurePosixPath(info.filename)
-            own = name.name == MARKER or not _BESIDE.isdisjoint(name.parts)
-            if not info.is_dir() and not own and not any(map(info.filename.startswith, map("{}/".format, directories))):
-                yield info.filename
-
-
-def _unpacked(path: Path, directory: str, counts: ImportCounts) -> dict[str, bytes] | None:
-    """Return the files of a directory in a zip; None, with a problem, where one cannot be read."""
-    found: dict[str, bytes] = {}
-    with zipfile.ZipFile(path) as packed:
-        for info in packed.infolist():
-            name = info.filename.removeprefix(f"{directory}/")
-            if name == info.filename or info.is_dir():
-                continue
-            if not _is_ours(Path(info.filename), Path(directory)):
-                told = f"{info.filename} is no file that a trace has; it was not taken"
-                counts.problems.append(Problem(str(path), 0, told))
-                continue
-            try:
-                if info.file_size > _MOST_BYTES:
-                    raise ValueError(f"it says that it has {info.file_size:,} bytes")
-                found[name] = packed.read(info)
-            except BAD_ZIP as error:
-                told = f"{info.filename} cannot be read: {error}; nothing of its trace was taken"
-                counts.problems.append(Problem(str(path), 0, told))
-                return None
-    return found
 
 
 def _sources(storage: Storage, key: str, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
@@ -46,12 +47,22 @@ class ClaudeCode:
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the session's trace, then those of sub-agents and other sessions in the file."""
-        rows = list(rows_of(path.read_bytes()))
-        router = _Router(path, rows, counts)
+        # A row is taken while it is near the processor, so no more are read ahead than it takes to know the file.
+        rows, ahead = rows_of(path.read_bytes()), []
+        named = marked = False
+        for row in rows:
+            ahead.append(row)
+            if row.value is not None:
+                named, marked = named or _session_of(row.value) is not None, marked or _is_marked(row.value)
+            if named and marked:
+                break
+        router = _Router(path, ahead, counts)
         if router.first_session is None:
             counts.problems.append(Problem(str(path), 0, "no row names a session; nothing was taken"))
             return
-        for row in rows:
+        file_rows = 0
+        for row in chain(ahead, rows):
+            file_rows += not row.torn
             if row.value is None:
                 counts.problems.append(Problem(str(path), row.line, row.reason))
             builder = router.builder(row)
@@ -60,7 +71,6 @@ class ClaudeCode:
                 builder.torn_tail = row.text
             else:
                 builder.add(row)
-        file_rows = sum(not row.torn for row in rows)
         for builder in router.builders.values():
             source = builder.finish()
             source.file_rows = file_rows
@@ -90,12 +100,11 @@ class _Router:
         self.builders: dict[str, TraceBuilder] = {}
         self._counts = counts
         self._typed = Typed(counts.repaired)
-        values = {row.number: row.value for row in rows if row.value is not None}
-        sessions = filter(None, map(_session_of, values.values()))
+        sessions = filter(None, map(_session_of, _values(rows)))
         self.first_session = next(sessions, None) or _uuid_of(path.stem)
         self._session = self.first_session or ""
         number, marked = next(
-            ((number, value) for number, value in values.items() if "isSidechain" in value or "agentId" in value),
+            ((row.number, row.value) for row in rows if row.value is not None and _is_marked(row.value)),
             (0, {}),
         )
         match = _AGENT_FILE.fullmatch(path.name)
@@ -150,6 +159,14 @@ class _Router:
         goal_id = parent.goals.link_prompt(inner.get("content"), agent)
         if goal_id is not None:
             child.header.under(None, goal_id)
+
+
+def _values(rows: Sequence[Row]) -> Iterator[JsonObject]:
+    return (row.value for row in rows if row.value is not None)
+
+
+def _is_marked(value: Mapping[str, Json]) -> bool:
+    return "isSidechain" in value or "agentId" in value
 
 
 def _is_sidechain(value: Mapping[str, Json]) -> bool:

@@ -54,6 +54,7 @@ class HeaderFold:
         self._result: str | None = None
         self._task: str | None = None
         self._command: str | None = None
+        self._told: list[Json] = []
         self._copied = 0
         self._model: str | None = None
         self._models: list[Json] = []
@@ -74,9 +75,13 @@ class HeaderFold:
                 self._began = at
             if self._ended is None or at > self._ended:
                 self._ended = at
-        for name, metadata_name in _FACTS.items():
-            if name in row and (fact := self._typed.text(row[name])) is not None:
-                self._metadata[metadata_name] = fact
+        told = [row.get(name) for name in _FACTS]
+        if told != self._told:
+            # Row by row they are mostly the same.
+            self._told = told
+            for metadata_name, value in zip(_FACTS.values(), told, strict=True):
+                if (fact := self._typed.text(value)) is not None:
+                    self._metadata[metadata_name] = fact
         if row.get("type") == "summary" and (summary := self._typed.text(row.get("summary"))) is not None:
             self._metadata.setdefault("title", summary)
 

@@ -31,9 +31,6 @@ _USAGE_NAMES = {
 }
 
 
-_OWN_NAMES = frozenset(Usage.model_fields)
-
-
 @dataclass(slots=True)
 class _Spent:
     """What one streamed message cost, by its last row so far."""
@@ -191,13 +188,14 @@ class TraceBuilder(RowTrace):
         spent.cost = cost if cost is not None else spent.cost
 
     def _usage(self, raw: JsonObject) -> Usage:
-        fields: dict[str, object] = {}
+        counts: dict[str, Any] = dict.fromkeys(Usage.model_fields)
+        extra: dict[str, Any] = {}
         for name, value in raw.items():
             if name in _USAGE_NAMES:
-                fields[_USAGE_NAMES[name]] = self.typed.count(value)
-            elif name not in _OWN_NAMES and self.typed.identifier(name) is not None:
-                fields[name] = value
-        return Usage.parse(fields)
+                counts[_USAGE_NAMES[name]] = self.typed.count(value)
+            elif name not in counts and self.typed.identifier(name) is not None:
+                extra[name] = value
+        return Usage.restored(counts, extra)
 
     def _link(self, value: Mapping[str, Json]) -> None:
         """Note which sub-agent a call started, where a progress row tells it."""

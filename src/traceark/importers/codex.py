@@ -9,6 +9,7 @@ events, raw; `codex_trace` puts a trace together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
@@ -43,15 +44,21 @@ class Codex:
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the session's trace."""
-        rows = list(rows_of(path.read_bytes()))
-        typed = Typed(counts.repaired)
-        ids = (_session_id(row.value, typed) for row in rows if row.value is not None)
-        trace_id = next((each for each in ids if each is not None), None)
+        # A row is taken while it is near the processor, so no more are read ahead than it takes to name the session.
+        rows, ahead, typed = rows_of(path.read_bytes()), [], Typed(counts.repaired)
+        trace_id = None
+        for row in rows:
+            ahead.append(row)
+            trace_id = _session_id(row.value, typed) if row.value is not None else None
+            if trace_id is not None:
+                break
         if trace_id is None:
             counts.problems.append(Problem(str(path), 0, "no row names the session; nothing was taken"))
             return
         trace = CodexTrace(trace_id, counts)
-        for row in rows:
+        file_rows = 0
+        for row in chain(ahead, rows):
+            file_rows += not row.torn
             if row.value is None:
                 counts.problems.append(Problem(str(path), row.line, row.reason))
             if row.torn:
@@ -60,7 +67,7 @@ class Codex:
             else:
                 trace.add(row)
         source = trace.finish()
-        source.file_rows = sum(not row.torn for row in rows)
+        source.file_rows = file_rows
         yield source
 
 

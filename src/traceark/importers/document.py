@@ -138,11 +138,12 @@ class DocumentTrace:
         at = self.typed.time(told)
         if at is not None:
             self._time = at
-            # What is assigned is looked at again, so only what changes is.
-            if self.trace.created_at is None or at < self.trace.created_at:
-                self.trace.created_at = at
-            if self.trace.completed_at is None or at > self.trace.completed_at:
-                self.trace.completed_at = at
+            # Past the look that the model takes at what is assigned: there are many, and `Typed` made them.
+            header = self.trace.__dict__
+            if header["created_at"] is None or at < header["created_at"]:
+                header["created_at"] = at
+            if header["completed_at"] is None or at > header["completed_at"]:
+                header["completed_at"] = at
         return self._time
 
     def model(self, told: Json) -> None:

@@ -51,6 +51,8 @@ class GoalFold:
         message_id : str, optional
             The message that told it.
         """
+        if not self._changes:
+            return []
         by: JsonObject = {"message_id": message_id} if message_id is not None else {}
         changes, self._changes = self._changes, []
         return [SourceEvent(GOAL_STATUS, {**payload, **by}, at) for payload, at in changes]

@@ -24,7 +24,6 @@ from traceark.importers.document import INEXACT, DocumentTrace, document_of, hea
 from traceark.importers.jsonl import whole_value
 from traceark.importers.typed import Typed
 from traceark.importers.usage import usage_of
-from traceark.importers.zips import BAD_ZIP
 from traceark.models import Json, JsonObject, Message, Trace, Usage
 
 NAME = "inspect"
@@ -38,6 +37,8 @@ _USAGE_NAMES = {
     "reasoning_tokens": "reasoning",
     "total_tokens": "total",
 }
+# What Python's library raises where a zip is damaged, or of a kind that it does not know.
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 # Of the zip format (APPNOTE 4.4.5); Python's own library reads it from 3.14 on.
 _ZSTANDARD = 93
 # A member that says it is larger is no sample.
@@ -56,7 +57,7 @@ class InspectLog:
         try:
             with zipfile.ZipFile(path) as file:
                 names = set(file.namelist())
-        except BAD_ZIP:
+        except _BAD_ZIP:
             return False
         return bool(names & {"header.json", "_journal/start.json"})
 
@@ -104,7 +105,7 @@ def _member(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) 
 def _value(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) -> Json:
     try:
         data = _bytes(file, file.getinfo(name))
-    except BAD_ZIP as error:
+    except _BAD_ZIP as error:
         counts.problems.append(Problem(str(path), 0, f"{name} cannot be read: {error}"))
         return None
     whole = whole_value(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -62,10 +63,17 @@ class RowTrace:
 
     def made(self) -> list[Message]:
         """Return the messages."""
-        return [Message.parse(fields) for fields in self.messages]
+        return list(map(_message, self.messages))
 
     def event(self, kind: str, row: Row) -> None:
         """Keep a row as an event."""
         told: Json = row.value if row.values is None else row.values
         payload: Json = told if row.exact else {"line": row.line, "text": row.text}
         self.events.append(SourceEvent(f"{self._name}.{kind}", payload, self._time))
+
+
+def _message(fields: Mapping[str, Any]) -> Message:
+    """Return the message of fields that `Typed` made, which are as the model wants them."""
+    values = {name: fields.get(name) for name in Message.model_fields}
+    extra = {name: value for name, value in fields.items() if name not in values}
+    return Message.restored(values, extra)

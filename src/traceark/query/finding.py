@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from traceark.errors import AmbiguousMessageId, DamagedTraceError
+from pathlib import Path
+
+from traceark.errors import AmbiguousMessageId, DamagedTraceError, QueryError
 from traceark.layout import LOGS
 from traceark.models import Message
 from traceark.pool import TracePool
@@ -26,6 +28,20 @@ async def find(pool: TracePool, message_id: str) -> Message | None:
     AmbiguousMessageId
         Several hold it.
     """
+    held = await _held(pool, message_id)
+    if not held and pool.under is not None:
+        held = await pool.reach(_held(pool.under, message_id))
+    if len(held) > 1:
+        shown = ", ".join(repr(message.trace_id) for message in held[:_SHOWN])
+        more = "…" if len(held) > _SHOWN else ""
+        raise AmbiguousMessageId(
+            f"the message id {message_id!r} lives in {len(held)} traces ({shown}{more}); pass trace_id="
+        )
+    return held[0] if held else None
+
+
+async def _held(pool: TracePool, message_id: str) -> list[Message]:
+    """Return the messages of an id, one per trace that holds it."""
     standing = pool.standing
     await standing.refresh()
     candidates = set(await standing.reader.find_message(message_id)) | standing.others
@@ -39,16 +55,15 @@ async def find(pool: TracePool, message_id: str) -> Message | None:
             candidates.add(trace_id)
     if paths:
         text = "SELECT DISTINCT trace_id FROM messages WHERE message_id = $id"
-        found = await answer({"messages": [Source(paths=tuple(paths))]}, text, {"id": message_id})
-        candidates.update(row["trace_id"] for row in found.rows())
-    held = [message for each in sorted(candidates) if (message := await _message(pool, each, message_id)) is not None]
-    if len(held) > 1:
-        shown = ", ".join(repr(message.trace_id) for message in held[:_SHOWN])
-        more = "…" if len(held) > _SHOWN else ""
-        raise AmbiguousMessageId(
-            f"the message id {message_id!r} lives in {len(held)} traces ({shown}{more}); pass trace_id="
-        )
-    return held[0] if held else None
+        try:
+            found = await answer({"messages": [Source(paths=tuple(paths))]}, text, {"id": message_id})
+        except QueryError:
+            if all(Path(path).exists() for path in paths):
+                raise
+            candidates.update(standing.uncovered)  # one went meanwhile: its trace was reopened, or removed
+        else:
+            candidates.update(row["trace_id"] for row in found.rows())
+    return [message for each in sorted(candidates) if (message := await _message(pool, each, message_id)) is not None]
 
 
 async def _message(pool: TracePool, trace_id: str, message_id: str) -> Message | None:

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import cast
 
-import pyarrow as pa
-
-from traceark.codec.lines import to_record
 from traceark.codec.parquet import part_info, to_table
 from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning
 from traceark.layout import LOGS, LogName, PartName, parse_log_name, trace_prefix
-from traceark.models import GoalTree, JsonObject
+from traceark.models import JsonObject
 from traceark.pool import TracePool
 from traceark.query.sources import VIEWS, Source
 from traceark.reading import StoredTrace
+from traceark.rollups.goals import goal_records
 from traceark.rollups.standing import Standing
 from traceark.storage.base import KeyMissingError
 
@@ -36,6 +34,29 @@ async def gather(pool: TracePool, wanted: Collection[str]) -> dict[str, list[Sou
     DamagedTraceWarning
         A trace was left out.
     """
+    if pool.under is None:
+        return await _gather(pool, wanted)
+    sources, held = await _steadily(pool, wanted)
+    for view, found in (await pool.reach(_gather(pool.under, wanted))).items():
+        sources[view] += [each.without(held) for each in found]
+    return sources
+
+
+async def _steadily(pool: TracePool, wanted: Collection[str]) -> tuple[dict[str, list[Source]], list[str]]:
+    """Return the sources, and the ids of the traces that the archive held before and after they were gathered."""
+    after = await _ids(pool)
+    while True:
+        before, sources, after = after, await _gather(pool, wanted), await _ids(pool)
+        if before == after:
+            return sources, after
+
+
+async def _ids(pool: TracePool) -> list[str]:
+    found = await pool.catalog.select('SELECT "trace_id" FROM traces ORDER BY 1', {})
+    return [str(each) for each in found.column(0).to_pylist()]
+
+
+async def _gather(pool: TracePool, wanted: Collection[str]) -> dict[str, list[Source]]:
     sources: dict[str, list[Source]] = {}
     if "traces" in wanted:
         snapshot, masked, rows = await pool.catalog.parted()
@@ -74,7 +95,7 @@ async def _log_sources(pool: TracePool, standing: Standing, log: LogName) -> lis
 async def _goal_sources(pool: TracePool, standing: Standing) -> list[Source]:
     async def read(stored: StoredTrace) -> Iterable[JsonObject]:
         tree = await stored.tree()
-        return _goal_records(stored.trace_id, tree) if tree is not None else ()
+        return goal_records(stored.trace_id, tree) if tree is not None else ()
 
     live = await _read(pool, [*standing.others, *standing.uncovered_goals], read)
     return [*await _rolled(standing, "goals", standing.masked_goals), _through_python("goals", live)]
@@ -99,8 +120,7 @@ async def _rolled(standing: Standing, view: str, masks: list[set[str]]) -> list[
 
 def _masked(paths: Iterable[str], trace_ids: Collection[str]) -> Source:
     """Return files without the rows of some traces."""
-    mask = pa.table({"trace_id": pa.array(sorted(trace_ids), pa.string())}) if trace_ids else None
-    return Source(paths=tuple(paths), masked=mask)
+    return Source(paths=tuple(paths)).without(trace_ids)
 
 
 def part_path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | None:
@@ -147,9 +167,3 @@ async def _read(pool: TracePool, trace_ids: Collection[str], read: Read) -> list
         for records in await asyncio.gather(*map(one, ids[start : start + _PARALLEL])):
             found += records
     return found
-
-
-def _goal_records(trace_id: str, tree: GoalTree) -> Iterator[JsonObject]:
-    for position, goal in enumerate(tree.goals):
-        record = to_record(goal)
-        yield {"trace_id": trace_id, "goal_id": record.pop("id"), "position": position, **record}

@@ -6,8 +6,8 @@ is made of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -36,6 +36,13 @@ class Source:
     paths: tuple[str, ...] = ()
     table: pa.Table | None = None
     masked: pa.Table | None = None
+
+    def without(self, trace_ids: Collection[str]) -> Source:
+        """Return it without the rows of some more traces."""
+        if not trace_ids:
+            return self
+        mask = pa.table({"trace_id": pa.array(sorted(trace_ids), pa.string())})
+        return replace(self, masked=mask if self.masked is None else pa.concat_tables([self.masked, mask]))
 
 
 # By the name of the view; one that is not there is empty.

@@ -19,14 +19,20 @@ import pyarrow.parquet as pq
 
 from traceark import database
 from traceark.catalog.beside import Amiss
-from traceark.layout import HEADER, LOGS, MANIFEST, LogName, trace_prefix
+from traceark.catalog.rows import tree_number
+from traceark.codec.fields import GOALS
+from traceark.codec.parquet import to_table
+from traceark.errors import CorruptFileError, UnsupportedFormatError
+from traceark.headers import TreeFile
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, trace_prefix
 from traceark.rollups.cache import FileCache
 from traceark.rollups.files import IDS, Rollup
+from traceark.rollups.goals import goal_records
 from traceark.rollups.reader import RollupReader
 from traceark.rollups.write import column_list, literal
 from traceark.storage.base import Entry, KeyMissingError, Storage
 
-# So many bytes of parts are held in memory at a time.
+# So many bytes of parts or goal trees are held in memory at a time.
 _CHUNK_BYTES = 64 << 20
 
 # Of each trace, how many rows it has and the sum of their hashes, which does not depend on their order.
@@ -35,7 +41,7 @@ Sums = dict[str, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """A trace whose rows in a rollup are shown, and the part that holds the same rows of a log."""
+    """A trace whose rows of a view in a rollup are shown, and the file that they come from."""
 
     trace_id: str
     key: str | None
@@ -45,7 +51,7 @@ class _Member:
 async def amiss(
     storage: Storage, binding: str, cache: FileCache, listed: Mapping[str, Mapping[str, Entry]]
 ) -> list[Amiss]:
-    """Return what current rollups hold that is not so; every row of them, and every part behind it, is read.
+    """Return what current rollups hold that is not so; every row of them, and every file behind it, is read.
 
     Parameters
     ----------
@@ -66,59 +72,66 @@ async def amiss(
     with closing(database.connect()) as opened:
         for rollup in rollups:
             try:
-                for log in LOGS:
-                    found += await _log_amiss(storage, opened, reader, rollup, log, listed)
+                for view in (*LOGS, "goals"):
+                    found += await _view_amiss(storage, opened, reader, rollup, view, listed)
                 found += await _ids_amiss(opened, reader, rollup)
             except KeyMissingError:
                 continue  # it was merged into another, or a trace of it changed or deleted, meanwhile
     return found
 
 
-async def _log_amiss(
+async def _view_amiss(
     storage: Storage,
     opened: duckdb.DuckDBPyConnection,
     reader: RollupReader,
     rollup: Rollup,
-    log: LogName,
+    view: str,
     listed: Mapping[str, Mapping[str, Entry]],
 ) -> list[Amiss]:
-    paths = await reader.paths_of(rollup, log)
-    names = rollup.names(log)
+    paths = await reader.paths_of(rollup, view)
+    names = rollup.names(view)
     try:
-        held = await asyncio.to_thread(_sums_of_files, opened, log, paths)
+        held = await asyncio.to_thread(_sums_of_files, opened, view, paths)
     except duckdb.Error as error:
         return [Amiss(None, rollup.key(names[0]), f"its rows cannot be read ({_first_line(error)})")]
-    found: list[Amiss] = []
+    file = rollup.key(names[0]) if names else rollup.key("")
     members = reader.members_of(rollup.id)
-    for chunk in _chunks(_shown(members, log, listed)):
-        parts = [await storage.read(each.key) for each in chunk if each.key is not None]
+    # No mask hides the rows of a trace that is no member.
+    strangers = held.keys() - set(members["trace_id"].to_pylist())
+    found = [Amiss(each, file, "it has rows of the trace, which is not in the rollup") for each in sorted(strangers)]
+    for chunk in _chunks(_shown(members, view, listed)):
+        files = {each.trace_id: await storage.read(each.key) for each in chunk if each.key is not None}
         try:
-            true = await asyncio.to_thread(_sums_of_parts, opened, log, parts)
-        except (duckdb.Error, pa.ArrowException, OSError):
-            continue  # the check of the trace whose part it is tells
+            true = await asyncio.to_thread(_sums_of_traces, opened, view, files)
+        except (duckdb.Error, pa.ArrowException, OSError, CorruptFileError, UnsupportedFormatError):
+            continue  # the check of the trace whose file it is tells
         for each in chunk:
             if held.get(each.trace_id, (0, 0)) != true.get(each.trace_id, (0, 0)):
-                file = rollup.key(names[0]) if names else rollup.key("")
-                found.append(Amiss(each.trace_id, file, f"its rows of the trace's {log} are not those of the trace"))
+                found.append(Amiss(each.trace_id, file, f"its rows of the trace's {view} are not those of the trace"))
     return found
 
 
-def _shown(members: pa.Table, log: LogName, listed: Mapping[str, Mapping[str, Entry]]) -> Iterator[_Member]:
-    """Yield the members whose rows readers are shown."""
-    rows = zip(*(members[name].to_pylist() for name in ("trace_id", "messages", "events")), strict=True)
-    for trace_id, *parts in rows:
+def _shown(members: pa.Table, view: str, listed: Mapping[str, Mapping[str, Entry]]) -> Iterator[_Member]:
+    """Yield the members whose rows of a view readers are shown."""
+    rows = zip(*(members[name].to_pylist() for name in ("trace_id", "tree", "messages", "events")), strict=True)
+    for trace_id, tree, *parts in rows:
         entries = listed.get(trace_id, {})
         if not {HEADER, MANIFEST} <= entries.keys():
             continue
-        there = {each: {name for name in entries if name.startswith(f"{each}/")} for each in LOGS}
-        named = {each: None if part is None else f"{each}/{part}" for each, part in zip(LOGS, parts, strict=True)}
-        if all(not there[each] if name is None else name in there[each] for each, name in named.items()):
-            name = named[log]
-            yield _Member(
-                trace_id,
-                None if name is None else f"{trace_prefix(trace_id)}/{name}",
-                0 if name is None else entries[name].size,
-            )
+        there = [{name for name in entries if name.startswith(f"{log}/")} for log in LOGS]
+        named = [None if part is None else f"{log}/{part}" for log, part in zip(LOGS, parts, strict=True)]
+        if any(names if name is None else name not in names for name, names in zip(named, there, strict=True)):
+            continue
+        name: str | None
+        if view in LOGS:
+            name = named[LOGS.index(view)]
+        else:
+            found = entries.get(GOAL_TREE)
+            if tree != (None if found is None else tree_number(found.size, found.version)):
+                continue
+            name = None if found is None else GOAL_TREE
+        key = None if name is None else f"{trace_prefix(trace_id)}/{name}"
+        yield _Member(trace_id, key, 0 if name is None else entries[name].size)
 
 
 def _chunks(members: Iterator[_Member]) -> Iterator[list[_Member]]:
@@ -134,25 +147,30 @@ def _chunks(members: Iterator[_Member]) -> Iterator[list[_Member]]:
         yield chunk
 
 
-def _sums(opened: duckdb.DuckDBPyConnection, log: LogName, source: str, bound: list[object] | None = None) -> Sums:
-    query = f"SELECT trace_id, count(*), sum(hash({column_list(log)})) FROM {source} GROUP BY trace_id"
+def _sums(opened: duckdb.DuckDBPyConnection, view: str, source: str, bound: list[object] | None = None) -> Sums:
+    query = f"SELECT trace_id, count(*), sum(hash({column_list(view)})) FROM {source} GROUP BY trace_id"
     rows = opened.execute(query, bound).fetchall()
     return {trace_id: (count, total) for trace_id, count, total in rows}
 
 
-def _sums_of_files(opened: duckdb.DuckDBPyConnection, log: LogName, paths: Sequence[Path]) -> Sums:
-    return _sums(opened, log, "read_parquet($1)", [[literal(path) for path in paths]]) if paths else {}
+def _sums_of_files(opened: duckdb.DuckDBPyConnection, view: str, paths: Sequence[Path]) -> Sums:
+    return _sums(opened, view, "read_parquet($1)", [[literal(path) for path in paths]]) if paths else {}
 
 
-def _sums_of_parts(opened: duckdb.DuckDBPyConnection, log: LogName, parts: Sequence[bytes]) -> Sums:
-    if not parts:
+def _sums_of_traces(opened: duckdb.DuckDBPyConnection, view: str, files: Mapping[str, bytes]) -> Sums:
+    """Return the sums of what lies in the traces, given by trace id the part, or the goal tree."""
+    if not files:
         return {}
-    table = pa.concat_tables([pq.read_table(BytesIO(data)) for data in parts], promote_options="default")
-    opened.register("parts", table)
+    if view == "goals":
+        trees = ((trace_id, TreeFile.decode(data, GOAL_TREE).tree) for trace_id, data in files.items())
+        table = to_table(GOALS, [record for trace_id, tree in trees for record in goal_records(trace_id, tree)])
+    else:
+        table = pa.concat_tables([pq.read_table(BytesIO(data)) for data in files.values()], promote_options="default")
+    opened.register("true_rows", table)
     try:
-        return _sums(opened, log, "parts")
+        return _sums(opened, view, "true_rows")
     finally:
-        opened.unregister("parts")
+        opened.unregister("true_rows")
 
 
 async def _ids_amiss(opened: duckdb.DuckDBPyConnection, reader: RollupReader, rollup: Rollup) -> list[Amiss]:

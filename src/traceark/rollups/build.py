@@ -16,20 +16,20 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traceark.codec.fields import GOALS
-from traceark.codec.lines import decode_line
 from traceark.codec.parquet import part_info, to_table
 from traceark.codec.parts import read_part
 from traceark.errors import CorruptFileError, DamagedTraceWarning
-from traceark.layout import FORMAT_VERSION, GOAL_TREE, LOGS, LogName, PartName, parse_log_name, trace_prefix
+from traceark.layout import GOAL_TREE, LOGS, LogName, PartName, parse_log_name, trace_prefix
 from traceark.models import JsonObject
-from traceark.rollups.files import GOALS_FILE, IDS, MEMBER_SCHEMA, MEMBERS, TREE_LEFT_OUT
+from traceark.rollups.files import GOALS_FILE, IDS, MEMBER_SCHEMA, MEMBERS
+from traceark.rollups.goals import ReadTree, goals_of
 from traceark.rollups.plan import Candidate
 from traceark.rollups.write import check_rows, connection, stage, write_ids, write_view
 from traceark.storage.base import KeyMissingError, Storage
@@ -55,12 +55,12 @@ class Built:
 
 @dataclass(slots=True)
 class _Chunk:
-    """Some candidates with the paths of their parts and the bytes of their goal trees."""
+    """Some candidates with the paths of their parts, and their goal trees as they were read."""
 
     at: int
     candidates: list[Candidate]
     paths: dict[tuple[str, LogName], Path] = field(default_factory=dict)
-    trees: dict[str, bytes] = field(default_factory=dict)
+    trees: dict[str, ReadTree] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
 
 
@@ -136,7 +136,8 @@ class Builder:
                             path.write_bytes(data)
                         chunk.paths[candidate.trace_id, log] = path
                     if candidate.tree is not None:
-                        chunk.trees[candidate.trace_id] = await self._storage.read(f"{prefix}/{GOAL_TREE}")
+                        found = await self._storage.read_versioned(f"{prefix}/{GOAL_TREE}")
+                        chunk.trees[candidate.trace_id] = ReadTree(*found)
                 except KeyMissingError:
                     chunk.gone.add(candidate.trace_id)  # reopened or deleted since the catalog was read
 
@@ -240,15 +241,18 @@ class Builder:
         members: list[dict[str, Any]] = []
         records: list[JsonObject] = []
         for each in kept:
-            goals = _goals(each, chunk.trees.get(each.trace_id))
-            records += goals or []
+            tree = each.tree
+            if tree is not None:
+                goals = goals_of(each, chunk.trees[each.trace_id])
+                records += goals or []
+                tree = ~tree if goals is None else tree
             members.append(
                 {
                     "trace_id": each.trace_id,
                     "incarnation": each.incarnation,
                     "messages": each.messages_part,
                     "events": each.events_part,
-                    "tree": TREE_LEFT_OUT if goals is None and each.tree is not None else each.tree,
+                    "tree": tree,
                 }
             )
         if records:
@@ -349,26 +353,3 @@ def _counts(path: Path, log: LogName, candidate: Candidate, count: int) -> bool:
         )
     except (CorruptFileError, OSError):
         return False
-
-
-def _goals(candidate: Candidate, data: bytes | None) -> list[JsonObject] | None:
-    """Return the records of a trace's goals, or None where the tree is not the one that the catalog speaks of."""
-    if data is None:
-        return None
-    parsed = parse_log_name(candidate.messages_part) if candidate.messages_part is not None else None
-    end = parsed.last if isinstance(parsed, PartName) else 0
-    try:
-        tree = cast("dict[str, Any]", decode_line(data, GOAL_TREE))
-        if (
-            tree["_format"] != FORMAT_VERSION
-            or (tree["_incarnation"], tree["_revision"]) != (candidate.incarnation, candidate.tree)
-            or tree["_checkpoint"]["messages"]["offset"] != end
-        ):
-            return None
-        return [
-            {"trace_id": candidate.trace_id, "goal_id": goal["id"], "position": position}
-            | {name: value for name, value in goal.items() if name != "id"}
-            for position, goal in enumerate(tree["goals"])
-        ]
-    except (CorruptFileError, KeyError, TypeError):
-        return None  # reading it from the trace says what is wrong

@@ -96,10 +96,12 @@ class FileCache:
         return self._directory / f"{name}.parquet"
 
     def _put(self, path: Path, data: bytes) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._evict(len(data))
         temporary = self._directory / f"{_TEMPORARY}{secrets.token_hex(8)}"
         try:
+            # Whoever may not read the archive is not to read it here.
+            temporary.touch(mode=0o600, exist_ok=False)
             temporary.write_bytes(data)
             temporary.replace(path)
         finally:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from traceark import database
-from traceark.rollups.files import MEMBER_SCHEMA, TREE_LEFT_OUT
+from traceark.rollups.files import MEMBER_SCHEMA
 
 # Members of all current rollups: `rollup` is the place of the rollup in the list of current ones.
 MEMBERS_SCHEMA = pa.schema([("rollup", pa.int32()), *MEMBER_SCHEMA])
@@ -29,7 +29,8 @@ FROM members m LEFT JOIN catalog r
     AND r._messages IS NOT DISTINCT FROM m.messages AND r._events IS NOT DISTINCT FROM m.events
 """
 _SAME_LOGS = "r.trace_id IS NOT NULL"
-_SAME_ALL = f"{_SAME_LOGS} AND (m.tree = {TREE_LEFT_OUT} OR m.tree IS NOT DISTINCT FROM r._tree)"
+# The complement says that this very tree could not be taken: it is read where it lies, and not tried again.
+_SAME_ALL = f"{_SAME_LOGS} AND (m.tree IS NOT DISTINCT FROM r._tree OR m.tree = ~r._tree)"
 # A trace counts in the oldest rollup that holds it validly.
 _CHOSEN = "CREATE TEMP TABLE chosen AS SELECT trace_id, min(rollup) AS rollup FROM joined WHERE valid GROUP BY trace_id"
 _MASKED = """

@@ -25,8 +25,6 @@ MEMBERS = "members.parquet"
 IDS = "ids.parquet"
 GOALS_FILE = "goals.parquet"
 
-# In place of a tree's revision: the tree could not be taken and is read where it lies.
-TREE_LEFT_OUT = -1
 # What of which trace a rollup holds; as long as the catalog says the same, its rows are true.
 MEMBER_SCHEMA = pa.schema(
     [

@@ -42,7 +42,7 @@ class Candidate:
 
     `created_at` is microseconds since the epoch, None if unknown; `messages_part` and
     `events_part` are the parts that are its logs, None where a log is empty; `tree` is the
-    revision of its goal tree; `bytes` what its parts weigh and `records` how many they hold.
+    catalog's number of its goal tree; `bytes` what its parts weigh and `records` how many they hold.
     `messages` and `events` are what the header counts.
     """
 

@@ -305,6 +305,7 @@ class Workshop:
         rollup = Rollup(target.name, files, counts, level, began, replaces, now_text())
         keys = [rollup.key(name) for name in files]
         if isinstance(self._storage, AppendStorage):
+            self._storage.take_over(keys)
             await self._storage.sync(keys)
         else:
             slots = asyncio.Semaphore(_UPLOADS)

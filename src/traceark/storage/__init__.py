@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from traceark.storage.access import Access
 from traceark.storage.base import Durability, Storage
 
 
-def storage_for(url: str | Path, storage_options: Mapping[str, Any] | None, durability: Durability) -> Storage:
+def storage_for(
+    url: str | Path,
+    storage_options: Mapping[str, Any] | None,
+    durability: Durability,
+    access: Access = "owner",
+) -> Storage:
     """Return the storage of an archive's URL or path; nothing is touched yet.
 
     Examples
@@ -23,11 +29,11 @@ def storage_for(url: str | Path, storage_options: Mapping[str, Any] | None, dura
     if not separator or len(scheme) < 2:
         from traceark.storage.local import LocalStorage
 
-        return LocalStorage(Path(text).expanduser(), durability)
+        return LocalStorage(Path(text).expanduser(), durability, access)
     if scheme == "file":
         from traceark.storage.local import LocalStorage
 
-        return LocalStorage(Path(unquote(urlsplit(text).path)), durability)
+        return LocalStorage(Path(unquote(urlsplit(text).path)), durability, access)
     if scheme == "memory":
         from traceark.storage.memory import MemoryStorage
 

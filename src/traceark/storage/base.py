@@ -114,6 +114,13 @@ class Storage(ABC):
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in this order; one that is gone already is no error."""
 
+    async def remove_leftovers(self, prefix: str, seconds: float) -> int:
+        """Remove, below a prefix, what writes left that were cut short so many seconds ago; return how many files.
+
+        Where an object is put whole or not at all there are none.
+        """
+        return 0
+
     async def sync_names(self, prefix: str) -> None:
         """Return when the names right below a prefix, those that are gone too, last over a loss of power.
 
@@ -223,6 +230,10 @@ class AppendStorage(Storage):
     @abstractmethod
     def open_appender(self, key: str) -> Appender:
         """Open a segment for appending, creating it durably when it is not there."""
+
+    @abstractmethod
+    def take_over(self, keys: Iterable[str]) -> None:
+        """Give files that another library made the permissions of those that are made here."""
 
     @abstractmethod
     async def sync(self, keys: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import time
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from traceark.errors import StorageError
+from traceark.storage.access import Access, Permissions
 from traceark.storage.base import (
     Appender,
     AppendStorage,
@@ -36,6 +38,7 @@ except ImportError:  # Windows: reading works, writing is refused in `lock`.
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
 TEMPORARY = ".tmp-"
+_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
 
@@ -81,13 +84,11 @@ def _sync_directories(paths: Iterable[Path]) -> None:
 class LocalAppender(Appender):
     """A segment open with ``O_APPEND``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, permissions: Permissions) -> None:
         self._path = path
         with _errors(str(path)):
             new = not path.exists()
-            self._descriptor = os.open(
-                path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666
-            )
+            self._descriptor = permissions.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
             if new:
                 sync_directory(path.parent)
         self.size = os.fstat(self._descriptor).st_size
@@ -123,12 +124,12 @@ class LocalAppender(Appender):
 class LocalLock(Lock):
     """`flock` on a file whose content is the generation."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, permissions: Permissions) -> None:
         if fcntl is None:
             raise StorageError("writing needs flock, which this operating system has not; reading works")
         self._path = path
         with _errors(str(path)):
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            self._descriptor = permissions.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def try_acquire(self) -> bool:
         try:
@@ -167,10 +168,13 @@ class LocalStorage(AppendStorage):
     durability : {'fsync', 'os'}
         With ``os`` a directory's new names are left to the operating system; contents of
         published files are synced all the same.
+    access : {'owner', 'group', 'others'}
+        Who may use an archive that is made here; one that is there says it itself (see `access`).
     """
 
-    def __init__(self, root: Path, durability: Durability = "fsync") -> None:
+    def __init__(self, root: Path, durability: Durability = "fsync", access: Access = "owner") -> None:
         self.root = root.absolute()
+        self.permissions = Permissions(self.root, access)
         self.url = str(self.root)
         self._sync_names = durability == "fsync"
 
@@ -269,7 +273,7 @@ class LocalStorage(AppendStorage):
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         with _errors(str(path)):
             self._make(path.parent)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            descriptor = self.permissions.open(temporary, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
             try:
                 try:
                     view = memoryview(data)
@@ -294,7 +298,10 @@ class LocalStorage(AppendStorage):
             return
         self._make(path.parent)
         try:
-            path.mkdir(exist_ok=True)
+            self.permissions.make_directory(path)
+        except FileExistsError:
+            if not path.is_dir():
+                raise
         except FileNotFoundError as error:
             raise StorageError(error.errno, f"the directory {path} cannot be made here; choose another place") from None
         if self._sync_names:
@@ -314,8 +321,23 @@ class LocalStorage(AppendStorage):
             with _errors(str(self.path(prefix))):
                 await asyncio.to_thread(sync_directory, self.path(prefix))
 
+    async def remove_leftovers(self, prefix: str, seconds: float) -> int:
+        return await asyncio.to_thread(self._remove_leftovers, self.path(prefix), seconds)
+
+    def _remove_leftovers(self, directory: Path, seconds: float) -> int:
+        removed, now = 0, time.time()
+        for folder, _, names in os.walk(directory):
+            for name in filter(_LEFTOVER.fullmatch, names):
+                path = Path(folder, name)
+                with _errors(str(path)), suppress(FileNotFoundError):
+                    status = path.lstat()
+                    if now - max(status.st_mtime, status.st_ctime) > seconds:
+                        path.unlink()
+                        removed += 1
+        return removed
+
     def lock(self, key: str) -> LocalLock:
-        return LocalLock(self.path(key))
+        return LocalLock(self.path(key), self.permissions)
 
     def make_directory(self, prefix: str) -> None:
         with _errors(str(self.path(prefix))):
@@ -327,7 +349,12 @@ class LocalStorage(AppendStorage):
     def open_appender(self, key: str) -> LocalAppender:
         with _errors(str(self.path(key))):
             self._make(self.path(key).parent)
-        return LocalAppender(self.path(key))
+        return LocalAppender(self.path(key), self.permissions)
+
+    def take_over(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            with _errors(str(self.path(key))):
+                self.permissions.give(self.path(key))
 
     async def sync(self, keys: Iterable[str]) -> None:
         await asyncio.to_thread(self._sync, list(keys))

@@ -11,18 +11,19 @@ a condition failed but that it is to be tried again; and an answer that breaks o
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 import fsspec
 import fsspec.asyn
 
-from traceark.errors import StorageError, UnsafeStorageError
+from traceark.errors import InvalidValueError, StorageError, UnsafeStorageError
 from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
-from traceark.storage.s3_errors import ConflictError, refused_credentials, translated
+from traceark.storage.s3_errors import ConflictError, CredentialsError, translated
+from traceark.storage.secrets import Secrets
 
 Answer = TypeVar("Answer")
 _PARALLEL = 32
@@ -45,21 +46,27 @@ class FsspecStorage(Storage):
     grace_seconds = 15 * 60.0
 
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
-        self.url = url.rstrip("/")
-        self._fs, self._root = fsspec.core.url_to_fs(self.url, **dict(storage_options))
+        self._secrets = Secrets(url, storage_options)
+        self.url = self._secrets.masked(url.rstrip("/"))
+        self._fs, self._root = self._secrets.keep(
+            lambda: fsspec.core.url_to_fs(url.rstrip("/"), **dict(storage_options))
+        )
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
     async def _call(self, what: str, work: Callable[[], Answer]) -> Answer:
-        try:
-            return await asyncio.to_thread(work)
-        except FileNotFoundError:
-            raise KeyMissingError(f"{what} is not there") from None
-        except FileExistsError:
-            raise KeyExistsError(f"{what} is there already") from None
-        except OSError as error:
-            raise StorageError(error.errno, f"{what}: {error}") from error
+        def named() -> Answer:
+            try:
+                return work()
+            except FileNotFoundError:
+                raise KeyMissingError(f"{what} is not there") from None
+            except FileExistsError:
+                raise KeyExistsError(f"{what} is there already") from None
+            except Exception as error:  # each file system raises what the libraries below it do
+                raise StorageError(getattr(error, "errno", None) or 5, f"{what}: {error}") from error
+
+        return await asyncio.to_thread(self._secrets.keep, named)
 
     async def read(self, key: str, start: int = 0) -> bytes:
         path = self._path(key)
@@ -161,10 +168,13 @@ class S3Storage(Storage):
             from aiobotocore.session import AioSession
         except ImportError:
             raise StorageError("archives on S3 need s3fs: pip install 'traceark[s3]'") from None
+        if "@" in urlsplit(url).netloc:
+            raise InvalidValueError("an S3 URL holds no credentials; give them as storage_options", "url")
+        self._secrets = Secrets(url, storage_options)
         self.url = url.rstrip("/")
         self._bucket, _, root = self.url.partition("://")[2].partition("/")
         self._root = f"{root}/" if root else ""
-        self._fs = s3fs.S3FileSystem(**dict(storage_options))
+        self._fs = self._secrets.keep(lambda: s3fs.S3FileSystem(**dict(storage_options)))
         if self._fs.session is None:
             session = AioSession(**self._fs.kwargs)
             session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
@@ -178,17 +188,13 @@ class S3Storage(Storage):
         except asyncio.CancelledError:
             raise
         except Exception as error:  # s3fs raises what botocore, aiohttp and the sockets below raise
-            refused = refused_credentials(error)
-            if refused is None:
-                raise translated(error, what) from error
-            # Who opens the archive again is not to get the client that holds them.
-            self._fs.clear_instance_cache()
-            raise StorageError(
-                getattr(error, "errno", None) or errno.EACCES,
-                f"{self.url}: the credentials {refused} ({error}); get valid ones, from where yours come from, give "
-                "them in `storage_options`, the environment or the AWS profile, and open the archive again; "
-                "what was acknowledged is stored",
-            ) from error
+            failure = translated(error, what)
+            failure.__cause__ = error
+            if isinstance(failure, CredentialsError):
+                # Who opens the archive again is not to get the client that holds them.
+                self._fs.clear_instance_cache()
+            safe = self._secrets.safe(failure)
+        raise safe
 
     def _arguments(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._root + key}

@@ -31,23 +31,29 @@ class ConflictError(StorageError):
     """The server met another write of the key under way, and says nothing about conditions."""
 
 
+class CredentialsError(StorageError):
+    """The credentials are missing, or the server does not take them, or no longer."""
+
+
 def _answer(error: Exception) -> Mapping[str, Any]:
     """Return what the server answered, or nothing."""
     cause: Any = error if hasattr(error, "response") else error.__cause__
     return getattr(cause, "response", None) or {}
 
 
-def refused_credentials(error: Exception) -> str | None:
-    """Say what is wrong with the credentials, if that is what an error tells."""
-    code = _answer(error).get("Error", {}).get("Code", "")
-    return _CREDENTIALS.get(code) or _CREDENTIALS.get(type(error).__name__)
-
-
 def translated(error: Exception, what: str) -> StorageError:
     """Return our error for one that s3fs raised over an object."""
     response = _answer(error)
+    name = type(error).__name__
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     code = response.get("Error", {}).get("Code", "")
+    refused = _CREDENTIALS.get(code) or _CREDENTIALS.get(name)
+    if refused is not None:
+        return CredentialsError(
+            getattr(error, "errno", None) or errno.EACCES,
+            f"{what}: the credentials {refused} ({code or name}: {error}); get valid ones from where yours come from, "
+            "give them in `storage_options`, the environment or the AWS profile, and open the archive again",
+        )
     if code == "PreconditionFailed" or status == 412:
         return VersionMismatchError(f"{what} was replaced meanwhile")
     if status == 409:
@@ -56,4 +62,4 @@ def translated(error: Exception, what: str) -> StorageError:
         return KeyMissingError(f"{what} is not there")
     if code == "InvalidRange":
         return KeyMissingError(f"{what} is shorter than it was")
-    return StorageError(getattr(error, "errno", None) or errno.EIO, f"{what}: {code or type(error).__name__}: {error}")
+    return StorageError(getattr(error, "errno", None) or errno.EIO, f"{what}: {code or name}: {error}")

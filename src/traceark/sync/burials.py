@@ -36,9 +36,12 @@ class Burials:
 
 
 async def carried(
-    source: ArchiveStore, target: ArchiveStore, problems: list[str], *, dry_run: bool
+    source: ArchiveStore, target: ArchiveStore, pinned: set[str], problems: list[str], *, dry_run: bool
 ) -> AsyncIterator[str]:
-    """Bring the source's tombstones to the target; yield the ids of traces that are, or would be, deleted for them."""
+    """Bring the source's tombstones to the target; yield the ids of traces that are, or would be, deleted for them.
+
+    A run that is pinned at the target stays, and its tombstone is not carried.
+    """
     for trace_id, incarnation in sorted(await buried(source.storage)):
         try:
             if await _holds(source, trace_id, incarnation):
@@ -47,6 +50,8 @@ async def carried(
             is_there = await _holds(target, trace_id, incarnation)
         except (CorruptFileError, UnsupportedFormatError) as error:
             problems.append(f"tombstone of {trace_id}: {error}; it was not carried")
+            continue
+        if is_there and trace_id in pinned:
             continue
         if not dry_run:
             await _bury(target, tombstone, is_there=is_there)

@@ -6,13 +6,15 @@ trace yet; done again, it goes on. What to copy has been decided in `compare`.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from traceark.errors import CorruptFileError, StorageError
-from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, PartName, parse_log_name
-from traceark.lifecycle import locked
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
+from traceark.lifecycle import locked, versions
 from traceark.manifest import sha256
 from traceark.storage.base import (
     AppendStorage,
@@ -23,12 +25,16 @@ from traceark.storage.base import (
 )
 from traceark.sync.sides import Side
 
+MD5 = re.compile(r'"([0-9a-f]{32})"')
+
 
 class ChangedMeanwhileError(StorageError):
     """The target's trace is not as it was compared; compare again."""
 
 
-async def carry(side: Side, target: Storage, there: Side | None, *, check: bool) -> int:
+async def carry(
+    side: Side, target: Storage, there: Side | None, *, check: bool, listed: Mapping[str, Entry] | None = None
+) -> int:
     """Bring a trace at the target to the source's state.
 
     Parameters
@@ -39,7 +45,10 @@ async def carry(side: Side, target: Storage, there: Side | None, *, check: bool)
     there : Side, optional
         The target's trace, an earlier state; None where there is none.
     check : bool
-        Whether to read back what was written.
+        Whether to read back what was written, where the storage does not tell its hash.
+    listed : mapping of str to Entry, optional
+        The files there, of which none is a header, as they were listed a while ago: enough where every
+        file is created exclusively.
 
     Returns
     -------
@@ -56,7 +65,9 @@ async def carry(side: Side, target: Storage, there: Side | None, *, check: bool)
         What was read back is not what was written.
     """
     async with alone(target, side.prefix):
-        present = await as_compared(target, side.prefix, there)
+        present = listed
+        if present is None or isinstance(target, AppendStorage):
+            present = await as_compared(target, side.prefix, there)
         if present is None:
             raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
         return await publish(side, target, present, there, check=check)
@@ -82,8 +93,7 @@ async def as_compared(target: Storage, prefix: str, there: Side | None) -> Mappi
     present = await target.list(prefix)
     if there is None:
         return present if HEADER not in present else None
-    known = {name: each.version for name, each in there.entries.items() if name != LOCK}
-    return present if known == {name: each.version for name, each in present.items() if name != LOCK} else None
+    return present if versions(present) == versions(there.entries) else None
 
 
 async def publish(side: Side, target: Storage, present: Mapping[str, Entry], there: Side | None, *, check: bool) -> int:
@@ -102,23 +112,32 @@ async def _publish(
         # Whoever changes a sealed trace removes its manifest first.
         await target.delete([f"{prefix}/{MANIFEST}"])
         await target.sync_names(prefix)
-    hashes: dict[str, str] = {}
+    # What was put, with what its hash must be; None where the answer told it.
+    put: dict[str, str | None] = {}
+    undo = _Undo(target)
     for name in side.log_files():
         entry = present.get(name)
         if entry is not None and entry.size == side.entries[name].size and _is_part(name):
             continue  # a part's name tells its content
-        data = await side.storage.read(f"{prefix}/{name}")
-        written += await _put(target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name))
-        hashes[name] = sha256(data)
+        data = await side.read(name)
+        size, version = await _put(
+            target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name), undo=undo
+        )
+        written += size
+        put[name] = None if is_md5(version, data) else sha256(data)
+    await undo.unless_alone(prefix, present)
     for name, headers in _headers(side, there):
-        is_there = name in present or name in hashes
-        written += await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
-        hashes[name] = sha256(headers)
+        is_there = name in present or name in put
+        size, version = await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
+        written += size
+        put[name] = None if is_md5(version, headers) else sha256(headers)
     if check:
-        await _check(side, target, hashes)
+        await _check(side, target, {name: digest for name, digest in put.items() if digest is not None})
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
-    if isinstance(target, AppendStorage):
-        await target.delete(f"{prefix}/{name}" for name in superseded)
+    if not isinstance(target, AppendStorage):
+        # A segment that was created there stays for a while, to keep late writers from its offsets.
+        superseded = [name for name in superseded if not _keeps_offsets(name)]
+    await target.delete(f"{prefix}/{name}" for name in superseded)
     if side.manifest is not None:
         await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
@@ -135,19 +154,55 @@ def _headers(side: Side, there: Side | None) -> Iterator[tuple[str, bytes]]:
     yield HEADER, side.header_data
 
 
-async def _put(target: Storage, key: str, data: bytes, *, is_there: bool, whole: bool) -> int:
-    """Write a file, of a segment that has grown only what is new; return how many bytes that was."""
+class _Undo:
+    """What was written to the logs of an object store, where nothing keeps others from doing the same.
+
+    Of two that write the same offsets at the same time at least one sees the other, since each
+    lists after it has written; who does takes back what it wrote, and looks again.
+    """
+
+    def __init__(self, target: Storage) -> None:
+        self._target = target
+        self._created: list[str] = []
+        self._replaced: list[tuple[str, bytes, str]] = []
+
+    def created(self, key: str) -> None:
+        self._created.append(key)
+
+    def replaced(self, key: str, before: bytes, version: str) -> None:
+        self._replaced.append((key, before, version))
+
+    async def unless_alone(self, prefix: str, present: Mapping[str, Entry]) -> None:
+        if isinstance(self._target, AppendStorage) or not (self._created or self._replaced):
+            return
+        now = await self._target.list(prefix)
+        ours = {key.removeprefix(f"{prefix}/") for key in (*self._created, *(key for key, *_ in self._replaced))}
+        if not any(_is_log_file(name) for name in now.keys() - present.keys() - ours):
+            return
+        await self._target.delete(self._created)
+        for key, before, version in self._replaced:
+            await self._target.replace(key, before, version)
+        raise ChangedMeanwhileError(f"{self._target.url}/{prefix} was written to meanwhile")
+
+
+async def _put(
+    target: Storage, key: str, data: bytes, *, is_there: bool, whole: bool, undo: _Undo | None = None
+) -> tuple[int, str]:
+    """Write a file, of a segment that has grown only what is new; return how many bytes that was, and its version."""
     if not is_there:
         try:
-            await target.create(key, data)
+            version = await target.create(key, data)
         except KeyExistsError:
             # The answer to our own creation may have been lost.
-            if await target.read(key) != data:
+            known, version = await target.read_versioned(key)
+            if known != data:
                 raise
-        return len(data)
+        if undo is not None:
+            undo.created(key)
+        return len(data), version
     known, version = await target.read_versioned(key)
     if known == data or (not whole and known.startswith(data)):
-        return 0  # as it is, or with an unfinished record of the source that a copier had taken
+        return 0, version  # as it is, or with an unfinished record of the source that a copier had taken
     if isinstance(target, AppendStorage) and not whole and data.startswith(known):
         appender = target.open_appender(key)
         try:
@@ -155,9 +210,20 @@ async def _put(target: Storage, key: str, data: bytes, *, is_there: bool, whole:
             appender.sync()
         finally:
             appender.close()
-        return len(data) - len(known)
-    await target.replace(key, data, version)
-    return len(data)
+        return len(data) - len(known), ""
+    version = await target.replace(key, data, version)
+    if undo is not None:
+        undo.replaced(key, known, version)
+    return len(data), version
+
+
+def is_md5(version: str, data: bytes) -> bool:
+    """Say whether a version is the MD5 of some bytes, as the entity tag of an object is that was put in one piece.
+
+    Not where a key of the server's encrypts it, nor on a disk.
+    """
+    match = MD5.fullmatch(version)
+    return match is not None and match[1] == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 async def _check(side: Side, target: Storage, hashes: Mapping[str, str]) -> None:
@@ -176,6 +242,12 @@ def _is_longer(data: bytes, name: str, side: Side) -> bool:
 
 def _is_part(name: str) -> bool:
     return isinstance(parse_log_name(name.rpartition("/")[2]), PartName)
+
+
+def _keeps_offsets(name: str) -> bool:
+    """Say whether it is a segment of an object store, whose name tells no writer."""
+    parsed = parse_log_name(name.rpartition("/")[2])
+    return isinstance(parsed, SegmentName) and not parsed.writer
 
 
 def _is_log_file(name: str) -> bool:

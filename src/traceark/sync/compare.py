@@ -18,7 +18,7 @@ from traceark.layout import GOAL_TREE, HEADER, LOGS, LogName
 from traceark.models import JsonObject
 
 Standing = Literal["same", "forward", "behind", "diverged"]
-Outcome = Literal["same", "new", "forward", "behind", "diverged", "redacted", "deleted", "buried"]
+Outcome = Literal["same", "new", "forward", "behind", "diverged", "redacted", "deleted", "buried", "pinned"]
 
 
 @dataclass(frozen=True, slots=True)

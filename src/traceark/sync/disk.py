@@ -16,12 +16,13 @@ from pathlib import Path
 from traceark.errors import CorruptFileError
 from traceark.layout import HEADER, LOCK, LOGS, MANIFEST, TRACES
 from traceark.manifest import decode_manifest, sha256
+from traceark.storage.access import Permissions
 from traceark.storage.base import AppendStorage, Lock
 from traceark.storage.local import TEMPORARY, sync_directory
 
 # Traces that are published together; each holds a lock open meanwhile.
 GROUP = 400
-_EXCLUSIVE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_EXCLUSIVE = os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class _NotPlainError(Exception):
@@ -73,11 +74,14 @@ def copy_sealed(
     dict
         Bytes written, by the keys that were copied; the others are not plain.
     """
+    permissions = Permissions(root)
     with ExitStack() as locks:
         begun: list[_Copying] = []
         for key in keys:
             try:
-                begun.append(_copy_logs(source, target, root, key, locks, sync_each=sync_each, check=check))
+                begun.append(
+                    _copy_logs(source, target, root, key, locks, permissions, sync_each=sync_each, check=check)
+                )
             except (_NotPlainError, OSError, CorruptFileError):
                 continue  # `carry` tells what is wrong, if anything is
         if not sync_each:
@@ -86,7 +90,7 @@ def copy_sealed(
         for each in begun:
             try:
                 for name, data in each.last.items():
-                    _publish(each.directory / name, data, sync=sync_each)
+                    _publish(permissions, each.directory / name, data, sync=sync_each)
                 if sync_each:
                     sync_directory(each.directory)
             except OSError:
@@ -101,7 +105,15 @@ def copy_sealed(
 
 
 def _copy_logs(
-    source: Path, target: AppendStorage, root: Path, key: str, locks: ExitStack, *, sync_each: bool, check: bool
+    source: Path,
+    target: AppendStorage,
+    root: Path,
+    key: str,
+    locks: ExitStack,
+    permissions: Permissions,
+    *,
+    sync_each: bool,
+    check: bool,
 ) -> _Copying:
     there = root / TRACES / key
     manifest = _read(f"{source}/{TRACES}/{key}/{MANIFEST}")
@@ -109,16 +121,16 @@ def _copy_logs(
     files = {name: _checked(f"{source}/{TRACES}/{key}/{name}", digest) for name, digest in hashes.items()}
     if HEADER not in files:
         raise _NotPlainError
-    there.mkdir()
+    permissions.make_directory(there)
     lock = target.lock(f"{TRACES}/{key}/{LOCK}")
     locks.callback(lock.close)
     if not lock.try_acquire():
         raise _NotPlainError
     for log in LOGS:
-        (there / log).mkdir()
+        permissions.make_directory(there / log)
     first = {name: data for name, data in files.items() if name.partition("/")[0] in LOGS}
     for name, data in first.items():
-        _write(there / name, data, sync=sync_each)
+        _write(permissions, there / name, data, sync=sync_each)
         if check:
             _checked(f"{there}/{name}", hashes[name])
     if sync_each:
@@ -148,8 +160,8 @@ def _read(path: str) -> bytes:
         os.close(descriptor)
 
 
-def _write(path: Path, data: bytes, *, sync: bool) -> None:
-    descriptor = os.open(path, _EXCLUSIVE, 0o666)
+def _write(permissions: Permissions, path: Path, data: bytes, *, sync: bool) -> None:
+    descriptor = permissions.open(path, _EXCLUSIVE)
     try:
         view = memoryview(data)
         while view:
@@ -160,10 +172,10 @@ def _write(path: Path, data: bytes, *, sync: bool) -> None:
         os.close(descriptor)
 
 
-def _publish(path: Path, data: bytes, *, sync: bool) -> None:
+def _publish(permissions: Permissions, path: Path, data: bytes, *, sync: bool) -> None:
     """Write a file that is there whole or not at all."""
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-    _write(temporary, data, sync=sync)
+    _write(permissions, temporary, data, sync=sync)
     try:
         os.link(temporary, path)
     finally:

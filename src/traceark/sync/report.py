@@ -18,7 +18,8 @@ class SyncedTrace:
     outcome : str
         ``new``, ``forward`` (the target was an earlier state), ``behind`` (the source is one),
         ``diverged``, ``redacted`` (one is a redacted form of the other, and both are left as they are),
-        ``deleted`` at the target, or ``buried``: deleted or redacted there, and so not copied.
+        ``deleted`` at the target, ``buried``: deleted or redacted there, and so not copied, or
+        ``pinned``: to be deleted there, and kept for its pin.
     where : str
         Where the two part, if they diverged; which of them is redacted, if one is.
     copied_bytes : int

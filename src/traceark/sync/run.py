@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from traceark.store import ArchiveStore
 from traceark.sync import disk
 from traceark.sync.both import keep_both
 from traceark.sync.burials import Burials, carried
-from traceark.sync.carry import ChangedMeanwhileError, carry
+from traceark.sync.carry import MD5, ChangedMeanwhileError, carry
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
 from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
@@ -35,9 +35,6 @@ from traceark.tombstones import buried
 Progress = Callable[[int, int, int], None]
 _AT_A_TIME = 16
 _PATIENT_SECONDS = 30.0
-# The entity tag of an object that was put in one piece is the MD5 of its content, but where a key of the
-# server's encrypts it; then it equals no manifest's, and the trace is looked at.
-_MD5 = re.compile(r'"([0-9a-f]{32})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,8 @@ class SyncOptions:
     dry_run : bool
         Compare only.
     delete : bool
-        Delete at the target what the source does not have, and bury there what is buried at the source.
+        Delete at the target what the source does not have, and bury there what is buried at the source; not
+        what is pinned at the target.
     keep_both : bool
         Store the source's side of a trace that diverged beside the target's, under an id of its own.
     check : bool
@@ -93,7 +91,7 @@ async def sync(
     Raises
     ------
     InvalidValueError
-        Both are the same archive, or `delete` is asked for with filters.
+        Both are the same archive, one is opened with a spool, or `delete` is asked for with filters.
     StorageError
         One of them cannot be read or written.
 
@@ -111,12 +109,47 @@ async def sync(
     options = options or SyncOptions()
     if source.url == target.url:
         raise InvalidValueError(f"{source.url} is the source and the target")
+    refuse_spool("sync", source, target)
     if options.delete and filters:
         raise InvalidValueError("with filters it cannot be told what the source does not have; sync without them")
     chosen = await source.trace_ids(**filters) if filters else None
     if not options.dry_run:
         await target.make_ready()
     return await _Sync(source, target, options, progress, Burials(await buried(target.storage))).run(chosen)
+
+
+def refuse_spool(verb: str, *stores: ArchiveStore) -> None:
+    """Refuse stores of which a part lies elsewhere.
+
+    Raises
+    ------
+    InvalidValueError
+
+    Examples
+    --------
+    >>> refuse_spool("sync", ArchiveStore("memory://plain"))
+    """
+    for store in stores:
+        if store.url != store.storage.url:
+            raise InvalidValueError(
+                f"the store of {store.url} has a spool; {verb} the archive and {store.storage.url} each by itself"
+            )
+
+
+async def sync_trace(
+    source: ArchiveStore, target: ArchiveStore, trace_id: str, options: SyncOptions | None = None
+) -> SyncedTrace | None:
+    """Copy one trace to `target`, as `sync` does, without a look at any other; None where `source` has none.
+
+    Raises
+    ------
+    DamagedTraceError, UnsupportedFormatError
+        It cannot be compared or copied.
+    StorageError
+    """
+    await target.make_ready()
+    burials = Burials(await buried(target.storage))
+    return await _Sync(source, target, options or SyncOptions(), None, burials).one(trace_id)
 
 
 @dataclass(slots=True)
@@ -131,8 +164,10 @@ class _Sync:
 
     async def run(self, chosen: list[str] | None) -> SyncReport:
         gone: set[str] = set()
+        pinned: set[str] = set()
         if self.options.delete:
-            gone = await self._carry_tombstones()
+            pinned = await self.target.pinned()
+            gone = await self._carry_tombstones(pinned)
         ours, theirs = await _listing(self.source.storage), await _listing(self.target.storage)
         for key in ours.strangers:
             self.report.problems.append(f"{self.source.url}/{TRACES}/{key}: its name is no trace key; it was left")
@@ -156,16 +191,16 @@ class _Sync:
             await asyncio.gather(*tasks, return_exceptions=True)
         if self.options.delete:
             for trace_id in sorted(theirs.traces.keys() - ours.traces.keys() - gone):
-                if not self.options.dry_run:
+                if trace_id not in pinned and not self.options.dry_run:
                     await self.target.drop_copy(trace_id)
-                self._told(SyncedTrace(trace_id, "deleted"))
+                self._told(SyncedTrace(trace_id, "pinned" if trace_id in pinned else "deleted"))
         self.report.traces.sort(key=lambda trace: trace.trace_id)
         self.report.problems.sort()
         return self.report
 
-    async def _carry_tombstones(self) -> set[str]:
+    async def _carry_tombstones(self, pinned: set[str]) -> set[str]:
         """Bury at the target what is buried at the source; return what that deletes."""
-        told = carried(self.source, self.target, self.report.problems, dry_run=self.options.dry_run)
+        told = carried(self.source, self.target, pinned, self.report.problems, dry_run=self.options.dry_run)
         gone = {trace_id async for trace_id in told}
         for trace_id in gone:
             self._told(SyncedTrace(trace_id, "deleted"))
@@ -218,31 +253,46 @@ class _Sync:
             if not self.options.redact and await _is_same(trace_id, ours, theirs):
                 self.report.outcomes["same"] += 1
                 return
-            begin, delay = time.monotonic(), 0.001
-            while True:
-                try:
-                    outcome = await self._compare_and_copy(trace_id)
-                except (ChangedMeanwhileError, KeyMissingError):
-                    # Whoever writes may compact more than once while it is copied.
-                    if time.monotonic() - begin > _PATIENT_SECONDS:
-                        raise
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, 0.1)
-                    continue
-                if outcome is not None:
-                    self._told(outcome)
-                return
+            outcome = await self.one(trace_id, ours.files(trace_id), theirs.files(trace_id))
+            if outcome is not None:
+                self._told(outcome)
         except (DamagedTraceError, UnsupportedFormatError, ChangedMeanwhileError, KeyMissingError) as error:
             self.report.outcomes["failed"] += 1
             self.report.problems.append(f"trace {trace_id}: {error}; it was not copied")
 
-    async def _compare_and_copy(self, trace_id: str) -> SyncedTrace | None:
-        side = await look(self.source.storage, trace_id)
+    async def one(
+        self, trace_id: str, ours: Mapping[str, Entry] | None = None, theirs: Mapping[str, Entry] | None = None
+    ) -> SyncedTrace | None:
+        """Bring one trace to the target, again as long as it changes meanwhile.
+
+        Given its files on both sides as they were listed a while ago, if they were, it lists no more than it has to.
+        """
+        begin, delay = time.monotonic(), 0.001
+        while True:
+            try:
+                return await self._compare_and_copy(trace_id, ours, theirs)
+            except (ChangedMeanwhileError, KeyMissingError):
+                # Whoever writes may compact more than once while it is copied.
+                ours = theirs = None
+                if time.monotonic() - begin > _PATIENT_SECONDS:
+                    raise
+                # Two that met must not meet again.
+                await asyncio.sleep(delay * random.uniform(1, 2))
+                delay = min(delay * 2, 0.1)
+
+    async def _compare_and_copy(
+        self, trace_id: str, ours: Mapping[str, Entry] | None, theirs: Mapping[str, Entry] | None
+    ) -> SyncedTrace | None:
+        side = await look(self.source.storage, trace_id, ours)
         if side is None:
             return None  # deleted meanwhile
         if self.options.redact:
             side = await (await redacted(side, self.options.redact)).side()
-        there = await look(self.target.storage, trace_id)
+        there, free = None, None
+        if theirs is not None and HEADER not in theirs:
+            free = theirs  # whoever makes the trace meanwhile has its files first
+        else:
+            there = await look(self.target.storage, trace_id, theirs)
         if self.burials.forbid(side, there):
             told = how_redacted(side.header, there.header) if there is not None else None
             return SyncedTrace(trace_id, "buried", told or "")
@@ -253,10 +303,12 @@ class _Sync:
         if found.outcome not in ("new", "forward") or self.options.dry_run:
             return SyncedTrace(trace_id, found.outcome, found.where)
         is_sealed = side.manifest is not None
-        if there is not None and there.header.revision >= side.header.revision:
+        # A sealed trace whose manifest alone is missing there, as after a kill, is made whole as it is.
+        is_begun = is_sealed and there is not None and there.header_data == side.header_data
+        if there is not None and not is_begun and there.header.revision >= side.header.revision:
             side = side.above(there.header.revision)
         async with self.target.replacing(trace_id):
-            written = await carry(side, self.target.storage, there, check=self.options.check)
+            written = await carry(side, self.target.storage, there, check=self.options.check, listed=free)
         if is_sealed and side.manifest is None:
             await self.target.seal(trace_id)
         return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
@@ -293,13 +345,17 @@ class _Listing:
     traces: Mapping[str, Mapping[str, Entry] | None]
     strangers: list[str]
 
+    def files(self, trace_id: str) -> Mapping[str, Entry] | None:
+        """Return a trace's files, none where there is no trace; None where the listing does not tell."""
+        return None if isinstance(self.storage, AppendStorage) else self.traces.get(trace_id) or {}
+
     async def manifest(self, trace_id: str) -> bytes | str | None:
         """Return a trace's manifest, or its MD5 where the listing tells that; None where it has none."""
         entries = self.traces.get(trace_id)
         if entries is not None:
             if MANIFEST not in entries or HEADER not in entries:
                 return None
-            if match := _MD5.fullmatch(entries[MANIFEST].version):
+            if match := MD5.fullmatch(entries[MANIFEST].version):
                 return match[1]
         try:
             return await self.storage.read(f"{trace_prefix(trace_id)}/{MANIFEST}")

@@ -29,6 +29,8 @@ class Side:
         As they are in the files; None for what is not there, or of another state.
     entries : mapping of str to Entry
         All files, by key relative to the trace.
+    hashes : mapping of str to str
+        What the manifest says of the files, which holds of the logs of `above` too.
     """
 
     storage: Storage
@@ -39,6 +41,7 @@ class Side:
     tree: TreeFile | None
     manifest: bytes | None
     entries: Mapping[str, Entry]
+    hashes: Mapping[str, str] = field(default_factory=dict)
     parts: dict[str, PartInfo] = field(default_factory=dict)
 
     @property
@@ -63,6 +66,23 @@ class Side:
             for name in sorted(log_names(self.entries, log))
             if (parsed := parse_log_name(name)) is not None and parsed.incarnation == self.header.incarnation
         ]
+
+    async def read(self, name: str) -> bytes:
+        """Return a file of its logs.
+
+        Raises
+        ------
+        KeyMissingError
+        CorruptFileError
+            It does not fit the manifest.
+        """
+        data = await self.storage.read(f"{self.prefix}/{name}")
+        if name in self.hashes and sha256(data) != self.hashes[name]:
+            raise CorruptFileError(
+                f"{self.storage.url}/{self.prefix}/{name} is not the file that the manifest tells of; "
+                "restore it from a copy"
+            )
+        return data
 
     async def copy(self) -> Copy:
         """Return what tells it from another copy.
@@ -95,18 +115,28 @@ class Side:
         return StoredTrace(self.storage, self.trace_id, self.prefix, self.entries, self.header, self.parts)
 
 
-async def look(storage: Storage, trace_id: str) -> Side | None:
+async def look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None = None) -> Side | None:
     """Return a trace as it is now, or None where there is none.
+
+    Where its files were `listed` a while ago and a manifest was among them, that manifest and its headers are read and
+    the listing is believed, if they are of each other: then nothing else can be missing.
 
     Raises
     ------
     CorruptFileError, UnsupportedFormatError
         A header cannot be read.
     """
+    if listed is not None and MANIFEST in listed:
+        side = await _look(storage, trace_id, listed)
+        if side is not None and side.manifest is not None:
+            return side
+    return await _look(storage, trace_id, None)
+
+
+async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None) -> Side | None:
     prefix = trace_prefix(trace_id)
-    try:
-        header_data = await storage.read(f"{prefix}/{HEADER}")
-    except KeyMissingError:
+    header_data = await _read_if_there(storage, f"{prefix}/{HEADER}")
+    if header_data is None:
         return None
     header = Header.decode(header_data, f"{prefix}/{HEADER}")
     if header.trace.trace_id != trace_id:
@@ -114,26 +144,32 @@ async def look(storage: Storage, trace_id: str) -> Side | None:
             f"{prefix}/{HEADER} is the header of trace {header.trace.trace_id!r}, whose directory has another name; "
             "rename it or restore it"
         )
-    tree_data = await _read_if_there(storage, f"{prefix}/{GOAL_TREE}")
+    tree_data = None
+    if listed is None or GOAL_TREE in listed:
+        tree_data = await _read_if_there(storage, f"{prefix}/{GOAL_TREE}")
     tree = None if tree_data is None else TreeFile.decode(tree_data, f"{prefix}/{GOAL_TREE}")
     if tree is not None and not tree.is_of(header.incarnation):
         tree_data = tree = None
-    entries = await storage.list(prefix)
+    entries = await storage.list(prefix) if listed is None else listed
     manifest = await _read_if_there(storage, f"{prefix}/{MANIFEST}") if MANIFEST in entries else None
-    if manifest is not None and not _is_of(manifest, prefix, header_data, tree_data, entries):
-        manifest = None
-    return Side(storage, trace_id, header_data, header, tree_data, tree, manifest, entries)
+    hashes: Mapping[str, str] = {}
+    if manifest is not None:
+        hashes = _hashes(manifest, prefix, header_data, tree_data, entries)
+    manifest = manifest if hashes else None
+    return Side(storage, trace_id, header_data, header, tree_data, tree, manifest, entries, hashes)
 
 
-def _is_of(manifest: bytes, prefix: str, header: bytes, tree: bytes | None, entries: Mapping[str, Entry]) -> bool:
-    """Say whether a manifest is that of these very headers, and all its files are there."""
+def _hashes(
+    manifest: bytes, prefix: str, header: bytes, tree: bytes | None, entries: Mapping[str, Entry]
+) -> dict[str, str]:
+    """Return what a manifest says, if it is that of these very headers, and all its files are there; else nothing."""
     try:
         hashes = decode_manifest(manifest, f"{prefix}/{MANIFEST}")
     except CorruptFileError:
-        return False
+        return {}
     told = {HEADER: sha256(header)} | ({GOAL_TREE: sha256(tree)} if tree is not None else {})
     headers = {name: digest for name, digest in hashes.items() if name in (HEADER, GOAL_TREE)}
-    return headers == told and hashes.keys() <= entries.keys()
+    return hashes if headers == told and hashes.keys() <= entries.keys() else {}
 
 
 async def _read_if_there(storage: Storage, key: str) -> bytes | None:

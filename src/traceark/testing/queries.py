@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from traceark.errors import QueryError
+from traceark.layout import GOAL_TREE, trace_prefix
 from traceark.models import Goal, Trace, Usage
 from traceark.store import ArchiveStore
 from traceark.testing.places import ArchiveTests, record_run
@@ -87,7 +88,44 @@ class QueryTests(ArchiveTests):
         assert report.left_out == []
         assert await everything(store) == changed
         # On an object store what was rewritten stays for a while, for those who read it.
-        assert await store.rollups_with(["c"]) == (1 if store.storage.grace_seconds else 0)
+        pools = [pool for pool in (store._pool, store._pool.under) if pool is not None]
+        assert await store.rollups_with(["c"]) == (1 if pools[-1].storage.grace_seconds else 0)
+
+    @scenario
+    async def test_goals_of_sealed_traces_come_from_rollups(
+        self, store: ArchiveStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for trace_id in ("a", "b", "c"):
+            await record_run(store, trace_id)
+            await store.seal(trace_id)
+        await record_run(store, "live")
+        query = "SELECT * FROM goals ORDER BY trace_id, position"
+        before = await rows(store, query)
+        await store.optimize()
+        read: list[str] = []
+        reading = store.storage.read
+
+        async def counted(key: str, start: int = 0) -> bytes:
+            if key.endswith(GOAL_TREE):
+                read.append(key)
+            return await reading(key, start)
+
+        monkeypatch.setattr(store.storage, "read", counted)
+        assert await rows(store, query) == before
+        assert read == [f"{trace_prefix('live')}/{GOAL_TREE}"]
+        await store.update_goal("b", "1", summary="changed since")
+        await store.seal("b")
+        read.clear()
+        changed = await rows(store, query)
+        assert {row["trace_id"] for row in changed if row["summary"] == "changed since"} == {"b"}
+        assert [row for row in changed if row["trace_id"] != "b"] == [row for row in before if row["trace_id"] != "b"]
+        assert sorted(read) == [f"{trace_prefix(each)}/{GOAL_TREE}" for each in ("b", "live")]
+        # Only its goals changed, so its rows are taken anew.
+        assert (await store.optimize()).traces == 1
+        read.clear()
+        assert await rows(store, query) == changed
+        assert read == [f"{trace_prefix('live')}/{GOAL_TREE}"]
+        assert (await store.optimize()).made == 0
 
     @scenario
     async def test_the_views_of_traces_and_goals_hold_what_the_headers_say(self, store: ArchiveStore) -> None:

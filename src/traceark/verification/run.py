@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Set
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from traceark.catalog import beside
-from traceark.errors import InvalidValueError, TraceNotFoundError
-from traceark.layout import HEADER, TRACES, trace_prefix
+from traceark.errors import CorruptFileError, InvalidValueError, TraceNotFoundError
+from traceark.layout import HEADER, MARKER, TRACES, trace_prefix
 from traceark.reading import scan
 from traceark.rollups import beside as rollups_beside
 from traceark.rollups.cache import FileCache
@@ -32,12 +32,12 @@ async def verify(
     workers: int | None = 1,
     resume: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    binding: str,
+    binding: Callable[[], Awaitable[str]],
     cache: FileCache,
 ) -> list[Finding]:
     """Check one trace, or every trace; see `ArchiveStore.verify`.
 
-    `binding` is that of the archive's catalog, and `cache` where files of its rollups are kept.
+    `binding` returns that of the archive's catalog, and `cache` where files of its rollups are kept.
     """
     if workers is not None and workers > 1 and not can_share(storage):
         raise InvalidValueError(f"only an archive on a local disk is shared by processes, not {storage.url}", "workers")
@@ -60,12 +60,20 @@ async def verify(
         )
         for key in strangers
     ]
+    bound = None
+    try:
+        bound = await binding()
+    except CorruptFileError as error:
+        if resume is not None:
+            raise  # which archive the file would be of cannot be told
+        remedy = f"copy it again; or delete it: the next write to {storage.url} makes another"
+        found.append(Finding("", MARKER, None, str(error).partition(";")[0], remedy))
 
     def tell(done: int) -> None:
         if progress is not None:
             progress(done, len(listed))
 
-    with Progress(Path(resume), storage, binding, deep=deep) if resume is not None else nullcontext() as kept:
+    with _progress(resume, storage, bound, deep=deep) as kept:
         checked = kept.checked(listed) if kept is not None else {}
         tell(len(checked))
         todo = {each: entries for each, entries in listed.items() if each not in checked}
@@ -80,14 +88,23 @@ async def verify(
         links = {each: of_it.links for each, of_it in checked.items() if of_it.links is not None}
         found += broken_links(links, listed.keys())
         found += await burials.amiss(storage, listed)
-        for row in await beside.amiss(storage, binding, listed, deep=deep):
+        # Without a marker that tells whose they are, nobody uses a catalog or a rollup.
+        for row in await beside.amiss(storage, bound, listed, deep=deep) if bound is not None else ():
             found.append(Finding(row.trace_id or "", row.file, None, row.meaning, f"traceark refresh {storage.url}"))
-        for row in await rollups_beside.amiss(storage, binding, cache, listed) if deep else ():
+        for row in await rollups_beside.amiss(storage, bound, cache, listed) if bound is not None and deep else ():
             remedy = f"delete {row.file.rpartition('/')[0]}, then: traceark optimize {storage.url}"
             found.append(Finding(row.trace_id or "", row.file, None, row.meaning, remedy))
         if kept is not None:
             kept.finish()
     return found
+
+
+def _progress(
+    resume: str | Path | None, storage: Storage, bound: str | None, *, deep: bool
+) -> AbstractContextManager[Progress | None]:
+    if resume is None or bound is None:
+        return nullcontext()
+    return Progress(Path(resume), storage, bound, deep=deep)
 
 
 async def _check_all(

@@ -1,0 +1,46 @@
+"""However long it goes on: nothing is lost, no file stays open, and memory grows by what a message needs and no more.
+
+How long things take at the end beside the start is printed, here and by `python -m benchmarks --only endurance`, and
+not asserted: a busy machine would make any bound a lie.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent))
+
+from benchmarks.endurance import Endured, figures, many_traces, one_trace, told
+
+from profiles import tried
+
+MESSAGES, TRACES = tried(20_000, 1_000_000), tried(400, 5_000)
+# What is kept of each message of an open trace: its id and what the totals need to change it by.
+MOST_BYTES_PER_MESSAGE = 400
+# A hundred and twenty-eight open traces, with their locks and segments, and a few that are on their way.
+MOST_OPEN_FILES = 3 * 128 + 40
+
+
+def grown(endured: Endured) -> int:
+    """Return by how many bytes memory grew in the second half of a run."""
+    return endured.memory[-1] - endured.memory[len(endured.memory) // 2]
+
+
+async def test_a_million_messages_go_into_one_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endured = await one_trace(tmp_path, MESSAGES, looks=10)
+    with capsys.disabled():
+        print(f"\n{told(figures(f'{MESSAGES:,} messages in one trace', 'a thousand', endured, MESSAGES))}")
+    assert max(endured.handles) == endured.handles[0]
+    assert grown(endured) < MESSAGES // 2 * MOST_BYTES_PER_MESSAGE + 10_000_000
+
+
+async def test_very_many_traces_go_through_one_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endured = await many_traces(tmp_path, TRACES, looks=8)
+    with capsys.disabled():
+        print(f"\n{told(figures(f'{TRACES:,} traces', 'a hundred', endured, TRACES))}")
+    assert max(endured.handles) < MOST_OPEN_FILES
+    assert max(endured.handles[-2:]) <= max(endured.handles[:-2])
+    assert grown(endured) < 30_000_000
