@@ -21,7 +21,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how what failed in a thorough run is seen again."""
+    """Say how what failed in a thorough run is seen again, and at how many points faults were put in."""
+    counted = [
+        dict(report.user_properties)
+        for report in terminalreporter.stats.get("passed", [])
+        if "points" in dict(report.user_properties)
+    ]
+    if counted:
+        points, runs = (sum(each[name] for each in counted) for name in ("points", "runs"))
+        terminalreporter.write_line(f"faults of S3: {points:,} in {runs:,} runs")
     if THOROUGH and terminalreporter.stats.get("failed"):
         terminalreporter.write_line(f"SEED={SEED}: `make torture SEED={SEED}` does the same again")
 

@@ -22,7 +22,7 @@ import fsspec.asyn
 
 from traceark.errors import InvalidValueError, StorageError, UnsafeStorageError
 from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
-from traceark.storage.s3_errors import ConflictError, CredentialsError, translated
+from traceark.storage.s3_errors import ConflictError, CredentialsError, UnsupportedRequestError, translated
 from traceark.storage.secrets import Secrets
 
 Answer = TypeVar("Answer")
@@ -299,10 +299,13 @@ class S3Storage(Storage):
 
     async def _version_if_written(self, key: str, mark: str) -> str | None:
         """Return an object's version if the call with this mark wrote it."""
+        # The answer to HEAD would not say what is wrong.
+        request = self._fs._call_s3("get_object", **self._arguments(key), Range="bytes=0-0")
         try:
-            found = await self._run(self._fs._call_s3("head_object", **self._arguments(key)), f"{self.url}/{key}")
+            found = await self._run(request, f"{self.url}/{key}")
         except KeyMissingError:
             return None
+        found["Body"].close()
         return str(found["ETag"]) if found["Metadata"].get(_MARK) == mark else None
 
     async def create(self, key: str, data: bytes) -> str:
@@ -323,6 +326,20 @@ class S3Storage(Storage):
         # One by one: the order matters, and not every server answers DeleteObjects alike.
         for key in keys:
             await self._run(self._fs._call_s3("delete_object", **self._arguments(key)), f"{self.url}/{key}")
+
+    async def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
+        replaced = []
+        for key, version in versions.items():
+            request = self._fs._call_s3("delete_object", **self._arguments(key), IfMatch=version)
+            try:
+                await self._run(request, f"{self.url}/{key}")
+            except KeyMissingError:
+                continue
+            except VersionMismatchError:
+                replaced.append(key)
+            except UnsupportedRequestError:
+                await self.delete([key])
+        return replaced
 
     async def check_writable(self) -> None:
         """Try on an object of its own that both conditions hold; once in a process for each bucket."""

@@ -35,6 +35,10 @@ class CredentialsError(StorageError):
     """The credentials are missing, or the server does not take them, or no longer."""
 
 
+class UnsupportedRequestError(StorageError):
+    """The server knows the request, but not with what it says."""
+
+
 def _answer(error: Exception) -> Mapping[str, Any]:
     """Return what the server answered, or nothing."""
     cause: Any = error if hasattr(error, "response") else error.__cause__
@@ -56,6 +60,8 @@ def translated(error: Exception, what: str) -> StorageError:
         )
     if code == "PreconditionFailed" or status == 412:
         return VersionMismatchError(f"{what} was replaced meanwhile")
+    if code == "NotImplemented" or status == 501:
+        return UnsupportedRequestError(errno.EOPNOTSUPP, f"{what}: this server does not do that ({code}: {error})")
     if status == 409:
         return ConflictError(errno.EBUSY, f"{what}: other writers kept writing it ({code}); try again")
     if code in ("NoSuchKey", "404") or (isinstance(error, FileNotFoundError) and code != "NoSuchBucket"):

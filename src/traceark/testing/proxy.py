@@ -22,6 +22,7 @@ ERRORS = {
     "SlowDown": (503, "Please reduce your request rate."),
     "ConditionalRequestConflict": (409, "A conflicting operation occurred during the request."),
     "OperationAborted": (409, "A conflicting conditional operation is currently in progress. Please try again."),
+    "NotImplemented": (501, "A header you provided implies functionality that is not implemented."),
     "ExpiredToken": (400, "The provided token has expired."),
 }
 # A late request reaches the server when at least so many others did.
