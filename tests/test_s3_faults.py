@@ -53,6 +53,7 @@ PASSING: dict[str, Befalls] = {
     "slow down": (Fault("SlowDown"), 0),
     "a conflict": (Fault("ConditionalRequestConflict"), 0),
     "a conflict with an operation": (Fault("OperationAborted"), 0),
+    "a conflict of a reader": (Fault("ConcurrentModification"), 0),
     "a cut": (Fault("cut"), 0),
     "a cut after it was done": (Fault("cut", done=True), 0),
     "half an answer": (Fault("half", done=True), 0),
@@ -85,6 +86,8 @@ def is_suitable(fault: Fault, request: Request) -> bool:
         return request.prefix is not None
     if fault.name in ("ConditionalRequestConflict", "OperationAborted", "torn"):
         return request.method == "PUT"
+    if fault.name == "ConcurrentModification":
+        return request.method == "GET" and request.prefix is None
     if fault.name == "half":
         return request.method == "GET"
     return True
@@ -443,6 +446,38 @@ def test_two_writers_lose_nothing_of_each_other(ministack_server: S3Server, faul
     asyncio.run(alternately(place, ledger, IN_TURN))
     assert judged(place, ledger) == []
     assert len(faulty.hits) > len(PASSING)
+
+
+# A server of another family
+
+
+@pytest.fixture(scope="module")
+def before_ceph(ceph_server: S3Server) -> Iterator[Proxy]:
+    with proxy(ceph_server.endpoint) as running:
+        yield running
+
+
+@pytest.mark.parametrize("first", range(SEED, SEED + tried(2, 9)))
+@pytest.mark.parametrize(
+    ("kinds", "every"), [(PASSING, 9), (LASTING, 23), (UNSEEN, 10)], ids=["passing", "lasting", "unseen"]
+)
+def test_ceph_loses_nothing_by_faults(
+    ceph_server: S3Server, before_ceph: Proxy, kinds: dict[str, Befalls], every: int, first: int
+) -> None:
+    plan = Befalling(list(kinds.values()), 4 * first, every)
+    settings = IMPATIENT if kinds is LASTING else {}
+    may_fail = kinds is not PASSING
+    assert wrong(Place(ceph_server, before_ceph), plan, may_fail=may_fail, config_kwargs=settings) == []
+    assert plan.points
+
+
+@pytest.mark.parametrize("first", range(SEED, SEED + tried(1, 9)))
+def test_two_writers_on_ceph_lose_nothing_of_each_other(ceph_server: S3Server, before_ceph: Proxy, first: int) -> None:
+    place, ledger = Place(ceph_server, before_ceph), Ledger(now=lambda: 0)
+    before_ceph.plan = Befalling(list(PASSING.values()), first, 9)
+    asyncio.run(alternately(place, ledger, IN_TURN))
+    assert judged(place, ledger) == []
+    assert len(before_ceph.hits) > len(PASSING)
 
 
 # These checks can fail

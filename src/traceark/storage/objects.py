@@ -4,13 +4,14 @@ s3fs's own calls are made on fsspec's I/O loop, so that a store works from any e
 listing cache is never used, and its errors are told apart by the server's answer, since a failed
 condition reaches us as a plain `OSError`. The S3 traps that this handles are: an empty exclusive
 write carries no condition (no object here is empty); a write whose answer was lost, and that the client sent
-again, conflicts with itself, so every object bears the mark of the call that wrote it; a 409 does not say that
-a condition failed but that it is to be tried again; and an answer that breaks off is retried by nobody else.
+again, conflicts with itself, so every object bears the mark of the call that wrote it; a 409, to a reader too, does not
+say that a condition failed but that it is to be tried again; and an answer that breaks off is retried by nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,7 +23,13 @@ import fsspec.asyn
 
 from traceark.errors import InvalidValueError, StorageError, UnsafeStorageError
 from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
-from traceark.storage.s3_errors import ConflictError, CredentialsError, UnsupportedRequestError, translated
+from traceark.storage.s3_errors import (
+    BrokenOffError,
+    ConflictError,
+    CredentialsError,
+    UnsupportedRequestError,
+    translated,
+)
 from traceark.storage.secrets import Secrets
 
 Answer = TypeVar("Answer")
@@ -189,15 +196,32 @@ class S3Storage(Storage):
             raise
         except Exception as error:  # s3fs raises what botocore, aiohttp and the sockets below raise
             failure = translated(error, what)
-            failure.__cause__ = error
+            if failure is not error:
+                failure.__cause__ = error
             if isinstance(failure, CredentialsError):
                 # Who opens the archive again is not to get the client that holds them.
                 self._fs.clear_instance_cache()
             safe = self._secrets.safe(failure)
         raise safe
 
-    def _arguments(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": self._root + key}
+    async def _retried(self, work: Callable[[], Coroutine[Any, Any, Answer]], what: str) -> Answer:
+        """Run what no client below tries again until it is done, for a while."""
+        for wait in (*_WAITS, None):
+            try:
+                return await self._run(work(), what)
+            except (BrokenOffError, ConflictError):
+                if wait is None:
+                    raise
+            await asyncio.sleep(wait)
+        raise AssertionError  # the last try returns or raises
+
+    async def _ask(self, name: str, what: str, **arguments: Any) -> Any:
+        """Return the answer to a request of botocore's."""
+        return await self._retried(lambda: self._fs._call_s3(name, Bucket=self._bucket, **arguments), what)
+
+    async def _on(self, name: str, key: str, **arguments: Any) -> Any:
+        """Return the answer to a request for an object."""
+        return await self._ask(name, f"{self.url}/{key}", Key=self._root + key, **arguments)
 
     async def read(self, key: str, start: int = 0) -> bytes:
         return (await self._get(key, start))[0]
@@ -209,18 +233,14 @@ class S3Storage(Storage):
         ranged = {"Range": f"bytes={start}-"} if start else {}
 
         async def work() -> tuple[bytes, str]:
-            for wait in (*_WAITS, None):
-                answer = await self._fs._call_s3("get_object", **self._arguments(key), **ranged)
-                try:
-                    async with answer["Body"] as body:
-                        return await body.read(), answer["ETag"]
-                except Exception:  # aiohttp, aiobotocore and the sockets below each have their own
-                    if wait is None:
-                        raise
-                await asyncio.sleep(wait)
-            raise AssertionError  # the last try returns or raises
+            answer = await self._fs._call_s3("get_object", Bucket=self._bucket, Key=self._root + key, **ranged)
+            try:
+                async with answer["Body"] as body:
+                    return await body.read(), answer["ETag"]
+            except Exception as error:  # aiohttp, aiobotocore and the sockets below each have their own
+                raise BrokenOffError(errno.EIO, f"{self.url}/{key}: the answer broke off: {error!r}") from error
 
-        return await self._run(work(), f"{self.url}/{key}")
+        return await self._retried(work, f"{self.url}/{key}")
 
     async def list(self, prefix: str) -> dict[str, Entry]:
         full = f"{self._root}{prefix}/"
@@ -242,9 +262,7 @@ class S3Storage(Storage):
     async def _page(self, full: str, after: str) -> tuple[Sequence[dict[str, Any]], bool]:
         """Return a page of a listing behind a key, and whether there is more."""
         start = {"StartAfter": after} if after else {}
-        page = await self._run(
-            self._fs._call_s3("list_objects_v2", Bucket=self._bucket, Prefix=full, **start), self.url
-        )
+        page = await self._ask("list_objects_v2", self.url, Prefix=full, **start)
         return page.get("Contents", []), bool(page.get("IsTruncated"))
 
     async def _range(self, full: str, after: str, end: str | None) -> Sequence[dict[str, Any]]:
@@ -269,9 +287,7 @@ class S3Storage(Storage):
     async def _pages(self, **arguments: str) -> AsyncIterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            page = await self._run(
-                self._fs._call_s3("list_objects_v2", Bucket=self._bucket, **arguments, **token), self.url
-            )
+            page = await self._ask("list_objects_v2", self.url, **arguments, **token)
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -279,30 +295,21 @@ class S3Storage(Storage):
 
     async def _put(self, key: str, data: bytes, **condition: str) -> str:
         mark = secrets.token_hex(8)
-        arguments = {**self._arguments(key), "Body": data, "Metadata": {_MARK: mark}, **condition}
-        for wait in _WAITS:
-            try:
-                return await self._put_once(key, arguments)
-            except ConflictError:
-                await asyncio.sleep(wait)
-            except VersionMismatchError:
-                # The client may have sent it twice.
-                version = await self._version_if_written(key, mark)
-                if version is None:
-                    raise
-                return version
-        return await self._put_once(key, arguments)
-
-    async def _put_once(self, key: str, arguments: Mapping[str, Any]) -> str:
-        answer = await self._run(self._fs._call_s3("put_object", **arguments), f"{self.url}/{key}")
+        try:
+            answer = await self._on("put_object", key, Body=data, Metadata={_MARK: mark}, **condition)
+        except VersionMismatchError:
+            # The client may have sent it twice.
+            version = await self._version_if_written(key, mark)
+            if version is None:
+                raise
+            return version
         return str(answer["ETag"])
 
     async def _version_if_written(self, key: str, mark: str) -> str | None:
         """Return an object's version if the call with this mark wrote it."""
         # The answer to HEAD would not say what is wrong.
-        request = self._fs._call_s3("get_object", **self._arguments(key), Range="bytes=0-0")
         try:
-            found = await self._run(request, f"{self.url}/{key}")
+            found = await self._on("get_object", key, Range="bytes=0-0")
         except KeyMissingError:
             return None
         found["Body"].close()
@@ -325,14 +332,13 @@ class S3Storage(Storage):
     async def delete(self, keys: Iterable[str]) -> None:
         # One by one: the order matters, and not every server answers DeleteObjects alike.
         for key in keys:
-            await self._run(self._fs._call_s3("delete_object", **self._arguments(key)), f"{self.url}/{key}")
+            await self._on("delete_object", key)
 
     async def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
         replaced = []
         for key, version in versions.items():
-            request = self._fs._call_s3("delete_object", **self._arguments(key), IfMatch=version)
             try:
-                await self._run(request, f"{self.url}/{key}")
+                await self._on("delete_object", key, IfMatch=version)
             except KeyMissingError:
                 continue
             except VersionMismatchError:

@@ -27,6 +27,10 @@ _CREDENTIALS = {
 }
 
 
+class BrokenOffError(StorageError):
+    """The answer ended before it was whole."""
+
+
 class ConflictError(StorageError):
     """The server met another write of the key under way, and says nothing about conditions."""
 
@@ -46,7 +50,9 @@ def _answer(error: Exception) -> Mapping[str, Any]:
 
 
 def translated(error: Exception, what: str) -> StorageError:
-    """Return our error for one that s3fs raised over an object."""
+    """Return our error for one that s3fs raised over an object; one that is ours is returned as it is."""
+    if isinstance(error, StorageError):
+        return error
     response = _answer(error)
     name = type(error).__name__
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

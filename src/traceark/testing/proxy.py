@@ -21,6 +21,7 @@ ERRORS = {
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "SlowDown": (503, "Please reduce your request rate."),
     "ConditionalRequestConflict": (409, "A conflicting operation occurred during the request."),
+    "ConcurrentModification": (409, "The object was replaced while it was read."),
     "OperationAborted": (409, "A conflicting conditional operation is currently in progress. Please try again."),
     "NotImplemented": (501, "A header you provided implies functionality that is not implemented."),
     "ExpiredToken": (400, "The provided token has expired."),
