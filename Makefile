@@ -1,4 +1,4 @@
-# One command each: demo, test, check, bench, torture, notebooks. Every target sets up what it needs.
+# One command each: demo, test, check, bench, torture, ceph, s3rver, notebooks. Every target sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test jq check bench torture notebooks clean
+.PHONY: demo test jq check bench torture ceph s3rver notebooks clean
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "traceark needs Python 3.11 or newer; set PYTHON=…"; exit 2; }
@@ -41,9 +41,18 @@ torture: $(STAMP)
 	@SEED=$(SEED) HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-seed=$(SEED) \
 		$$(grep -lE '^from profiles import|hypothesis|testing.suite' tests/test_*.py | grep -v endurance)
 
+# Ceph's S3 gateway, a server that shares nothing with those which `make test` installs: a Debian in .ceph/, 0.9 GB, as root.
+ceph:
+	@command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap >/dev/null
+	@tests/ceph.sh install $(CURDIR)/.ceph
+
+# A server whose conditional writes do not hold, and which must be refused: 14 MB of Node's packages in .s3rver/.
+s3rver:
+	@npm install --silent --no-fund --no-audit --prefix .s3rver s3rver@3.7.1
+
 # Runs the notebooks again and stores what they show.
 notebooks: $(STAMP) jq
 	@$(BIN)/python tests/notebook_runner.py
 
 clean:
-	rm -rf $(VENV) demo-archive demo-copy notebooks/sample-runs notebooks/made-up-runs
+	rm -rf $(VENV) .ceph .s3rver demo-archive demo-copy notebooks/sample-runs notebooks/made-up-runs

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("traceark.testing")
 
 from profiles import SEED, THOROUGH  # noqa: E402
-from servers import S3Server, ministack, moto  # noqa: E402
+from servers import CEPH, S3RVER, S3Server, ceph, ministack, moto, s3rver  # noqa: E402
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=500)
@@ -21,7 +21,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how what failed in a thorough run is seen again."""
+    """Say how what failed in a thorough run is seen again, and at how many points faults were put in."""
+    counted = [
+        dict(report.user_properties)
+        for report in terminalreporter.stats.get("passed", [])
+        if "points" in dict(report.user_properties)
+    ]
+    if counted:
+        points, runs = (sum(each[name] for each in counted) for name in ("points", "runs"))
+        terminalreporter.write_line(f"faults of S3: {points:,} in {runs:,} runs")
     if THOROUGH and terminalreporter.stats.get("failed"):
         terminalreporter.write_line(f"SEED={SEED}: `make torture SEED={SEED}` does the same again")
 
@@ -47,4 +55,22 @@ def ministack_server() -> Iterator[S3Server]:
 def moto_server() -> Iterator[S3Server]:
     """A moto server for this test process."""
     with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ceph_server() -> Iterator[S3Server]:
+    """A Ceph gateway for this test process, where one is installed."""
+    if not (CEPH / "installed").exists() or os.geteuid() != 0:
+        pytest.skip("Ceph is not installed: `make ceph`, as root")
+    with ceph(CEPH) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3rver_server() -> Iterator[S3Server]:
+    """An s3rver, which ignores conditions, for this test process, where one is installed."""
+    if not S3RVER.exists():
+        pytest.skip("s3rver is not installed: `make s3rver`, with Node")
+    with s3rver(S3RVER) as server:
         yield server

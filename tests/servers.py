@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -31,25 +32,28 @@ class S3Server:
 
     endpoint: str
     bucket: str = "archives"
+    region: str = REGION
+    # Both the key and its secret.
+    key: str = "testing"
     _places: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def storage_options(self) -> dict[str, Any]:
         """What s3fs needs to reach the server."""
         return {
-            "key": "testing",
-            "secret": "testing",
+            "key": self.key,
+            "secret": self.key,
             "endpoint_url": self.endpoint,
-            "client_kwargs": {"region_name": REGION},
+            "client_kwargs": {"region_name": self.region},
         }
 
     @property
     def environment(self) -> dict[str, str]:
         """The same for a process, or for a store that is opened without options."""
         return {
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.key,
+            "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL": self.endpoint,
         }
 
@@ -111,6 +115,31 @@ def moto() -> Iterator[S3Server]:
         yield server
 
 
+# Made by `make ceph` and `make s3rver` and not by the tests: one is as large as an operating system, one wants Node.
+CEPH = Path(__file__).parent.parent / ".ceph"
+S3RVER = Path(__file__).parent.parent / ".s3rver"
+
+
+@contextmanager
+def ceph(root: Path) -> Iterator[S3Server]:
+    """Run a Ceph cluster of one with its S3 gateway, in the root that it was installed in; wants to be root."""
+    monitor, gateway = free_port(), free_port()
+    command = [str(Path(__file__).with_name("ceph.sh")), "run", str(root), str(monitor), str(gateway)]
+    # Its one zone group is called so, and takes no buckets for others.
+    with _running(command, {}, gateway, region="default") as server:
+        yield server
+
+
+@contextmanager
+def s3rver(root: Path) -> Iterator[S3Server]:
+    """Run s3rver, which takes conditional writes and ignores the conditions."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(root / "node_modules/.bin/s3rver"), "-s", "-d", folder, "-a", "127.0.0.1", "-p", str(port)]
+        with _running(command, {}, port, key="S3RVER") as server:
+            yield server
+
+
 def free_port() -> int:
     """Return a TCP port that is free on this host."""
     with socket.socket() as listener:
@@ -124,7 +153,9 @@ def _program(name: str) -> str:
 
 
 @contextmanager
-def _running(command: list[str], settings: Mapping[str, str], port: int) -> Iterator[S3Server]:
+def _running(
+    command: list[str], settings: Mapping[str, str], port: int, region: str = REGION, key: str = "testing"
+) -> Iterator[S3Server]:
     endpoint = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         command,
@@ -135,8 +166,7 @@ def _running(command: list[str], settings: Mapping[str, str], port: int) -> Iter
     )
     try:
         _wait_until_it_answers(endpoint, process)
-        server = S3Server(endpoint)
-        # s3fs sends no LocationConstraint unless it is told to, and both servers accept that.
+        server = S3Server(endpoint, region=region, key=key)
         s3fs.S3FileSystem(**server.storage_options, skip_instance_cache=True).mkdir(server.bucket)
         yield server
     finally:

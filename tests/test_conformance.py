@@ -98,6 +98,18 @@ class TestMoto(ArchiveProtocolConformance):
         return moto_server.storage_options
 
 
+class TestCeph(StoreConformance):
+    """S3, on a server of another family than the others, where `make ceph` has installed it."""
+
+    @pytest.fixture
+    def url(self, ceph_server: S3Server) -> str:
+        return ceph_server.place()
+
+    @pytest.fixture
+    def storage_options(self, ceph_server: S3Server) -> Mapping[str, Any]:
+        return ceph_server.storage_options
+
+
 class Spooled:
     """An archive behind a spool; each archive has a spool of its own, which all stores of a test share."""
 

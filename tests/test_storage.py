@@ -51,6 +51,21 @@ def test_a_server_that_ignores_conditions_is_refused(
     asyncio.run(run())
 
 
+def test_a_server_without_conditional_writes_is_refused(s3rver_server: S3Server) -> None:
+    async def run() -> None:
+        url, options = s3rver_server.place(), s3rver_server.storage_options
+        with pytest.raises(UnsafeStorageError, match="allow_unsafe_writes"):
+            await ArchiveStore(url, storage_options=options).create_trace(Trace(trace_id="t"))
+        assert await S3Storage(url, options).list("traces") == {}
+        async with ArchiveStore(url, storage_options=options, allow_unsafe_writes=True) as unsafe:
+            await unsafe.create_trace(Trace(trace_id="t"))
+            await unsafe.add_message(Message(trace_id="t", role="user", content="hi"))
+        (message,) = await ArchiveStore(url, storage_options=options).get_trace_messages("t")
+        assert message.content == "hi"
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "text", ["2026-01-02T03:04:05.678Z", "2026-01-02T04:04:05.678+01:00", "2026-01-02T03:04:05.678"]
 )

@@ -59,6 +59,13 @@ def goal() -> Step:
     )
 
 
+def delete(trace_id: str) -> Step:
+    values = {("trace", trace_id): None, ("status", trace_id): None, ("message", f"{trace_id}-m1"): None}
+    if trace_id == "t":
+        values["goal", "1"] = None
+    return values, lambda store: store.delete_trace(trace_id)
+
+
 SEAL: Step = ({}, lambda store: store.seal("t"))
 # What one bracket holds is done at once.
 STEPS: list[list[Step]] = [
@@ -81,12 +88,7 @@ STEPS: list[list[Step]] = [
     [SEAL],
     [correct(9, 90)],
     [reach("completed")],
-    [
-        (
-            {("trace", "u"): None, ("status", "u"): None, ("message", "u-m1"): None},
-            lambda store: store.delete_trace("u"),
-        )
-    ],
+    [delete("u")],
     [create("u", "u again")],
     [add("u", 2)],
     [({}, lambda store: store.close())],
@@ -130,6 +132,7 @@ async def recovered(store: ArchiveStore) -> dict[Hashable, object]:
     if ("trace", "t") in found:
         events = await store.get_events("t")
     assert [event.event_id for event in events] == list(range(1, len(events) + 1))
+    assert len({event.event_type for event in events}) == len(events)
     for event in events:
         found["event", int(event.event_type.split()[1])] = event.event_type
     return found

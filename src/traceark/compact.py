@@ -114,7 +114,8 @@ async def seal(trace: OpenTrace) -> None:
         async with trace.exclusive() as writer:
             await writer.settle()
             await trace.refresh()
-            if trace.ends == ends:
+            # A part that is not listed was taken away by another process, or the listing is an older one.
+            if trace.ends == ends and all(name in trace.entries for name in built.values()):
                 await trace.reopen()
                 writer.forget_segments()
                 await _finish(trace, built)

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from traceark.errors import (
     DamagedTraceError,
     InvalidValueError,
+    StorageError,
     TraceExistsError,
     TraceNotFoundError,
     UnsupportedFormatError,
@@ -28,6 +29,8 @@ from traceark.storage.base import (
     acquire,
 )
 from traceark.tombstones import Tombstone, buried, state_of
+
+_ATTEMPTS = 20
 
 
 @asynccontextmanager
@@ -117,7 +120,10 @@ async def delete(
     """
     prefix = trace_prefix(trace_id)
     if not isinstance(storage, AppendStorage):
-        return await _delete_files(storage, trace_id, burial)
+        for _ in range(_ATTEMPTS):
+            with suppress(VersionMismatchError):
+                return await _delete_files(storage, trace_id, burial)
+        raise StorageError(f"trace {trace_id!r}: other writers kept replacing its header; delete it again")
     if not await storage.list(prefix):
         raise TraceNotFoundError(f"no trace at {storage.url}/{prefix}")
     async with locked(storage, prefix) as lock:
@@ -154,9 +160,13 @@ async def _delete_files(storage: Storage, trace_id: str, burial: Burial | None, 
     if lock is not None:
         lock.bump(deleted=True)
     if HEADER in entries:
-        await storage.delete([what])
+        if await storage.delete_unchanged({what: entries[HEADER].version}):
+            raise VersionMismatchError(f"{storage.url}/{what} was replaced meanwhile")
         await storage.sync_names(prefix)
-    await storage.delete(f"{prefix}/{name}" for name in entries if name != HEADER and not name.startswith("."))
+    # What was replaced since is a namesake's, or has lost its header.
+    await storage.delete_unchanged(
+        {f"{prefix}/{name}": entry.version for name, entry in entries.items() if name != HEADER and name[0] != "."}
+    )
     return incarnation
 
 

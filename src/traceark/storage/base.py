@@ -114,6 +114,15 @@ class Storage(ABC):
     async def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, in this order; one that is gone already is no error."""
 
+    async def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
+        """Delete objects, in this order, but those that were replaced since they had these versions; return their keys.
+
+        Wanted where a key is used again: a request that arrives late is not to take what came after it. A storage to
+        which requests come in time deletes them all.
+        """
+        await self.delete(versions)
+        return []
+
     async def remove_leftovers(self, prefix: str, seconds: float) -> int:
         """Remove, below a prefix, what writes left that were cut short so many seconds ago; return how many files.
 

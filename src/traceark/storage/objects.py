@@ -3,13 +3,15 @@
 s3fs's own calls are made on fsspec's I/O loop, so that a store works from any event loop. Its
 listing cache is never used, and its errors are told apart by the server's answer, since a failed
 condition reaches us as a plain `OSError`. The S3 traps that this handles are: an empty exclusive
-write carries no condition (no object here is empty), and a creation whose answer was lost
-conflicts with itself (`create` then says that the key is taken; callers read back).
+write carries no condition (no object here is empty); a write whose answer was lost, and that the client sent
+again, conflicts with itself, so every object bears the mark of the call that wrote it; a 409, to a reader too, does not
+say that a condition failed but that it is to be tried again; and an answer that breaks off is retried by nobody else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,10 +23,21 @@ import fsspec.asyn
 
 from traceark.errors import InvalidValueError, StorageError, UnsafeStorageError
 from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
+from traceark.storage.s3_errors import (
+    BrokenOffError,
+    ConflictError,
+    CredentialsError,
+    UnsupportedRequestError,
+    translated,
+)
 from traceark.storage.secrets import Secrets
 
 Answer = TypeVar("Answer")
 _PARALLEL = 32
+# What broke off, or met another write of its key, is tried again after so many seconds.
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)
+# In an object's metadata: which call wrote it.
+_MARK = "attempt"
 # Trace keys begin with one of these.
 _RANGES = "0123456789abcdefghijklmnopqrstuvwxyz"
 # Clients, and the buckets where conditional writes were seen to hold; equal options share a client.
@@ -182,13 +195,33 @@ class S3Storage(Storage):
         except asyncio.CancelledError:
             raise
         except Exception as error:  # s3fs raises what botocore, aiohttp and the sockets below raise
-            failure = _translated(error, what)
-            failure.__cause__ = error
+            failure = translated(error, what)
+            if failure is not error:
+                failure.__cause__ = error
+            if isinstance(failure, CredentialsError):
+                # Who opens the archive again is not to get the client that holds them.
+                self._fs.clear_instance_cache()
             safe = self._secrets.safe(failure)
         raise safe
 
-    def _arguments(self, key: str) -> dict[str, str]:
-        return {"Bucket": self._bucket, "Key": self._root + key}
+    async def _retried(self, work: Callable[[], Coroutine[Any, Any, Answer]], what: str) -> Answer:
+        """Run what no client below tries again until it is done, for a while."""
+        for wait in (*_WAITS, None):
+            try:
+                return await self._run(work(), what)
+            except (BrokenOffError, ConflictError):
+                if wait is None:
+                    raise
+            await asyncio.sleep(wait)
+        raise AssertionError  # the last try returns or raises
+
+    async def _ask(self, name: str, what: str, **arguments: Any) -> Any:
+        """Return the answer to a request of botocore's."""
+        return await self._retried(lambda: self._fs._call_s3(name, Bucket=self._bucket, **arguments), what)
+
+    async def _on(self, name: str, key: str, **arguments: Any) -> Any:
+        """Return the answer to a request for an object."""
+        return await self._ask(name, f"{self.url}/{key}", Key=self._root + key, **arguments)
 
     async def read(self, key: str, start: int = 0) -> bytes:
         return (await self._get(key, start))[0]
@@ -200,11 +233,14 @@ class S3Storage(Storage):
         ranged = {"Range": f"bytes={start}-"} if start else {}
 
         async def work() -> tuple[bytes, str]:
-            answer = await self._fs._call_s3("get_object", **self._arguments(key), **ranged)
-            async with answer["Body"] as body:
-                return await body.read(), answer["ETag"]
+            answer = await self._fs._call_s3("get_object", Bucket=self._bucket, Key=self._root + key, **ranged)
+            try:
+                async with answer["Body"] as body:
+                    return await body.read(), answer["ETag"]
+            except Exception as error:  # aiohttp, aiobotocore and the sockets below each have their own
+                raise BrokenOffError(errno.EIO, f"{self.url}/{key}: the answer broke off: {error!r}") from error
 
-        return await self._run(work(), f"{self.url}/{key}")
+        return await self._retried(work, f"{self.url}/{key}")
 
     async def list(self, prefix: str) -> dict[str, Entry]:
         full = f"{self._root}{prefix}/"
@@ -226,9 +262,7 @@ class S3Storage(Storage):
     async def _page(self, full: str, after: str) -> tuple[Sequence[dict[str, Any]], bool]:
         """Return a page of a listing behind a key, and whether there is more."""
         start = {"StartAfter": after} if after else {}
-        page = await self._run(
-            self._fs._call_s3("list_objects_v2", Bucket=self._bucket, Prefix=full, **start), self.url
-        )
+        page = await self._ask("list_objects_v2", self.url, Prefix=full, **start)
         return page.get("Contents", []), bool(page.get("IsTruncated"))
 
     async def _range(self, full: str, after: str, end: str | None) -> Sequence[dict[str, Any]]:
@@ -253,19 +287,33 @@ class S3Storage(Storage):
     async def _pages(self, **arguments: str) -> AsyncIterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            page = await self._run(
-                self._fs._call_s3("list_objects_v2", Bucket=self._bucket, **arguments, **token), self.url
-            )
+            page = await self._ask("list_objects_v2", self.url, **arguments, **token)
             yield page
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
     async def _put(self, key: str, data: bytes, **condition: str) -> str:
-        answer = await self._run(
-            self._fs._call_s3("put_object", **self._arguments(key), Body=data, **condition), f"{self.url}/{key}"
-        )
+        mark = secrets.token_hex(8)
+        try:
+            answer = await self._on("put_object", key, Body=data, Metadata={_MARK: mark}, **condition)
+        except VersionMismatchError:
+            # The client may have sent it twice.
+            version = await self._version_if_written(key, mark)
+            if version is None:
+                raise
+            return version
         return str(answer["ETag"])
+
+    async def _version_if_written(self, key: str, mark: str) -> str | None:
+        """Return an object's version if the call with this mark wrote it."""
+        # The answer to HEAD would not say what is wrong.
+        try:
+            found = await self._on("get_object", key, Range="bytes=0-0")
+        except KeyMissingError:
+            return None
+        found["Body"].close()
+        return str(found["ETag"]) if found["Metadata"].get(_MARK) == mark else None
 
     async def create(self, key: str, data: bytes) -> str:
         try:
@@ -284,7 +332,20 @@ class S3Storage(Storage):
     async def delete(self, keys: Iterable[str]) -> None:
         # One by one: the order matters, and not every server answers DeleteObjects alike.
         for key in keys:
-            await self._run(self._fs._call_s3("delete_object", **self._arguments(key)), f"{self.url}/{key}")
+            await self._on("delete_object", key)
+
+    async def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
+        replaced = []
+        for key, version in versions.items():
+            try:
+                await self._on("delete_object", key, IfMatch=version)
+            except KeyMissingError:
+                continue
+            except VersionMismatchError:
+                replaced.append(key)
+            except UnsupportedRequestError:
+                await self.delete([key])
+        return replaced
 
     async def check_writable(self) -> None:
         """Try on an object of its own that both conditions hold; once in a process for each bucket."""
@@ -324,17 +385,3 @@ def _parse_time(text: Any) -> datetime:
 
         return cast("datetime", parse_timestamp(text))
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def _translated(error: Exception, what: str) -> StorageError:
-    cause: Any = error if hasattr(error, "response") else error.__cause__
-    response = getattr(cause, "response", None) or {}
-    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    code = response.get("Error", {}).get("Code", "")
-    if code in ("PreconditionFailed", "ConditionalRequestConflict") or status in (409, 412):
-        return VersionMismatchError(f"{what} was replaced meanwhile")
-    if code in ("NoSuchKey", "404") or (isinstance(error, FileNotFoundError) and code != "NoSuchBucket"):
-        return KeyMissingError(f"{what} is not there")
-    if code == "InvalidRange":
-        return KeyMissingError(f"{what} is shorter than it was")
-    return StorageError(getattr(error, "errno", None) or 5, f"{what}: {code or type(error).__name__}: {error}")
