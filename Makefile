@@ -1,10 +1,10 @@
-# One command each: demo, test, check, bench, torture, notebooks. Every target sets up what it needs.
+# One command each: demo, test, check, bench, torture, fuzz, notebooks. Every target sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test jq check bench torture notebooks clean
+.PHONY: demo test jq check bench torture fuzz notebooks clean
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "traceark needs Python 3.11 or newer; set PYTHON=…"; exit 2; }
@@ -38,6 +38,12 @@ torture: $(STAMP)
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/test_endurance.py
 	@SEED=$(SEED) HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-seed=$(SEED) \
 		$$(grep -lE '^from profiles import|hypothesis|testing.suite' tests/test_*.py | grep -v endurance)
+
+# Fuzzes every parser by coverage, each for so many seconds.
+SECONDS ?= 60
+fuzz: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]' || echo "atheris cannot be installed for this Python"
+	@$(BIN)/python tests/fuzz_atheris.py $(SECONDS)
 
 # Runs the notebooks again and stores what they show.
 notebooks: $(STAMP) jq
