@@ -1,4 +1,4 @@
-# One command each: demo, test, check, bench, torture, ceph, s3rver, notebooks. Every target sets up what it needs.
+# One command each: demo, test, check, bench, torture, fuzz, ceph, s3rver, notebooks. Every target sets up what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test jq check bench torture ceph s3rver notebooks clean
+.PHONY: demo test jq check bench torture fuzz ceph s3rver notebooks clean
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "traceark needs Python 3.11 or newer; set PYTHON=…"; exit 2; }
@@ -49,6 +49,12 @@ ceph:
 # A server whose conditional writes do not hold, and which must be refused: 14 MB of Node's packages in .s3rver/.
 s3rver:
 	@npm install --silent --no-fund --no-audit --prefix .s3rver s3rver@3.7.1
+
+# Fuzzes every parser by coverage, each for so many seconds.
+SECONDS ?= 60
+fuzz: $(STAMP)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]' || echo "atheris cannot be installed for this Python"
+	@$(BIN)/python tests/fuzz_atheris.py $(SECONDS)
 
 # Runs the notebooks again and stores what they show.
 notebooks: $(STAMP) jq

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, cast
 
 from traceark.codec.lines import check_texts, decode_line, encode_line, to_record
+from traceark.codec.malformed import MALFORMED, stated
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, LOGS, LogName, PartName, SegmentName, parse_log_name
 from traceark.models import GoalStats, GoalTree, Json, JsonObject, Trace
@@ -203,17 +204,18 @@ class Header:
             was_set = record.pop("_set", {})
             header = cls(
                 Trace(trace_id="-"),
-                record.pop("_incarnation"),
-                record.pop("_revision"),
+                stated(record, "_incarnation", str),
+                stated(record, "_revision", int),
                 Checkpoint.from_json(record.pop("_checkpoint")),
             )
             header.changes = Changes.from_json(record.pop("_changes", []))
-            header.floor = was_set.pop("last_sequence", 0)
+            header.floor = stated({"last_sequence": 0, **was_set}, "last_sequence", int)
+            was_set.pop("last_sequence", None)
             for name, entry in was_set.items():
                 header.adjustments[name] = Decimal(entry["adjustment"])
-                header.set_at[name] = entry["offset"]
-            header.trace = Trace.parse(record)
-        except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
+                header.set_at[name] = stated(entry, "offset", int)
+            header.trace = Trace.parse(_without_own(record))
+        except MALFORMED as error:
             raise CorruptFileError(f"{what} is no trace header ({error!r}); restore it from a copy") from error
         return header
 
@@ -287,14 +289,26 @@ class TreeFile:
                 goal_id: (SetStats.from_json(kept["self_stats"]), SetStats.from_json(kept["cumulative_stats"]))
                 for goal_id, kept in record.pop("_set", {}).items()
             }
-            incarnation, revision = record.pop("_incarnation"), record.pop("_revision")
-            messages = record.pop("_checkpoint")["messages"]["offset"]
-            changed = record.pop("_changed")
-            changes = Changes.from_json(record.pop("_changes", []))
-            before = record.pop("_before", "")
-            return cls(GoalTree.parse(record), incarnation, revision, messages, changed, was_set, changes, before)
-        except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
+            return cls(
+                GoalTree.parse(_without_own(record)),
+                stated(record, "_incarnation", str),
+                stated(record, "_revision", int),
+                stated(record["_checkpoint"]["messages"], "offset", int),
+                stated(record, "_changed", int),
+                was_set,
+                Changes.from_json(record.get("_changes", [])),
+                stated({"_before": "", **record}, "_before", str),
+            )
+        except MALFORMED as error:
             raise CorruptFileError(f"{what} is no goal tree ({error!r}); restore it from a copy") from error
+
+
+# Of the fields that a file has beside what it is about; others with an underscore are somebody's own, and are kept.
+_OWN = frozenset({"_incarnation", "_revision", "_changed", "_checkpoint", "_changes", "_before", "_set"})
+
+
+def _without_own(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in _OWN}
 
 
 def _decode(data: bytes, what: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import json
 import uuid
 
 from traceark.codec.lines import time_text
+from traceark.codec.malformed import MALFORMED
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, MARKER
 from traceark.models import JsonObject, utc_now
@@ -39,7 +40,7 @@ async def read_marker(storage: Storage) -> JsonObject | None:
     try:
         marker: JsonObject = json.loads(data)
         version = marker["version"]
-    except (ValueError, KeyError, TypeError):
+    except MALFORMED:
         raise CorruptFileError(
             f"{storage.url}/{MARKER} is torn, or no archive's marker; if this folder is an archive, copy it "
             "again, or delete it: the next write makes another, and the traces are not touched"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from traceark.codec.lines import proven_record, proves_itself
 from traceark.codec.parquet import PartRecord
@@ -86,13 +86,15 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str, after: i
         record = proven_record(line, f"{what}, offset {offset}")
         if record.pop("_offset", None) != offset:
             raise CorruptFileError(f"{what} holds another offset where {offset} belongs; restore the file from a copy")
-        writer = cast("str", record.pop("_writer", ""))
+        writer, op, follows = (record.pop(name, None) for name in ("_writer", "_op", "_after"))
+        if not (isinstance(writer, str) and isinstance(op, str | None) and isinstance(follows, str | None)):
+            raise CorruptFileError(
+                f"{what}, offset {offset}: _writer, _op or _after is no text; restore it from a copy"
+            )
         if writer[:8] != incarnation:
             raise CorruptFileError(f"{what}, offset {offset}: the record is of another incarnation of the trace")
         first_writer = first_writer or writer[9:]
-        op = cast("str | None", record.pop("_op", None))
         crc = line[-10:-2].decode()
-        follows = cast("str | None", record.pop("_after", None))
         if offset == first:
             after_crc = follows
         if offset > after:

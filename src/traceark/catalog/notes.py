@@ -11,15 +11,19 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from datetime import datetime
+from math import isfinite
+from typing import Literal, cast, get_args
 
-from traceark.catalog.rows import GONE, OPEN, SETTLED
+from traceark.catalog.rows import COLUMNS, GONE, OPEN, SETTLED
 from traceark.codec.fields import TRACES
 from traceark.codec.lines import decode_line, encode_line
+from traceark.codec.malformed import MALFORMED, stated
 from traceark.errors import CorruptFileError
-from traceark.models import Json, JsonObject
+from traceark.models import INT64_MAX, INT64_MIN, Json, JsonObject
 
 Kind = Literal["open", "settled", "gone"]
+_KINDS = {column.name: column.kind for column in COLUMNS}
 # So many deleted namesakes of a trace are remembered, so that a late note does not bring one back.
 _TOMBSTONES = 8
 
@@ -83,18 +87,55 @@ class Note:
         """
         record: JsonObject = decode_line(line, what)
         try:
-            row = record.get("row")
-            closes = cast("list[str]", record.get("closes", []))
             return cls(
-                cast("Kind", record["note"]),
-                str(record["trace_id"]),
-                str(record.get("opening", "")),
-                tuple(closes),
-                row if isinstance(row, dict) else None,
-                str(record.get("incarnation", "")),
+                _kind(record["note"]),
+                stated(record, "trace_id", str),
+                _opening(record.get("opening", "")),
+                tuple(map(_opening, cast("list[Json]", record.get("closes", [])))),
+                _row(record["row"]) if "row" in record else None,
+                stated({"incarnation": "", **record}, "incarnation", str),
             )
-        except (KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise CorruptFileError(f"{what} is no note ({error!r})") from None
+
+
+def _kind(told: Json) -> Kind:
+    if told not in get_args(Kind):
+        raise ValueError("a note of no kind")
+    return cast("Kind", told)
+
+
+def _opening(told: Json) -> str:
+    """Return the name of an opening, whose time can be told."""
+    opening = stated({"opening": told}, "opening", str)
+    opened_at(opening)
+    return opening
+
+
+def _fits(kind: str | None, value: Json) -> bool:
+    """Say whether a column can hold a value of a row."""
+    if kind == "time":
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    if kind == "texts":
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if kind == "int64":
+        return type(value) is int and INT64_MIN <= value <= INT64_MAX
+    if kind in ("usage", "stats"):
+        return isinstance(value, dict)
+    if kind == "float64":
+        return isinstance(value, int | float) and isfinite(value)
+    return kind not in ("text", "bool") or type(value) is (str if kind == "text" else bool)
+
+
+def _row(told: Json) -> JsonObject:
+    """Return a row that can be compared with others, and that a table of rows can hold."""
+    row: JsonObject = stated({"row": told}, "row", dict)
+    stated(row, "_revision", int)
+    stated(row, "_incarnation", str)
+    for name, value in row.items():
+        if not _fits(_KINDS.get(name), value):
+            raise TypeError(f"{name} is none")
+    return row
 
 
 def encode_notes(notes: Iterable[Note]) -> bytes:

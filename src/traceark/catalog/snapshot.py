@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traceark.catalog.rows import COLUMNS
+from traceark.codec.malformed import MALFORMED, stated
 from traceark.codec.parquet import METADATA_KEY, arrow_schema
 from traceark.errors import CorruptFileError
 from traceark.layout import FORMAT_VERSION
@@ -27,6 +28,7 @@ _NAME = re.compile(r"snapshot-(\d{12})-([0-9a-f]{8})\.parquet")
 _ROW_GROUP_ROWS = 122_880
 _ZSTD_LEVEL = 3
 _PIECE_BYTES = 1 << 20
+_MOST_BYTES = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,13 @@ def snapshot_info(file: IO[bytes], what: str) -> SnapshotInfo:
             raise CorruptFileError(f"{what} has format version {told['format']}")
         if not parquet.schema_arrow.equals(SCHEMA):
             raise CorruptFileError(f"{what} has other columns")
-        info = SnapshotInfo(**told["catalog"])
-        return replace(info, strangers=tuple(info.strangers))
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        catalog = {**told["catalog"], "strangers": tuple(told["catalog"]["strangers"])}
+        for name, default in asdict(SnapshotInfo("", 0)).items():
+            stated(catalog, name, type(default))
+        if not 0 <= catalog["size"] <= _MOST_BYTES:
+            raise ValueError(f"it says that it has {catalog['size']} bytes")
+        return SnapshotInfo(**catalog)
+    except (*MALFORMED, pa.ArrowException, OSError) as error:
         if isinstance(error, CorruptFileError):
             raise
         raise CorruptFileError(f"{what} is no snapshot ({error!r})") from None

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traceark.codec.fields import Column
+from traceark.codec.malformed import MALFORMED
 from traceark.codec.parquet import LOG_COLUMNS, METADATA_KEY, PART_SCHEMAS, PartInfo
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import LogName
@@ -38,16 +39,7 @@ _KNOWN: dict[LogName, frozenset[str]] = {
 }
 _USAGE_FIELDS = frozenset(Usage.model_fields)
 # What can come of a file or a cell that says something else than it should; the closer look tells what.
-_UNUSUAL = (
-    CorruptFileError,
-    UnsupportedFormatError,
-    pa.ArrowException,
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-)
+_UNUSUAL = (*MALFORMED, CorruptFileError, UnsupportedFormatError, pa.ArrowException, OSError)
 
 
 @dataclass(frozen=True, slots=True)

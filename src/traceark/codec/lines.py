@@ -17,6 +17,7 @@ from typing import Any, cast
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from traceark.codec.malformed import MALFORMED
 from traceark.errors import CorruptFileError, InvalidValueError
 from traceark.models import RESERVED_FIELDS, ArchiveModel, Json, JsonObject, Message, path_of
 
@@ -379,9 +380,7 @@ def proven_record(line: bytes, what: str) -> JsonObject:
     """Return the JSON object of a line that has been found to prove itself, without its ``_crc``."""
     try:
         record = json.loads(line.decode())
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        del record["_crc"]
+    except MALFORMED as error:
         raise CorruptFileError(f"{what} is no JSON object: {error}") from None
-    if not isinstance(record, dict):
-        raise CorruptFileError(f"{what} is no JSON object")
-    del record["_crc"]
     return cast("JsonObject", record)

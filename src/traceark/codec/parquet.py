@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from traceark.codec.fields import EVENTS, GOALS, INTERNAL, MESSAGES, TRACES, USAGE, Column
 from traceark.codec.lines import json_text
+from traceark.codec.malformed import MALFORMED, stated
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, LogName
 from traceark.models import JsonObject
@@ -153,8 +154,8 @@ class PartInfo:
                 )
             return cls(
                 stored["log"],
-                stored["trace_id"],
-                stored["incarnation"],
+                stated(stored, "trace_id", str),
+                stated(stored, "incarnation", str),
                 int(stored["first"]),
                 int(stored["last"]),
                 bool(stored["folded"]),
@@ -162,7 +163,7 @@ class PartInfo:
                 stored["after"],
                 stored["last_crc"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             if isinstance(error, UnsupportedFormatError):
                 raise
             raise CorruptFileError(

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from traceark.codec.fields import MESSAGES, TRACES, Column, Kind
 from traceark.codec.lines import time_text
+from traceark.codec.malformed import MALFORMED
 from traceark.codec.parquet import LOG_COLUMNS, PART_SCHEMAS, PartRecord
 from traceark.errors import CorruptFileError
 from traceark.layout import LogName
@@ -26,7 +27,7 @@ Decode = Callable[[Any], Any]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # What can come of a cell that says something else than its column.
-_NO_RECORD = (KeyError, ValueError, TypeError, AttributeError, OverflowError, pa.ArrowException)
+_NO_RECORD = (*MALFORMED, pa.ArrowException)
 
 
 def read_part(data: bytes, log: LogName, what: str, columns: Sequence[str] | None = None) -> list[PartRecord]:

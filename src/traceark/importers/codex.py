@@ -72,7 +72,8 @@ class Codex:
 
 
 def _is_session_row(value: Mapping[str, Json]) -> bool:
-    return value.get("type") in _TYPES and isinstance(value.get("payload"), dict) and "timestamp" in value
+    kind = value.get("type")
+    return isinstance(kind, str) and kind in _TYPES and isinstance(value.get("payload"), dict) and "timestamp" in value
 
 
 def _session_id(value: Mapping[str, Json], typed: Typed) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from traceark.codec.lines import decode_line, encode_line
+from traceark.codec.malformed import MALFORMED
 from traceark.errors import CorruptFileError
 from traceark.models import Json
 from traceark.storage.base import Entry
@@ -137,7 +138,7 @@ def decode_rollup(data: bytes, rollup_id: str, binding: str) -> Rollup | None:
             tuple(str(each) for each in stored["replaces"]),
             str(stored["created_at"]),
         )
-    except (CorruptFileError, KeyError, TypeError, ValueError, AttributeError):
+    except (CorruptFileError, *MALFORMED):
         return None  # derived: `optimize` makes another
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from traceark.codec.malformed import MALFORMED
 from traceark.errors import DamagedTraceError, SpoolError, UnsupportedFormatError
 from traceark.layout import (
     HEADER,
@@ -93,7 +94,7 @@ class Mark:
             files = {str(name): (int(size), str(version)) for name, (size, version) in told["files"].items()}
             ends: dict[str, int] = {log: int(told["ends"][log]) for log in LOGS}
             return cls(files, ends, float(told["looked_at"]), told["kept_as"], told["problem"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except MALFORMED:
             return None
 
 
@@ -199,7 +200,7 @@ class Place:
             version, url = told["version"], told["url"]
         except FileNotFoundError:
             raise SpoolError(f"{self.directory} is no spool: there is no {SPOOL} in it") from None
-        except (ValueError, KeyError, TypeError):
+        except MALFORMED:
             raise SpoolError(f"{what} cannot be read; it should name the archive that this spool is of") from None
         if version != _VERSION:
             raise SpoolError(f"{what} has version {version}; this release knows {_VERSION}; upgrade traceark")
@@ -286,7 +287,7 @@ class Place:
         """Return why shipping failed, if it failed last."""
         try:
             return str(json.loads(await self.storage.read(_ERROR))["error"])
-        except (KeyMissingError, ValueError, KeyError, TypeError):
+        except (KeyMissingError, *MALFORMED):
             return None
 
     async def set_error(self, error: str | None) -> None:
