@@ -9,6 +9,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing import forkserver
 from pathlib import Path
 
 import traceark
@@ -51,10 +52,11 @@ async def measure(
 
 
 async def _starting(folder: Path, samples: list[Path], rounds: int) -> Figure:
-    """Return what an import of next to nothing takes by processes of its own, in this one not for the first time."""
+    """Return what an import of next to nothing takes by processes of its own, which nothing was loaded for."""
     workers = os.cpu_count() or 1
 
     async def start(turn: int) -> None:
+        _forget_server()
         async with ArchiveStore(folder / str(turn), durability="os") as store:
             assert (await import_paths(store, samples, workers=workers)).totals()["new_traces"]
 
@@ -68,6 +70,7 @@ async def _importing(folder: Path, what: str, files: list[Path], rounds: int) ->
     total = sum(len(text) for path in files for text in _texts(path)) / 1e6
 
     async def ours(turn: int) -> None:
+        _forget_server()
         async with ArchiveStore(folder / str(turn), durability="os") as store:
             report = await import_paths(store, files, workers=workers)
             assert report.totals()["new_traces"]
@@ -88,6 +91,11 @@ async def _importing(folder: Path, what: str, files: list[Path], rounds: int) ->
         "ms/MB",
         MOST,
     )
+
+
+def _forget_server() -> None:
+    """End the process that others are forked from: an import from the command line waits for it, too."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # what Python's own tests use
 
 
 def _texts(path: Path) -> Iterator[bytes]:

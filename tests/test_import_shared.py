@@ -143,6 +143,28 @@ def test_a_strict_import_stops_before_what_cannot_be_taken_whole(tmp_path: Path,
     assert PARENT in on_disk(tmp_path / "archive")
 
 
+class Surroundings:
+    """An importer that counts a row of the kind which the environment says."""
+
+    name = "surroundings"
+
+    def detect(self, path: Path) -> bool:
+        return True
+
+    def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+        counts.rows[os.environ["SURROUNDINGS"]] += 1
+        return iter(())
+
+
+def test_processes_that_share_an_import_have_the_environment_of_its_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for now in ("first", "second"):
+        monkeypatch.setenv("SURROUNDINGS", now)
+        report = asyncio.run(into(tmp_path / "runs", PARENT_FILE, workers=2, importer=Surroundings()))
+        assert report.rows == {now: 1}
+
+
 class Deadly:
     """An importer whose process dies."""
 

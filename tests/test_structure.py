@@ -59,6 +59,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "tombstones",
         "marker",
         "pool",
+        "processes",
         "catalog",
         "rollups",
     ),
@@ -190,7 +191,11 @@ def test_imports_point_down_only(name: str) -> None:
             assert other == "storage.base", f"{name} imports {other} and not the base"
         if room(name) == "importers":
             # The importer of archives reads them as the package does.
-            more = {"importers.archive": LEVELS[1] + LEVELS[2] + LEVELS[3], "importers.copies": ("codec",)}
+            more = {
+                "importers.archive": LEVELS[1] + LEVELS[2] + LEVELS[3],
+                "importers.copies": ("codec",),
+                "importers.parallel": ("processes",),
+            }
             allowed = room(other) in ("errors", "models", "plugins", "protocol", "importers", *more.get(name, ()))
             assert allowed, f"{name} imports {other}"
         if room(name) == "exporters" and name != "exporters.run":

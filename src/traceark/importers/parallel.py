@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
-import multiprocessing
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
+from traceark import processes
 from traceark.errors import ImportFailedError
 from traceark.importers.base import Importer
 from traceark.importers.find import size_of
@@ -90,13 +90,13 @@ async def take_in_parallel(
     workers: int,
 ) -> None:
     """Take files by several processes; the report has them in their order, `kin` what is to be linked."""
-    context = multiprocessing.get_context("spawn")
+    context = processes.context()
     locks = [context.Lock() for _ in range(STRIPES)]
     shared = _Shared(store, candidates, frozenset(files), strict, locks)
     chunks = list(_chunks(files, sizes, workers))
     reports: dict[int, ImportReport] = {}
     done = 0
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shared,)) as pool:
+    with processes.pool(workers, _begin, shared) as pool:
         running: dict[asyncio.Future[_Taken], int] = {}
         futures: list[Future[_Taken]] = []
         left: set[Path] = set()

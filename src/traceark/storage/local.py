@@ -309,7 +309,7 @@ class LocalStorage(AppendStorage):
 
     async def delete(self, keys: Iterable[str]) -> None:
         paths = [self.path(key) for key in keys]
-        if not self._sync_names:
+        if paths and not self._sync_names:
             # What supersedes a file must last before that goes; else a loss of power takes both.
             await asyncio.to_thread(_sync_directories, {path.parent for path in paths})
         for path in paths:

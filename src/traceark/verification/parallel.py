@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from traceark import processes
 from traceark.errors import StorageError
 from traceark.layout import TRACES
 from traceark.storage.base import Entry, Storage
@@ -39,8 +38,7 @@ async def check_by_workers(
     storage: Storage, listed: Listed, *, deep: bool, workers: int
 ) -> AsyncIterator[dict[str, Checked]]:
     """Check traces; yield them a chunk at a time, as they are done."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = processes.pool(workers)
     try:
         chunks = [pool.submit(_check, storage, chunk, deep) for chunk in _chunks(listed, workers)]
         for each in asyncio.as_completed(map(asyncio.wrap_future, chunks)):

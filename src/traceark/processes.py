@@ -1,0 +1,40 @@
+"""Processes that share one piece of work, each forked from one that has loaded this package: that takes half a second.
+
+The one stays for as long as the program runs, so that later work need not wait for it. It knows nothing of the work.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import BaseContext
+
+# What those that share some work need; a program's own main module is loaded there, as is usual.
+_LOADED = ["__main__", "traceark.store", "traceark.importers.parallel"]
+
+
+def context() -> BaseContext:
+    """Return the way to start processes: the server that forks them has no threads, as this process may have."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    found = multiprocessing.get_context("forkserver")
+    # Where the program has such a server already, its processes load the package themselves.
+    found.set_forkserver_preload(_LOADED)
+    return found
+
+
+def pool(workers: int, begin: Callable[..., None] | None = None, *given: object) -> ProcessPoolExecutor:
+    """Return a pool of processes with the environment that this one has now; each calls `begin` first."""
+    return ProcessPoolExecutor(
+        workers, mp_context=context(), initializer=_begin, initargs=(dict(os.environ), begin, given)
+    )
+
+
+def _begin(environment: Mapping[str, str], begin: Callable[..., None] | None, given: tuple[object, ...]) -> None:
+    # The server has that of the moment in which it was started.
+    os.environ.clear()
+    os.environ.update(environment)
+    if begin is not None:
+        begin(*given)
