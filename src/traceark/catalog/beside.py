@@ -71,7 +71,9 @@ async def amiss(
         each
         for each in sorted(settled.keys() & listed.keys())
         if (deep or settled[each].get("_files") != fingerprint(listed[each]))
-        and not await _is_as_told(storage, each, settled[each])
+        # Where it was written to since it was listed, a new listing tells.
+        and not await _is_as_told(storage, each, settled[each], listed[each])
+        and not await _is_as_told(storage, each, settled[each], None)
     ]
     missing: set[str] = set()
     new: set[str] = set()
@@ -134,13 +136,13 @@ async def _told(storage: Storage, binding: str) -> _Told | Amiss | None:
     return _Told(file, rows, stamped is None or stamped[0] == found.info.stamp)
 
 
-async def _is_as_told(storage: Storage, trace_id: str, row: JsonObject) -> bool:
+async def _is_as_told(storage: Storage, trace_id: str, row: JsonObject, entries: Mapping[str, Entry] | None) -> bool:
     """Say whether a row is what its directory says, or it has none, or what is wrong is wrong with the trace itself."""
     try:
-        stored = await load(storage, trace_id, trace_prefix(trace_id))
+        stored = await load(storage, trace_id, trace_prefix(trace_id), entries)
         if stored is None:
             return True
-        found = describe(stored, await stored.trace())
+        found = describe(stored, stored.header.trace if stored.is_exact() else await stored.trace())
     except (DamagedTraceError, UnsupportedFormatError, KeyMissingError):
         return True
     return _said(found) == _said(row)
