@@ -250,8 +250,8 @@ def _bumped(storage: AppendStorage, key: str) -> bool:
     """Make a lock's generation a new one; say no where it cannot be made, or somebody writes right now."""
     try:
         lock = storage.lock(key)
-    except StorageError:
-        return False  # the trace went away, or may only be read
+    except (StorageError, CorruptFileError):
+        return False  # the trace went away, may only be read, or has something else in the lock's place
     try:
         if not lock.try_acquire():
             return False

@@ -134,7 +134,8 @@ def _behind(source: Archive, name: str, order_by: str) -> str:
     from traceark.filters import cursor_behind
 
     trace = source.get_trace(find(source, name))
-    assert trace is not None
+    if trace is None:
+        raise TraceNotFoundError(f"{name!r} has no header in {source.url}; traceark verify tells what is there")
     return cursor_behind(trace, order_by)
 
 

@@ -10,7 +10,7 @@ from traceark.cli.archives import find, opened, opened_existing
 from traceark.cli.output import Shown
 from traceark.cli.rows import check_ending, print_csv, rows_of, write
 from traceark.cli.settings import FINE, Settings, shared_options
-from traceark.errors import DamagedTraceError, DamagedTraceWarning
+from traceark.errors import DamagedTraceError, DamagedTraceWarning, TraceNotFoundError
 
 
 @click.command("show")
@@ -23,7 +23,8 @@ def show_verb(settings: Settings, archive: str, trace_id: str, full: bool) -> in
     with opened_existing(settings, archive) as source:
         found = find(source, trace_id)
         trace = source.get_trace(found)
-        assert trace is not None
+        if trace is None:
+            raise TraceNotFoundError(f"{found!r} has no header in {source.url}; traceark verify tells what is there")
         tree = source.get_goal_tree(found)
         messages = source.get_trace_messages(found)
         children = {}

@@ -86,7 +86,7 @@ class TracearkArchive:
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of the directory whose header this is, or each in a zip."""
         if path.name == HEADER and not zipfile.is_zipfile(path):
-            home = path.absolute().parent
+            home = path.parent.resolve()
             yield from _sources(LocalStorage(home.parent), home.name, path, counts)
             return
         try:
@@ -120,16 +120,22 @@ def _is_ours(path: Path, home: Path) -> bool:
 
 def _is_header(home: Path) -> bool:
     """Say whether a directory has a trace's header, perhaps damaged where it lies in an archive."""
+    path = home / HEADER
     try:
-        marked = _MARK in (home / HEADER).read_bytes()
+        marked = _is_file(path) and _MARK in path.read_bytes()
     except OSError:
         return False
     return marked or (home.parent.name == TRACES and _is_marker(home.parent.parent / MARKER))
 
 
+def _is_file(path: Path) -> bool:
+    """Say whether a file is one: a link may lead to what nobody named, and a pipe to read waits for a writer."""
+    return path.is_file() and not path.is_symlink()
+
+
 def _is_marker(path: Path) -> bool:
     try:
-        told = json.loads(path.read_bytes())
+        told = json.loads(path.read_bytes()) if _is_file(path) else None
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(told, dict) and told.get("format") == NAME
@@ -137,7 +143,7 @@ def _is_marker(path: Path) -> bool:
 
 def _files_in(folder: Path) -> list[Path]:
     try:
-        return [each for each in folder.iterdir() if each.is_file() and not each.is_symlink()]
+        return [each for each in folder.iterdir() if _is_file(each)] if not folder.is_symlink() else []
     except OSError:
         return []
 

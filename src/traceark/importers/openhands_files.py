@@ -224,12 +224,10 @@ def _conversation(events: Path) -> Folder | None:
     found = Folder(events=_numbered(events), is_conversation=True, place=parent)
     if not found.events:
         return None
-    if (parent / STATE).is_file():
-        found.states = [parent / STATE]
-    if (parent / _META).is_file():
-        found.meta = parent / _META
-    if (parent / _CACHE).is_dir():
-        found.repeats = _files(parent / _CACHE)
+    beside = _files(parent)
+    found.states = [path for path in beside if path.name == STATE]
+    found.meta = next((path for path in beside if path.name == _META), None)
+    found.repeats = _files(parent / _CACHE)
     found.conversation_id = id_of_name(_name(parent))
     # Without a state and without a name it is a folder like any other.
     found.is_conversation = bool(found.states) or found.conversation_id is not None
@@ -253,7 +251,7 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not folder.is_dir() or folder.is_symlink():
         return []
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
 

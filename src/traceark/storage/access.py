@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from traceark.layout import MARKER
+from traceark.storage.local_plain import open_plain
 
 Access = Literal["owner", "group", "others"]
 _FIRST: dict[Access, int] = {"owner": 0o600, "group": 0o660, "others": 0o664}
@@ -41,9 +42,16 @@ class Permissions:
             return self._first
 
     def open(self, path: Path, flags: int) -> int:
-        """Open a file that `flags` may make; return its descriptor."""
+        """Open a regular file that `flags` may make; return its descriptor.
+
+        Raises
+        ------
+        CorruptFileError
+            It is something else.
+        OSError
+        """
         mode = self.mode()
-        descriptor = os.open(path, flags | os.O_CREAT, mode)
+        descriptor = open_plain(path, flags | os.O_CREAT, mode)
         try:
             _open_to_group(descriptor, mode)
         except BaseException:
@@ -84,5 +92,7 @@ def _open_to_group(descriptor: int, mode: int) -> None:
     if not wanted:
         return
     status = os.fstat(descriptor)
-    if status.st_mode & wanted != wanted and status.st_uid == os.geteuid():
+    # What has another name may lie elsewhere too.
+    own = status.st_uid == os.geteuid() and (status.st_nlink == 1 or stat.S_ISDIR(status.st_mode))
+    if own and status.st_mode & wanted != wanted:
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode) | wanted)

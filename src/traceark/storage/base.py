@@ -36,12 +36,13 @@ class Entry:
     """One object in a listing: its size in bytes, its version, and its age.
 
     `version` differs whenever the content was replaced; `modified` is seconds since the epoch by
-    the storage's own clock.
+    the storage's own clock. What is not `plain`, as a link on a disk, can be listed and not read.
     """
 
     size: int
     version: str
     modified: float
+    plain: bool = True
 
 
 class Storage(ABC):

@@ -12,12 +12,13 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from traceark.errors import StorageError
+from traceark.errors import CorruptFileError, StorageError
 from traceark.storage.access import Access, Permissions
 from traceark.storage.base import (
     Appender,
@@ -29,6 +30,7 @@ from traceark.storage.base import (
     Lock,
     VersionMismatchError,
 )
+from traceark.storage.local_plain import open_plain, plain_path
 
 try:
     import fcntl
@@ -38,6 +40,7 @@ except ImportError:  # Windows: reading works, writing is refused in `lock`.
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
 TEMPORARY = ".tmp-"
+_LOCK = re.compile(rb"(-?[0-9]+ *\n)?")
 _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
@@ -88,7 +91,7 @@ class LocalAppender(Appender):
         self._path = path
         with _errors(str(path)):
             new = not path.exists()
-            self._descriptor = permissions.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._descriptor = permissions.open(path, os.O_WRONLY | os.O_APPEND)
             if new:
                 sync_directory(path.parent)
         self.size = os.fstat(self._descriptor).st_size
@@ -122,14 +125,18 @@ class LocalAppender(Appender):
 
 
 class LocalLock(Lock):
-    """`flock` on a file whose content is the generation."""
+    """`flock` on a file whose content is the generation; none is a stranger's hard link to a file of somebody's."""
 
     def __init__(self, path: Path, permissions: Permissions) -> None:
         if fcntl is None:
             raise StorageError("writing needs flock, which this operating system has not; reading works")
         self._path = path
         with _errors(str(path)):
-            self._descriptor = permissions.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._descriptor = permissions.open(path, os.O_RDWR)
+            status = os.fstat(self._descriptor)
+            if status.st_nlink > 1 and not _LOCK.fullmatch(os.pread(self._descriptor, 24, 0)):
+                os.close(self._descriptor)
+                raise CorruptFileError(f"{path} is no lock, and another file's second name; delete this name of it")
 
     def try_acquire(self) -> bool:
         try:
@@ -179,8 +186,8 @@ class LocalStorage(AppendStorage):
         self._sync_names = durability == "fsync"
 
     def path(self, key: str) -> Path:
-        """Return where a key lies."""
-        return self.root / key
+        """Return where a key lies; raises `CorruptFileError` where that is no plain file or directory."""
+        return plain_path(self.root, key)
 
     def local_path(self, key: str) -> Path:
         return self.path(key)
@@ -188,7 +195,7 @@ class LocalStorage(AppendStorage):
     async def read(self, key: str, start: int = 0) -> bytes:
         path = self.path(key)
         with _errors(str(path)):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_plain(path, os.O_RDONLY)
             try:
                 size = os.fstat(descriptor).st_size - start
                 if size <= _INLINE_READ_BYTES:
@@ -200,7 +207,7 @@ class LocalStorage(AppendStorage):
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
         path = self.path(key)
         with _errors(str(path)):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_plain(path, os.O_RDONLY)
             try:
                 status = os.fstat(descriptor)
                 return _pread(descriptor, 0, status.st_size), _version(status)
@@ -224,7 +231,8 @@ class LocalStorage(AppendStorage):
                     except FileNotFoundError:
                         continue
                     # The time of the last change, since copying tools set the time of modification.
-                    found[below + entry.name] = Entry(status.st_size, _version(status), status.st_ctime)
+                    plain = stat.S_ISREG(status.st_mode)
+                    found[below + entry.name] = Entry(status.st_size, _version(status), status.st_ctime, plain)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -245,10 +253,12 @@ class LocalStorage(AppendStorage):
         return f"{status.st_ino:x}-{status.st_ctime_ns:x}", time.time() - status.st_ctime
 
     async def children(self, prefix: str) -> Sequence[str]:
+        path = self.path(prefix)
         try:
-            with os.scandir(self.path(prefix)) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-        except FileNotFoundError:
+            with _errors(str(path)), os.scandir(path) as entries:
+                # What is no directory where one belongs is refused when it is read, and not passed over.
+                return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+        except KeyMissingError:
             return []
 
     async def create(self, key: str, data: bytes) -> str:
@@ -263,9 +273,10 @@ class LocalStorage(AppendStorage):
 
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         if version is not None:
-            with _errors(str(self.path(key))):
-                if _version(self.path(key).stat()) != version:
-                    raise VersionMismatchError(f"{self.path(key)} was replaced since it was read")
+            path = self.path(key)
+            with _errors(str(path)):
+                if _version(path.stat()) != version:
+                    raise VersionMismatchError(f"{path} was replaced since it was read")
         return await asyncio.to_thread(self._publish, key, data, exclusive=False)
 
     def _publish(self, key: str, data: bytes, *, exclusive: bool) -> str:
@@ -273,7 +284,7 @@ class LocalStorage(AppendStorage):
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
         with _errors(str(path)):
             self._make(path.parent)
-            descriptor = self.permissions.open(temporary, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC)
+            descriptor = self.permissions.open(temporary, os.O_WRONLY | os.O_EXCL)
             try:
                 try:
                     view = memoryview(data)
@@ -308,7 +319,8 @@ class LocalStorage(AppendStorage):
             sync_directory(path.parent)
 
     async def delete(self, keys: Iterable[str]) -> None:
-        paths = [self.path(key) for key in keys]
+        # A name that should not be there may go, whatever it stands for: what is deleted is the name.
+        paths = [self.path(folder) / name for folder, _, name in (key.rpartition("/") for key in keys)]
         if paths and not self._sync_names:
             # What supersedes a file must last before that goes; else a loss of power takes both.
             await asyncio.to_thread(_sync_directories, {path.parent for path in paths})
@@ -318,8 +330,9 @@ class LocalStorage(AppendStorage):
 
     async def sync_names(self, prefix: str) -> None:
         if self._sync_names:
-            with _errors(str(self.path(prefix))):
-                await asyncio.to_thread(sync_directory, self.path(prefix))
+            path = self.path(prefix)
+            with _errors(str(path)):
+                await asyncio.to_thread(sync_directory, path)
 
     async def remove_leftovers(self, prefix: str, seconds: float) -> int:
         return await asyncio.to_thread(self._remove_leftovers, self.path(prefix), seconds)
@@ -340,29 +353,33 @@ class LocalStorage(AppendStorage):
         return LocalLock(self.path(key), self.permissions)
 
     def make_directory(self, prefix: str) -> None:
-        with _errors(str(self.path(prefix))):
-            self._make(self.path(prefix))
+        path = self.path(prefix)
+        with _errors(str(path)):
+            self._make(path)
 
     def remove_directory(self, prefix: str) -> None:
         shutil.rmtree(self.path(prefix), ignore_errors=True)
 
     def open_appender(self, key: str) -> LocalAppender:
-        with _errors(str(self.path(key))):
-            self._make(self.path(key).parent)
-        return LocalAppender(self.path(key), self.permissions)
+        path = self.path(key)
+        with _errors(str(path)):
+            self._make(path.parent)
+        return LocalAppender(path, self.permissions)
 
     def take_over(self, keys: Iterable[str]) -> None:
         for key in keys:
-            with _errors(str(self.path(key))):
-                self.permissions.give(self.path(key))
+            path = self.path(key)
+            with _errors(str(path)):
+                self.permissions.give(path)
 
     async def sync(self, keys: Iterable[str]) -> None:
         await asyncio.to_thread(self._sync, list(keys))
 
     def _sync(self, keys: Sequence[str]) -> None:
         for key in keys:
-            with _errors(str(self.path(key))):
-                descriptor = os.open(self.path(key), os.O_RDONLY | os.O_CLOEXEC)
+            path = self.path(key)
+            with _errors(str(path)):
+                descriptor = open_plain(path, os.O_RDONLY)
                 try:
                     os.fsync(descriptor)
                 finally:

@@ -19,10 +19,11 @@ from traceark.manifest import decode_manifest, sha256
 from traceark.storage.access import Permissions
 from traceark.storage.base import AppendStorage, Lock
 from traceark.storage.local import TEMPORARY, sync_directory
+from traceark.storage.local_plain import open_plain, plain_path
 
 # Traces that are published together; each holds a lock open meanwhile.
 GROUP = 400
-_EXCLUSIVE = os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_EXCLUSIVE = os.O_WRONLY | os.O_EXCL
 
 
 class _NotPlainError(Exception):
@@ -44,9 +45,9 @@ def same_manifests(source: Path, target: Path, keys: Sequence[str]) -> Iterator[
     """Yield the keys of traces that are sealed on both sides with the same manifest."""
     for key in keys:
         try:
-            if _read(f"{source}/{TRACES}/{key}/{MANIFEST}") == _read(f"{target}/{TRACES}/{key}/{MANIFEST}"):
+            if _read(source, f"{TRACES}/{key}/{MANIFEST}") == _read(target, f"{TRACES}/{key}/{MANIFEST}"):
                 yield key
-        except OSError:
+        except (OSError, CorruptFileError):
             continue  # not sealed on one side, or something to be told: it is looked at
 
 
@@ -115,10 +116,10 @@ def _copy_logs(
     sync_each: bool,
     check: bool,
 ) -> _Copying:
-    there = root / TRACES / key
-    manifest = _read(f"{source}/{TRACES}/{key}/{MANIFEST}")
+    there = plain_path(root, f"{TRACES}/{key}")
+    manifest = _read(source, f"{TRACES}/{key}/{MANIFEST}")
     hashes = decode_manifest(manifest, f"{key}/{MANIFEST}")
-    files = {name: _checked(f"{source}/{TRACES}/{key}/{name}", digest) for name, digest in hashes.items()}
+    files = {name: _checked(source, f"{TRACES}/{key}/{name}", digest) for name, digest in hashes.items()}
     if HEADER not in files:
         raise _NotPlainError
     permissions.make_directory(there)
@@ -132,7 +133,7 @@ def _copy_logs(
     for name, data in first.items():
         _write(permissions, there / name, data, sync=sync_each)
         if check:
-            _checked(f"{there}/{name}", hashes[name])
+            _checked(there, name, hashes[name])
     if sync_each:
         for log in LOGS:
             sync_directory(there / log)
@@ -141,15 +142,15 @@ def _copy_logs(
     return _Copying(key, there, lock, last, sum(map(len, files.values())) + len(manifest))
 
 
-def _checked(path: str, digest: str) -> bytes:
-    data = _read(path)
+def _checked(root: Path, key: str, digest: str) -> bytes:
+    data = _read(root, key)
     if sha256(data) != digest:
         raise _NotPlainError
     return data
 
 
-def _read(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+def _read(root: Path, key: str) -> bytes:
+    descriptor = open_plain(plain_path(root, key), os.O_RDONLY)
     try:
         size = os.fstat(descriptor).st_size
         data = os.read(descriptor, size + 1)

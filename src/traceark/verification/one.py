@@ -23,7 +23,8 @@ class Checked:
 
 async def check(storage: Storage, trace_id: str, entries: Mapping[str, Entry], *, deep: bool) -> Checked:
     """Check one trace; the careful look is taken only where the quick one does not settle it."""
-    links = await sound_links(storage, trace_prefix(trace_id), trace_id, entries) if deep else None
+    quick = deep and all(entry.plain for entry in entries.values())
+    links = await sound_links(storage, trace_prefix(trace_id), trace_id, entries) if quick else None
     if links is not None:
         return Checked([], links)
     careful = TraceCheck(storage, trace_id, entries, deep)

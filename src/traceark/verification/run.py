@@ -19,6 +19,7 @@ from traceark.verification.finding import Finding
 from traceark.verification.links import broken_links
 from traceark.verification.one import Checked, check
 from traceark.verification.parallel import can_share, check_by_workers, sensible_workers
+from traceark.verification.plain import strange_names
 from traceark.verification.resuming import Progress
 
 Listed = Mapping[str, Mapping[str, Entry]]
@@ -60,6 +61,7 @@ async def verify(
         )
         for key in strangers
     ]
+    found += await strange_names(storage)
     bound = None
     try:
         bound = await binding()

@@ -23,6 +23,7 @@ from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.verification.finding import RESTORE, Finding
 from traceark.verification.links import Links
 from traceark.verification.names import is_foreign, is_unfinished
+from traceark.verification.plain import not_plain
 from traceark.verification.recount import fold_to, wrong_stats, wrong_totals
 
 
@@ -92,8 +93,10 @@ class TraceCheck:
         return "upgrade traceark" if isinstance(error, UnsupportedFormatError) else f"{RESTORE}; or: {self.repair}"
 
     def _names(self) -> None:
-        for name in self.entries:
-            if is_unfinished(name):
+        for name, entry in self.entries.items():
+            if not entry.plain and (meaning := not_plain(self.storage, f"{self.prefix}/{name}")):
+                self.find(name, meaning, RESTORE)
+            elif is_unfinished(name):
                 self.find(name, "a write was interrupted here; nothing refers to it", self.repair)
             elif is_foreign(name):
                 self.find(name, "it is no file of the format", "move it out of the trace's directory")
