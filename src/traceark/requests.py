@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -23,10 +24,13 @@ from traceark.codec.lines import (
     time_text,
     to_record,
 )
-from traceark.errors import InvalidValueError, MessageNotFoundError, UnknownFieldError
+from traceark.codec.malformed import MALFORMED
+from traceark.errors import CorruptFileError, InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
 from traceark.models import INT64_MAX, Event, Json, JsonObject, Message, Usage
 from traceark.stats import Facts, MessageFold, facts_of, updated_facts
+
+_INTEGER, _NUMBER, _TEXT = (int, type(None)), (int, float, type(None)), (str, type(None))
 
 
 class KnownMessage(Exception):
@@ -264,9 +268,40 @@ def digest(record: Mapping[str, Json]) -> str:
 
 
 def fold_record(fold: MessageFold, op: str | None, record: JsonObject, offset: int) -> None:
-    """Fold one record of a message log in."""
-    message_id = str(record["message_id"])
+    """Fold one record of a message log in.
+
+    Raises
+    ------
+    CorruptFileError
+        It proves itself, and still says something else than a message does.
+    """
+    try:
+        message_id = str(record["message_id"])
+        known = fold.facts.get(message_id)
+        if op is None:
+            facts = facts_of(record, offset)
+        elif known is not None:
+            facts = updated_facts(known, record)
+        else:
+            return
+        _check(facts)
+    except MALFORMED as error:
+        raise CorruptFileError(
+            f"trace {record.get('trace_id')!r}: the record of message {record.get('message_id')!r} at offset {offset} "
+            f"is no message ({type(error).__name__}: {error}); restore the messages directory from a copy"
+        ) from None
     if op is None:
-        fold.add(message_id, facts_of(record, offset))
-    elif message_id in fold.facts:
-        fold.replace(message_id, updated_facts(fold.facts[message_id], record))
+        fold.add(message_id, facts)
+    else:
+        fold.replace(message_id, facts)
+
+
+def _check(facts: Facts) -> None:
+    """Refuse facts that cannot be summed, as a file may state them."""
+    integers = type(facts.sequence) is type(facts.usage_tokens) is type(facts.duration_ms) is int
+    if not integers or type(facts.tokens) not in _INTEGER or type(facts.cost) not in _NUMBER:
+        raise TypeError("a number is none")
+    if not (facts.cost is None or math.isfinite(facts.cost)):
+        raise TypeError("the cost is infinite")
+    if type(facts.goal_id) not in _TEXT or type(facts.tool_name) not in _TEXT:
+        raise TypeError("a name is no text")
