@@ -16,8 +16,10 @@ from uuid import uuid4
 import pytest
 
 from servers import S3Server
+from traceark.folding import build_part
 from traceark.layout import trace_prefix
 from traceark.models import Goal, Message, Trace
+from traceark.reading import StoredTrace
 from traceark.storage.base import Durability, Entry
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
@@ -255,3 +257,80 @@ def test_more_traces_than_stay_open_leave_no_files_open(tmp_path: Path) -> None:
             assert [each.content for each in await reader.get_trace_messages(name)] == [1, 2]
 
     asyncio.run(run())
+
+
+async def test_who_saw_a_part_of_a_seal_that_is_under_way_appends_after_those_who_did_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met = False
+    seer, other, sealer = (ArchiveStore(tmp_path, durability="os") for _ in range(3))
+
+    async def met_by_writers(*where: Any, **how: Any) -> Any:
+        nonlocal met
+        built = await build_part(*where, **how)
+        if not met:
+            met = True
+            await seer.get_trace_messages("t")
+            await other.add_message(message("other", 4))
+            await seer.add_message(message("seer", 5))
+        return built
+
+    await create(seer)
+    await seer.add_message(message("seer", 1))
+    await other.add_message(message("other", 2))
+    await seer.add_message(message("seer", 3))
+    await other.get_trace_messages("t")
+    monkeypatch.setattr("traceark.compact.build_part", met_by_writers)
+    await sealer.seal("t")
+    for reader in (seer, other, sealer, ArchiveStore(tmp_path)):
+        assert [each.content[1] for each in await reader.get_trace_messages("t")] == [1, 2, 3, 4, 5]
+    assert await sealer.verify(deep=True) == []
+
+
+async def test_a_message_that_is_added_again_while_another_seals_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, sealed = StoredTrace.log, False
+    store, other = (ArchiveStore(tmp_path, durability="os") for _ in range(2))
+
+    async def sealed_before(self: StoredTrace, *which: Any, **how: Any) -> Any:
+        nonlocal sealed
+        if not sealed:
+            sealed = True
+            await other.seal("t")
+        return await log(self, *which, **how)
+
+    await create(store)
+    again = Message(trace_id="t", message_id="m", role="user", content="said once")
+    await store.add_message(again)
+    monkeypatch.setattr(StoredTrace, "log", sealed_before)
+    assert await store.add_message(again) == "m"
+    assert sealed and len(await store.get_trace_messages("t")) == 1
+
+
+@pytest.mark.parametrize("opened", [True, False])
+async def test_a_header_that_is_newer_than_the_listing_is_no_gap(
+    memory_url: str, monkeypatch: pytest.MonkeyPatch, opened: bool
+) -> None:
+    listed, overtaken = MemoryStorage.list, False
+    reader, writer = ArchiveStore(memory_url), ArchiveStore(memory_url)
+
+    async def overtaken_once(self: MemoryStorage, prefix: str) -> dict[str, Entry]:
+        nonlocal overtaken
+        found = await listed(self, prefix)
+        if self is reader.storage and not overtaken:
+            overtaken = True
+            await writer.append_event("t", "late", 2)
+            await writer.flush()
+        return found
+
+    await create(writer)
+    if opened:
+        await reader.append_event("t", "own", 0)
+    await writer.append_event("t", "early", 1)
+    await writer.flush()
+    monkeypatch.setattr(MemoryStorage, "list", overtaken_once)
+    assert len(await reader.get_events("t")) in (1 + opened, 2 + opened)
+    assert overtaken
+    trace = await reader.get_trace("t")
+    assert trace is not None and trace.last_event_id == 2 + opened

@@ -28,13 +28,12 @@ from traceark.headers import Changes, Checkpoint, Header, TreeFile, as_read
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.log import LogRead, Tail, read_log
 from traceark.models import GoalTree, Trace
+from traceark.reading import retrying
 from traceark.requests import KnownMessage, Request, Staged, fold_record
 from traceark.segments import Places
 from traceark.stats import MessageFold, totals_of, with_stats
 from traceark.storage.base import Entry, KeyMissingError, Storage, VersionMismatchError
 from traceark.writing import LogWriter, OffsetsTakenError
-
-_ATTEMPTS = 8
 
 
 def _version(entries: Mapping[str, Entry], name: str) -> str | None:
@@ -113,14 +112,11 @@ class OpenTrace:
         DamagedTraceError
             Its files do not make a whole.
         """
-        for attempt in range(_ATTEMPTS):
-            try:
-                await self._refresh(await self.storage.list(self.prefix))
-                return
-            except KeyMissingError as error:
-                # A file vanished between listing and reading: compacted, sealed or deleted.
-                if attempt == _ATTEMPTS - 1:
-                    raise IncompleteTraceError(f"trace {self.trace_id!r}: {error}; its files keep changing") from error
+
+        async def look() -> None:
+            await self._refresh(await self.storage.list(self.prefix))
+
+        await retrying(self.trace_id, look)
 
     async def _refresh(self, entries: dict[str, Entry]) -> None:
         header = entries.get(HEADER)

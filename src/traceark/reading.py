@@ -180,13 +180,21 @@ def fold_updates(rows: list[PartRecord]) -> list[PartRecord]:
 
 
 async def retrying(trace_id: str, read: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Run a reading that lists first, again when a file vanished in between."""
+    """Run a reading that lists first, again when files came or went in between.
+
+    A header that is read may be newer than the listing; what lacks the same offsets twice lacks them.
+    """
+    lacking = ""
     for attempt in range(_ATTEMPTS):
         try:
             return await read()
         except KeyMissingError as error:
             if attempt == _ATTEMPTS - 1:
                 raise IncompleteTraceError(f"trace {trace_id!r}: {error}; its files keep changing") from error
+        except IncompleteTraceError as error:
+            if attempt == _ATTEMPTS - 1 or str(error) == lacking:
+                raise
+            lacking = str(error)
     raise AssertionError
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from traceark import goals, lifecycle, query, questions
 from traceark.codec.lines import to_record
+from traceark.codec.parquet import PartRecord
 from traceark.errors import (
     InvalidValueError,
     MessageConflictError,
@@ -493,9 +494,14 @@ class ArchiveStore(Retention):
         """Return the id of a message that is there already, or refuse one with other content."""
         message_id = message.message_id
         assert message_id is not None
-        async with trace.reading():
-            stored = self._pool.of_open(trace)
-        rows = [row for row in (await stored.log("messages")).records if row.record.get("message_id") == message_id]
+
+        async def read() -> list[PartRecord]:
+            async with trace.reading():
+                stored = self._pool.of_open(trace)
+            return (await stored.log("messages")).records
+
+        records = await retrying(trace.trace_id, read)
+        rows = [row for row in records if row.record.get("message_id") == message_id]
         given = to_record(message)
         first = rows[0].digest or digest(rows[0].record)
         now = fold_updates(rows)[0].record

@@ -217,6 +217,9 @@ class FileWriter(LogWriter):
                 appender = segment.appender
                 if appender is None or segment.name != tail.name or tail.torn or appender.current_size() != tail.size:
                     return False
+            elif self._trace.ends[log]:
+                # A part covers the end; who has not seen it may have appended to the last segment since.
+                return False
         return True
 
     def is_quick(self) -> bool:
