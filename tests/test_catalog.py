@@ -839,6 +839,12 @@ class Faulty(LocalStorage):
         return await super().children(prefix)
 
 
+def remove(folder: Path) -> None:
+    """Delete a folder by hand, though its writer may just tidy it."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 async def _changes(place: Path) -> tuple[ArchiveStore, list[Callable[[], Awaitable[object]]]]:
     """Return a writer that leaves traces open, and what may happen between two lists."""
     writer = store_at(place)
@@ -848,13 +854,13 @@ async def _changes(place: Path) -> tuple[ArchiveStore, list[Callable[[], Awaitab
 
     async def hands() -> None:
         shutil.copytree(place / TRACES / "one", place.parent / "one", dirs_exist_ok=True)
-        shutil.rmtree(place / TRACES / "one")
+        remove(place / TRACES / "one")
 
     async def back() -> None:
         shutil.copytree(place.parent / "one", place / TRACES / "one")
 
     async def deleted() -> None:
-        shutil.rmtree(place / "catalog")
+        remove(place / "catalog")
 
     return writer, [
         lambda: add(writer, "t"),
