@@ -114,14 +114,17 @@ def test_the_tool_calls_of_a_message(
 
 @pytest.mark.parametrize("content", HARD_VALUES.values(), ids=HARD_VALUES)
 def test_no_content_makes_a_macro_fail(content: Json) -> None:
-    for each in (
-        content,
-        [content],
-        {"type": "tool_use", "input": content},
-        [{"type": "tool_result", "content": content}],
-    ):
-        text = dumps(each)
-        row = ask("SELECT message_text($1) AS text, tool_calls($1, $1) AS calls", text).rows()[0]
+    texts = [
+        dumps(each)
+        for each in (
+            content,
+            [content],
+            {"type": "tool_use", "input": content},
+            [{"type": "tool_result", "content": content}],
+        )
+    ]
+    asked = "SELECT message_text(said) AS text, tool_calls(said, said) AS calls FROM unnest($1) AS texts(said)"
+    for text, row in zip(texts, ask(asked, texts).rows(), strict=True):
         assert isinstance(row["calls"], list)
         if "\\ud" in text:  # JSON that DuckDB refuses
             assert row == {"text": text, "calls": []}
