@@ -30,7 +30,7 @@ from traceark.storage.base import (
     Lock,
     VersionMismatchError,
 )
-from traceark.storage.local_plain import open_plain, plain_path
+from traceark.storage.local_plain import open_plain, path_to_open, plain_path
 
 try:
     import fcntl
@@ -193,7 +193,7 @@ class LocalStorage(AppendStorage):
         return self.path(key)
 
     async def read(self, key: str, start: int = 0) -> bytes:
-        path = self.path(key)
+        path = path_to_open(self.root, key)
         with _errors(str(path)):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
@@ -205,7 +205,7 @@ class LocalStorage(AppendStorage):
                 os.close(descriptor)
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
-        path = self.path(key)
+        path = path_to_open(self.root, key)
         with _errors(str(path)):
             descriptor = open_plain(path, os.O_RDONLY)
             try:

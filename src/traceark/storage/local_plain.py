@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from traceark.errors import CorruptFileError
@@ -23,6 +24,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a directory",
 }
+_OUTSIDE = frozenset({"", ".", ".."})
 # What `open` says of a link, a socket or a pipe that nobody reads, and a directory.
 _REFUSED_BY_OPEN = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR})
 
@@ -42,21 +44,27 @@ def plain_path(root: Path, key: str) -> Path:
     """
     if not key:
         return root
+    return _plain(root, key, key.split("/"))
+
+
+def path_to_open(root: Path, key: str) -> Path:
+    """Return where a key lies as `plain_path` does, for `open_plain`, which looks at the last name of it itself."""
+    return _plain(root, key, key.split("/")[:-1])
+
+
+def _plain(root: Path, key: str, looked_at: Iterable[str]) -> Path:
+    if not _OUTSIDE.isdisjoint(key.split("/")):
+        raise CorruptFileError(f"{key!r} is no name of a file of {root}; whatever names it is damaged or hostile")
     place = str(root)
-    there = True
-    for name in key.split("/"):
-        if name in ("", ".", ".."):
-            raise CorruptFileError(f"{key!r} is no name of a file of {root}; whatever names it is damaged or hostile")
+    for name in looked_at:
         place = f"{place}/{name}"
-        if there:
-            try:
-                mode = os.lstat(place).st_mode
-            except OSError:
-                there = False  # whoever opens it says why
-                continue
-            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                raise _refused(place, mode)
-    return Path(place)
+        try:
+            mode = os.lstat(place).st_mode
+        except OSError:
+            break  # whoever opens it says why
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise _refused(place, mode)
+    return root / key
 
 
 def open_plain(path: Path | str, flags: int, mode: int = 0o600) -> int:

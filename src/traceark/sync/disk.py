@@ -19,7 +19,7 @@ from traceark.manifest import decode_manifest, sha256
 from traceark.storage.access import Permissions
 from traceark.storage.base import AppendStorage, Lock
 from traceark.storage.local import TEMPORARY, sync_directory
-from traceark.storage.local_plain import open_plain, plain_path
+from traceark.storage.local_plain import open_plain, path_to_open, plain_path
 
 # Traces that are published together; each holds a lock open meanwhile.
 GROUP = 400
@@ -150,7 +150,7 @@ def _checked(root: Path, key: str, digest: str) -> bytes:
 
 
 def _read(root: Path, key: str) -> bytes:
-    descriptor = open_plain(plain_path(root, key), os.O_RDONLY)
+    descriptor = open_plain(path_to_open(root, key), os.O_RDONLY)
     try:
         size = os.fstat(descriptor).st_size
         data = os.read(descriptor, size + 1)
