@@ -281,6 +281,13 @@ def test_the_library_says_the_same_as_the_command_line(archive: Path, tmp_path: 
             opened.export(BUGFIX, format="none", output=tmp_path / "b.zip")
 
 
+def test_the_report_of_one_that_leaves_something_out_is_json(archive: Path, tmp_path: Path) -> None:
+    with traceark.open(archive) as opened:
+        opened.append_event(BUGFIX, "step", 1)
+    [trace] = told("export", archive, BUGFIX, "--format", "html", "-o", tmp_path / "a.html")["traces"]
+    assert trace["outcome"] == "written" and trace["left_out"]["events"] > 0
+
+
 async def test_exporting_changes_nothing(archive: Path, tmp_path: Path) -> None:
     storage = storage_for(archive, None, "os")
     before = await storage.list("traces")

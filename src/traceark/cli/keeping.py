@@ -134,7 +134,7 @@ def rm_verb(settings: Settings, archive: str, names: tuple[str, ...], purge: boo
     if left:
         rollups = f"{count_of(left, 'rollup')} still hold{'' if left > 1 else 's'}"
         hint = f"traceark optimize {archive} rewrites {'them' if left > 1 else 'it'}"
-        click.echo(f"traceark: {rollups} rows of what was removed, hidden; {hint}", err=True)
+        click.echo(f"traceark: {rollups} rows of what was removed, hidden; {one_line(hint)}", err=True)
     return code
 
 

@@ -1,7 +1,7 @@
 """A run in Markdown, for people: header, goals, messages; calls, reasoning and long outputs folded.
 
-What the messages say is shown as Markdown within quotes, and can neither end them nor bring HTML or
-images of its own: code is code, and outside of it what could begin a tag is escaped.
+What the messages say is shown as Markdown within quotes, and can neither end them nor bring HTML,
+images or scripts of its own: code is code, and outside of it what could begin a tag is escaped.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _BACKTICKS = re.compile("`+")
 # What may begin a tag, a comment or an address in brackets; and an image.
 _TAG = re.compile(r"<(?=[A-Za-z/!?])|&(?=#|\w)")
 _IMAGE = re.compile(r"!\[")
+# What makes a script of a link's address, where a viewer lets it.
+_SCRIPT = re.compile(r"(?i)(java|vb)(?=script\\?:\S)")
 # An output of so many lines and characters is not folded.
 _LINES, _CHARS = 8, 800
 
@@ -155,7 +157,8 @@ def _quoted(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return _IMAGE.sub(r"!\\[", _TAG.sub(lambda found: "&lt;" if found[0] == "<" else "&amp;", text))
+    text = _TAG.sub(lambda found: "&lt;" if found[0] == "<" else "&amp;", text)
+    return _SCRIPT.sub(r"\1\\", _IMAGE.sub(r"!\\[", text))
 
 
 def _inline(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, cast
 
 from traceark.models import Json, JsonObject
@@ -65,5 +65,9 @@ class ExportReport:
             "ok": self.ok,
             "format": self.format,
             "left_out": cast("Json", dict(self.left_out)),
-            "traces": [cast("Json", asdict(trace)) for trace in self.traces],
+            # Of a counter `asdict` would make one that counts pairs.
+            "traces": [
+                {**cast("JsonObject", asdict(replace(trace, left_out=Counter()))), "left_out": dict(trace.left_out)}
+                for trace in self.traces
+            ],
         }
