@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import traceark
+from profiles import tried
 from traceark.codec.fields import MESSAGES
 from traceark.codec.lines import dumps
 from traceark.codec.parquet import MESSAGE_SCHEMA, to_table
@@ -27,6 +28,7 @@ from traceark.query import QueryResult
 from traceark.query.gather import gather
 from traceark.query.running import answer
 from traceark.query.sources import Source
+from traceark.rollups.reader import RollupReader
 from traceark.testing.values import HARD_VALUES
 
 # It would run for years.
@@ -364,3 +366,33 @@ def test_files_that_vanish_under_a_query_are_looked_for_again(tmp_path: Path, mo
         monkeypatch.setattr("traceark.query.gather", late)
         assert archive.sql("SELECT count(*) AS n FROM messages").rows() == [{"n": 1}]
         assert len(looks) == 2
+
+
+async def test_questions_that_are_asked_at_once_see_all_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RollupReader.find_message
+
+    async def find_message(self: RollupReader, message_id: str) -> list[str]:
+        await asyncio.sleep(0.005)  # as where the index is far away
+        return await real(self, message_id)
+
+    monkeypatch.setattr(RollupReader, "find_message", find_message)
+    async with traceark.ArchiveStore(tmp_path, durability="os") as store:
+        await store.create_trace(traceark.Trace(trace_id="t"))
+        await store.add_message(traceark.Message(trace_id="t", role="user", content="first"))
+        said = 1
+
+        async def ask_on() -> None:
+            nonlocal said
+            for _ in range(tried(8, 100)):
+                await store.add_message(traceark.Message(trace_id="t", role="user", content="more"))
+                said += 1
+                least = said
+                assert await store.get_message("t-0001") is not None
+                found = (
+                    await store.sql("SELECT count(*) AS n, count(DISTINCT message_id) AS ids FROM messages")
+                ).rows()
+                assert least <= found[0]["n"] == found[0]["ids"]
+
+        await asyncio.gather(*(ask_on() for _ in range(4)))

@@ -43,16 +43,17 @@ async def find(pool: TracePool, message_id: str) -> Message | None:
 async def _held(pool: TracePool, message_id: str) -> list[Message]:
     """Return the messages of an id, one per trace that holds it."""
     standing = pool.standing
-    await standing.refresh()
-    candidates = set(await standing.reader.find_message(message_id)) | standing.others
     paths: list[str] = []
-    for trace_id, parts in standing.uncovered.items():
-        part = parts[_MESSAGES]
-        path = part_path(pool, trace_id, "messages", part) if part is not None else None
-        if path is not None:
-            paths.append(path)
-        else:
-            candidates.add(trace_id)
+    async with standing.steady():
+        candidates = set(await standing.reader.find_message(message_id)) | standing.others
+        uncovered = set(standing.uncovered)
+        for trace_id, parts in standing.uncovered.items():
+            part = parts[_MESSAGES]
+            path = part_path(pool, trace_id, "messages", part) if part is not None else None
+            if path is not None:
+                paths.append(path)
+            else:
+                candidates.add(trace_id)
     if paths:
         text = "SELECT DISTINCT trace_id FROM messages WHERE message_id = $id"
         try:
@@ -60,7 +61,7 @@ async def _held(pool: TracePool, message_id: str) -> list[Message]:
         except QueryError:
             if all(Path(path).exists() for path in paths):
                 raise
-            candidates.update(standing.uncovered)  # one went meanwhile: its trace was reopened, or removed
+            candidates.update(uncovered)  # one went meanwhile: its trace was reopened, or removed
         else:
             candidates.update(row["trace_id"] for row in found.rows())
     return [message for each in sorted(candidates) if (message := await _message(pool, each, message_id)) is not None]

@@ -65,12 +65,12 @@ async def _gather(pool: TracePool, wanted: Collection[str]) -> dict[str, list[So
         sources["traces"] = [_masked([str(snapshot)] if snapshot is not None else [], masked), Source(table=rows)]
     if any(name in wanted for name in ("goals", *LOGS)):
         standing = pool.standing
-        await standing.refresh()
-        for log in LOGS:
-            if log in wanted:
-                sources[log] = await _log_sources(pool, standing, log)
-        if "goals" in wanted:
-            sources["goals"] = await _goal_sources(pool, standing)
+        async with standing.steady():
+            for log in LOGS:
+                if log in wanted:
+                    sources[log] = await _log_sources(pool, standing, log)
+            if "goals" in wanted:
+                sources["goals"] = await _goal_sources(pool, standing)
     return sources
 
 

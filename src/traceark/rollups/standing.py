@@ -6,7 +6,8 @@ Kept in step with the catalog and the current rollups, trace by trace as they ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,6 +53,8 @@ class Standing:
         self._catalog = catalog
         self._binding = binding
         self._cache = cache
+        # What one task reads of it must not change under it: all that waits in between would mix two moments.
+        self._mutex = asyncio.Lock()
         self._bound = ""
         self._mark: Mark | None = None
         self._ids: list[str] = []
@@ -64,6 +67,17 @@ class Standing:
 
     async def refresh(self) -> None:
         """Take in what changed of traces and rollups."""
+        async with self.steady():
+            pass
+
+    @asynccontextmanager
+    async def steady(self) -> AsyncIterator[None]:
+        """Take in what changed, and hold all of it still."""
+        async with self._mutex:
+            await self._refresh()
+            yield
+
+    async def _refresh(self) -> None:
         binding = await self._binding()
         if binding != self._bound:
             self.reader = RollupReader(self._storage, binding, self._cache)
