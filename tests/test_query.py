@@ -396,3 +396,27 @@ async def test_questions_that_are_asked_at_once_see_all_that_was_written(
                 assert least <= found[0]["n"] == found[0]["ids"]
 
         await asyncio.gather(*(ask_on() for _ in range(4)))
+
+
+async def test_a_message_is_found_while_its_rollup_is_merged_into_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with traceark.ArchiveStore(tmp_path, durability="os") as store:
+        await store.create_trace(traceark.Trace(trace_id="t"))
+        await store.add_message(traceark.Message(trace_id="t", message_id="sought", role="user", content="here"))
+        await store.update_trace("t", status="completed")
+        await store.seal("t")
+        await store.optimize()
+    reader = importlib.import_module("traceark.rollups.reader")
+    real, merged = reader._open, list[Path]()
+
+    def opened(path: Path) -> object:
+        if not merged:
+            merged.append(path)
+            raise FileNotFoundError(path)
+        return real(path)
+
+    monkeypatch.setattr(reader, "_open", opened)
+    async with traceark.ArchiveStore(tmp_path) as store:
+        found = await store.get_message("sought")
+        assert merged and found is not None and found.content == "here"

@@ -12,9 +12,11 @@ from traceark.query.gather import part_path
 from traceark.query.running import answer
 from traceark.query.sources import Source
 from traceark.reading import retrying
+from traceark.storage.base import KeyMissingError
 
 _MESSAGES = LOGS.index("messages")
 _SHOWN = 3
+_ATTEMPTS = 4
 
 
 async def find(pool: TracePool, message_id: str) -> Message | None:
@@ -42,6 +44,19 @@ async def find(pool: TracePool, message_id: str) -> Message | None:
 
 async def _held(pool: TracePool, message_id: str) -> list[Message]:
     """Return the messages of an id, one per trace that holds it."""
+    for again in range(_ATTEMPTS, -1, -1):
+        try:
+            candidates = await _candidates(pool, message_id)
+            break
+        except KeyMissingError:
+            # A rollup was merged into another between the look and the reading.
+            if not again:
+                raise
+    return [message for each in sorted(candidates) if (message := await _message(pool, each, message_id)) is not None]
+
+
+async def _candidates(pool: TracePool, message_id: str) -> set[str]:
+    """Return the traces that may hold a message."""
     standing = pool.standing
     paths: list[str] = []
     async with standing.steady():
@@ -64,7 +79,7 @@ async def _held(pool: TracePool, message_id: str) -> list[Message]:
             candidates.update(uncovered)  # one went meanwhile: its trace was reopened, or removed
         else:
             candidates.update(row["trace_id"] for row in found.rows())
-    return [message for each in sorted(candidates) if (message := await _message(pool, each, message_id)) is not None]
+    return candidates
 
 
 async def _message(pool: TracePool, trace_id: str, message_id: str) -> Message | None:

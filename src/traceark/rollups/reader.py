@@ -187,7 +187,10 @@ class RollupReader:
             for path in await self.path_of_ids(rollup):
                 index = self._indexes.get(rollup.id)
                 if index is None:
-                    index = self._indexes[rollup.id] = await asyncio.to_thread(_open, path)
+                    try:
+                        index = self._indexes[rollup.id] = await asyncio.to_thread(_open, path)
+                    except FileNotFoundError as error:
+                        raise KeyMissingError(f"{path} is not there any more") from error
                 found |= dict.fromkeys(_lookup(index, wanted))
         return list(found)
 
