@@ -20,7 +20,8 @@ from traceark.storage.base import KeyMissingError
 
 __all__ = ["QueryResult", "find", "run"]
 
-_ATTEMPTS = 4
+# On a disk a rollup goes as soon as it is merged into another, which `optimize` may do again and again.
+_ATTEMPTS = 20
 
 
 async def run(pool: TracePool, text: str, parameters: Parameters = None, *, sandbox: bool = False) -> QueryResult:

@@ -16,7 +16,7 @@ from traceark.storage.base import KeyMissingError
 
 _MESSAGES = LOGS.index("messages")
 _SHOWN = 3
-_ATTEMPTS = 4
+_ATTEMPTS = 20
 
 
 async def find(pool: TracePool, message_id: str) -> Message | None:
