@@ -22,7 +22,7 @@ from profiles import SEED, tried
 from test_power_loss import damage
 from traceark.errors import StorageError, TracearkError
 from traceark.models import Goal, Message, Trace
-from traceark.storage.local import LocalAppender, LocalLock
+from traceark.storage.local_files import LocalAppender, LocalLock
 from traceark.store import ArchiveStore
 from traceark.testing.calls import Call, Watcher, watched
 from traceark.testing.ledger import Ledger

@@ -7,7 +7,7 @@ import itertools
 import re
 import shutil
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from traceark.folding import build_part
 from traceark.layout import HEADER, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage import storage_for
+from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 
@@ -383,3 +384,28 @@ def test_a_segment_that_grew_elsewhere_behind_a_part_is_never_mixed_in(tmp_path:
             await contents_of(ArchiveStore(tmp_path / "here"))
 
     asyncio.run(story())
+
+
+async def test_what_a_copy_of_a_compacted_segment_has_more_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    writer = ArchiveStore(here, durability="os")
+    await writer.create_trace(Trace(trace_id="t"))
+    await write(writer, "begin")
+    shutil.copytree(here, there)
+
+    async def nothing_goes(storage: LocalStorage, keys: Iterable[str]) -> None:
+        """Leave it undone, as a compaction that is killed here does."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "delete", nothing_goes)
+        await ArchiveStore(there, durability="os").compact("t")
+    await write(writer, "more", 1)
+    for log in ("messages", "events"):
+        for segment in (here / "traces/t" / log).iterdir():
+            shutil.copy(segment, there / "traces/t" / log)
+    trace = await ArchiveStore(there).get_trace("t")
+    assert trace is not None
+    assert (trace.total_messages, trace.last_event_id) == (3, 3)
+    await writer.close()

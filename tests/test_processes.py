@@ -167,6 +167,24 @@ def test_an_empty_segment_that_another_went_past_is_never_appended_to(tmp_path: 
     asyncio.run(run())
 
 
+async def test_what_is_appended_to_the_other_one_of_two_empty_segments_counts_at_once(tmp_path: Path) -> None:
+    for attempt in range(8):  # by chance the first store's segment is the last one of the two
+        place = tmp_path / str(attempt)
+        first, second = (ArchiveStore(place, durability="os") for _ in range(2))
+        await first.create_trace(Trace(trace_id="t"))
+        await first.add_message(Message(trace_id="t", role="user", tokens=1))
+        await first.append_event("t", "step", 1)
+        await first.compact("t")
+        await second.compact("t")
+        await first.add_message(Message(trace_id="t", role="user", tokens=2))
+        await first.append_event("t", "step", 2)
+        trace = await ArchiveStore(place).get_trace("t")
+        assert trace is not None
+        assert (trace.total_messages, trace.total_tokens, trace.last_event_id) == (2, 3, 2)
+        await first.close()
+        await second.close()
+
+
 def test_a_cancelled_wait_for_the_lock_leaves_it_with_its_holder(tmp_path: Path) -> None:
     async def run() -> None:
         store = ArchiveStore(tmp_path, durability="os")

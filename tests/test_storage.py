@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -307,3 +308,47 @@ def test_closing_waits_for_a_write_that_is_under_way(tmp_path: Path) -> None:
         assert trace.task == "under way"
 
     asyncio.run(run())
+
+
+async def test_a_file_that_comes_in_place_of_one_that_goes_is_listed_either_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "traces/t/messages"
+    log.mkdir(parents=True)
+    (log / "segment").write_bytes(b"1")
+    scandir = os.scandir
+
+    class Late:
+        """A directory that is read before the segment is taken into a part, and looked at after."""
+
+        def __init__(self, path: str) -> None:
+            with scandir(path) as entries:
+                self.entries = list(entries)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            if [entry.name for entry in self.entries] == ["segment"]:
+                (log / "part").write_bytes(b"1")
+                (log / "segment").unlink()
+            return self.entries
+
+        def __exit__(self, *error: object) -> None:
+            """Leave the errors to the caller."""
+
+    monkeypatch.setattr(os, "scandir", Late)
+    assert list(await LocalStorage(tmp_path).list("traces/t")) == ["messages/part"]
+
+
+async def test_no_version_comes_again_while_the_kernels_clock_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def write_in_one_tick(descriptor: int, data: bytes) -> int:
+        written = write(descriptor, data)
+        os.utime(descriptor, ns=(10**18, 10**18))
+        return written
+
+    monkeypatch.setattr(os, "write", write_in_one_tick)
+    storage = LocalStorage(tmp_path, "os")
+    versions = [await storage.replace("traces/t/trace.json", b"%04d" % number) for number in range(20)]
+    assert len(set(versions)) == 20

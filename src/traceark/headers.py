@@ -24,12 +24,13 @@ class Checkpoint:
     """As of which offsets a header is, the last file and its size that held them, and the other files.
 
     A reader that finds those very files, and no others that carry a writer's id, knows that the
-    header is exact.
+    header is exact. Of the other files the size is known too, since any segment may grow: one that was
+    empty when another was the last, or one of which a copy is longer. None where an older header tells none.
     """
 
     ends: dict[LogName, int] = field(default_factory=lambda: {"messages": 0, "events": 0})
     files: dict[LogName, tuple[str, int]] = field(default_factory=dict)
-    others: dict[LogName, list[str]] = field(default_factory=dict)
+    others: dict[LogName, dict[str, int | None]] = field(default_factory=dict)
 
     def to_json(self) -> JsonObject:
         """Return it as a header keeps it."""
@@ -40,7 +41,7 @@ class Checkpoint:
                 "offset": self.ends[log],
                 "file": name,
                 "bytes": size,
-                "others": cast("Json", sorted(self.others.get(log, ()))),
+                "others": dict(sorted(self.others.get(log, {}).items())),
             }
         return out
 
@@ -50,7 +51,9 @@ class Checkpoint:
         found = cls()
         for log in LOGS:
             found.ends[log] = int(stored[log]["offset"])
-            found.others[log] = [str(name) for name in stored[log]["others"]]
+            others = stored[log]["others"]
+            sizes = others if isinstance(others, dict) else dict.fromkeys(others)
+            found.others[log] = {str(name): None if size is None else int(size) for name, size in sizes.items()}
             if stored[log]["file"]:
                 found.files[log] = (str(stored[log]["file"]), int(stored[log]["bytes"]))
         return found
@@ -64,18 +67,24 @@ class Checkpoint:
         if name and sizes.get(f"{log}/{name}") != size:
             return False
         last = parse_log_name(name)
-        for key in sizes:
+        for key, there in sizes.items():
             directory, _, other = key.partition("/")
             if directory == log and other != name:
                 parsed = parse_log_name(other)
-                if parsed is not None and parsed.incarnation == incarnation and not self._is_before(log, last, parsed):
+                if parsed is None or parsed.incarnation != incarnation:
+                    continue
+                if not self._is_before(log, last, parsed, there):
                     return False
         return True
 
-    def _is_before(self, log: LogName, last: SegmentName | PartName | None, other: SegmentName | PartName) -> bool:
-        """Say whether a file cannot hold anything past the checkpoint, whose last file is `last`."""
-        if isinstance(other, PartName) or other.writer:
-            return str(other) in self.others.get(log, ())
+    def _is_before(
+        self, log: LogName, last: SegmentName | PartName | None, other: SegmentName | PartName, size: int
+    ) -> bool:
+        """Say whether a file of this size cannot hold anything past the checkpoint, whose last file is `last`."""
+        if isinstance(other, PartName):
+            return str(other) in self.others.get(log, {})
+        if other.writer:
+            return self.others.get(log, {}).get(str(other)) == size
         # An object without a writer's id never grows, and only one can have its offset.
         return other.first < last.first if isinstance(last, SegmentName) else other.first <= self.ends[log]
 

@@ -443,15 +443,15 @@ class OpenTrace:
                 key = last.removeprefix(f"{self.prefix}/")
                 found.files[log] = (key.rpartition("/")[2], self.entries[key].size)
             last_name = found.files.get(log, ("", 0))[0]
-            found.others[log] = [
-                name
-                for entry in self.entries
-                if entry.startswith(f"{log}/")
-                and (name := entry.rpartition("/")[2]) != last_name
+            found.others[log] = {
+                name: entry.size
+                for key, entry in self.entries.items()
+                if key.startswith(f"{log}/")
+                and (name := key.rpartition("/")[2]) != last_name
                 and (parsed := parse_log_name(name)) is not None
                 and (isinstance(parsed, PartName) or parsed.writer)
                 and parsed.incarnation == self.header.incarnation
-            ]
+            }
         return found
 
     async def publish_header(self, header: Header) -> None:

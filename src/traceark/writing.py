@@ -292,6 +292,7 @@ class FileWriter(LogWriter):
             last = self._storage.open_appender(f"{directory}/{tail.name}")
             last.sync()
             last.close()
+            trace.entries[f"{log}/{tail.name}"] = Entry(last.size, "", 0.0)
         name = str(SegmentName(first, trace.header.incarnation, trace.writer_id))
         if f"{log}/{name}" in trace.entries:
             # A segment of our own that holds no whole record; it stays as it is.

@@ -14,155 +14,41 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from time import time_ns
 
-from traceark.errors import CorruptFileError, StorageError
+from traceark.errors import StorageError
 from traceark.storage.access import Access, Permissions
 from traceark.storage.base import (
-    Appender,
     AppendStorage,
     Durability,
     Entry,
-    KeyExistsError,
     KeyMissingError,
-    Lock,
     VersionMismatchError,
 )
+from traceark.storage.local_files import LocalAppender, LocalLock, sync_directory, told_errors
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
-
-try:
-    import fcntl
-except ImportError:  # Windows: reading works, writing is refused in `lock`.
-    fcntl = None  # type: ignore[assignment]
 
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
 TEMPORARY = ".tmp-"
-_LOCK = re.compile(rb"(-?[0-9]+ *\n)?")
+# So often a directory is read in which files go at every look.
+_SCANS = 8
 _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
-
-
-@contextmanager
-def _errors(what: str) -> Iterator[None]:
-    """Turn the system's errors into this package's, naming the file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise KeyMissingError(f"{what} is not there") from None
-    except FileExistsError:
-        raise KeyExistsError(f"{what} is there already") from None
-    except (NotADirectoryError, IsADirectoryError) as error:
-        raise StorageError(
-            f"{what} is in the way: {error.strerror}; an archive keeps directories and files only"
-        ) from error
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(error.errno, f"{what}: {error.strerror}; nothing was acknowledged") from error
 
 
 def _version(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
-def sync_directory(path: Path) -> None:
-    """Return when the names in a directory are on stable storage."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_directories(paths: Iterable[Path]) -> None:
     for path in paths:
-        with suppress(KeyMissingError), _errors(str(path)):
+        with suppress(KeyMissingError), told_errors(str(path)):
             sync_directory(path)
-
-
-class LocalAppender(Appender):
-    """A segment open with ``O_APPEND``."""
-
-    def __init__(self, path: Path, permissions: Permissions) -> None:
-        self._path = path
-        with _errors(str(path)):
-            new = not path.exists()
-            self._descriptor = permissions.open(path, os.O_WRONLY | os.O_APPEND)
-            if new:
-                sync_directory(path.parent)
-        self.size = os.fstat(self._descriptor).st_size
-
-    def append(self, data: bytes) -> None:
-        start = self.size
-        try:
-            written = os.write(self._descriptor, data)
-            while written < len(data):
-                written += os.write(self._descriptor, memoryview(data)[written:])
-        except OSError as error:
-            # A half-written record must not stand before the next one; where it stays, whoever reads finds it torn.
-            with suppress(OSError):
-                os.ftruncate(self._descriptor, start)
-            raise StorageError(error.errno, f"{self._path}: {error.strerror}; nothing was acknowledged") from error
-        self.size = start + len(data)
-
-    def current_size(self) -> int | None:
-        status = os.fstat(self._descriptor)
-        return status.st_size if status.st_nlink else None
-
-    def sync(self) -> None:
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            raise StorageError(error.errno, f"{self._path}: sync failed: {error.strerror}") from error
-
-    def close(self) -> None:
-        with _errors(str(self._path)):
-            os.close(self._descriptor)
-
-
-class LocalLock(Lock):
-    """`flock` on a file whose content is the generation; none is a stranger's hard link to a file of somebody's."""
-
-    def __init__(self, path: Path, permissions: Permissions) -> None:
-        if fcntl is None:
-            raise StorageError("writing needs flock, which this operating system has not; reading works")
-        self._path = path
-        with _errors(str(path)):
-            self._descriptor = permissions.open(path, os.O_RDWR)
-            status = os.fstat(self._descriptor)
-            if status.st_nlink > 1 and not _LOCK.fullmatch(os.pread(self._descriptor, 24, 0)):
-                os.close(self._descriptor)
-                raise CorruptFileError(f"{path} is no lock, and another file's second name; delete this name of it")
-
-    def try_acquire(self) -> bool:
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def release(self) -> None:
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def generation(self) -> int:
-        text = os.pread(self._descriptor, 24, 0)
-        try:
-            return int(text or b"0")
-        except ValueError:
-            return 0
-
-    def bump(self, *, deleted: bool = False) -> None:
-        generation = -1 if deleted else max(self.generation(), 0) + 1
-        with _errors(str(self._path)):
-            os.pwrite(self._descriptor, b"%-20d\n" % generation, 0)
-
-    def close(self) -> None:
-        with _errors(str(self._path)):
-            os.close(self._descriptor)
 
 
 class LocalStorage(AppendStorage):
@@ -194,7 +80,7 @@ class LocalStorage(AppendStorage):
 
     async def read(self, key: str, start: int = 0) -> bytes:
         path = path_to_open(self.root, key)
-        with _errors(str(path)):
+        with told_errors(str(path)):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 size = os.fstat(descriptor).st_size - start
@@ -206,7 +92,7 @@ class LocalStorage(AppendStorage):
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
         path = path_to_open(self.root, key)
-        with _errors(str(path)):
+        with told_errors(str(path)):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 status = os.fstat(descriptor)
@@ -220,6 +106,16 @@ class LocalStorage(AppendStorage):
         return found
 
     def _scan(self, directory: str, below: str, found: dict[str, Entry]) -> None:
+        # A file that went while its directory was read may have a successor that was not seen: look again.
+        for _ in range(_SCANS):
+            seen: dict[str, Entry] = {}
+            if self._scan_once(directory, below, seen):
+                break
+        found.update(seen)
+
+    def _scan_once(self, directory: str, below: str, found: dict[str, Entry]) -> bool:
+        """Take in what lies below a directory; say whether every file that it named was still there."""
+        whole = True
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:
@@ -229,14 +125,16 @@ class LocalStorage(AppendStorage):
                             continue
                         status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
+                        whole = whole and entry.name.startswith(TEMPORARY)
                         continue
                     # The time of the last change, since copying tools set the time of modification.
                     plain = stat.S_ISREG(status.st_mode)
                     found[below + entry.name] = Entry(status.st_size, _version(status), status.st_ctime, plain)
         except FileNotFoundError:
-            return
+            return True
         except OSError as error:
             raise StorageError(error.errno, f"{directory}: {error.strerror}") from error
+        return whole
 
     def location(self) -> str:
         try:
@@ -255,7 +153,7 @@ class LocalStorage(AppendStorage):
     async def children(self, prefix: str) -> Sequence[str]:
         path = self.path(prefix)
         try:
-            with _errors(str(path)), os.scandir(path) as entries:
+            with told_errors(str(path)), os.scandir(path) as entries:
                 # What is no directory where one belongs is refused when it is read, and not passed over.
                 return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
         except KeyMissingError:
@@ -274,7 +172,7 @@ class LocalStorage(AppendStorage):
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         if version is not None:
             path = self.path(key)
-            with _errors(str(path)):
+            with told_errors(str(path)):
                 if _version(path.stat()) != version:
                     raise VersionMismatchError(f"{path} was replaced since it was read")
         return await asyncio.to_thread(self._publish, key, data, exclusive=False)
@@ -282,7 +180,7 @@ class LocalStorage(AppendStorage):
     def _publish(self, key: str, data: bytes, *, exclusive: bool) -> str:
         path = self.path(key)
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-        with _errors(str(path)):
+        with told_errors(str(path)):
             self._make(path.parent)
             descriptor = self.permissions.open(temporary, os.O_WRONLY | os.O_EXCL)
             try:
@@ -290,6 +188,8 @@ class LocalStorage(AppendStorage):
                     view = memoryview(data)
                     while view:
                         view = view[os.write(descriptor, view) :]
+                    # The kernel's own clock may stand still for milliseconds, in which a version could come again.
+                    os.utime(descriptor, ns=(now := time_ns(), now))
                     os.fsync(descriptor)
                     status = os.fstat(descriptor)
                 finally:
@@ -325,13 +225,13 @@ class LocalStorage(AppendStorage):
             # What supersedes a file must last before that goes; else a loss of power takes both.
             await asyncio.to_thread(_sync_directories, {path.parent for path in paths})
         for path in paths:
-            with _errors(str(path)):
+            with told_errors(str(path)):
                 path.unlink(missing_ok=True)
 
     async def sync_names(self, prefix: str) -> None:
         if self._sync_names:
             path = self.path(prefix)
-            with _errors(str(path)):
+            with told_errors(str(path)):
                 await asyncio.to_thread(sync_directory, path)
 
     async def remove_leftovers(self, prefix: str, seconds: float) -> int:
@@ -342,7 +242,7 @@ class LocalStorage(AppendStorage):
         for folder, _, names in os.walk(directory):
             for name in filter(_LEFTOVER.fullmatch, names):
                 path = Path(folder, name)
-                with _errors(str(path)), suppress(FileNotFoundError):
+                with told_errors(str(path)), suppress(FileNotFoundError):
                     status = path.lstat()
                     if now - max(status.st_mtime, status.st_ctime) > seconds:
                         path.unlink()
@@ -354,7 +254,7 @@ class LocalStorage(AppendStorage):
 
     def make_directory(self, prefix: str) -> None:
         path = self.path(prefix)
-        with _errors(str(path)):
+        with told_errors(str(path)):
             self._make(path)
 
     def remove_directory(self, prefix: str) -> None:
@@ -362,14 +262,14 @@ class LocalStorage(AppendStorage):
 
     def open_appender(self, key: str) -> LocalAppender:
         path = self.path(key)
-        with _errors(str(path)):
+        with told_errors(str(path)):
             self._make(path.parent)
         return LocalAppender(path, self.permissions)
 
     def take_over(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self.path(key)
-            with _errors(str(path)):
+            with told_errors(str(path)):
                 self.permissions.give(path)
 
     async def sync(self, keys: Iterable[str]) -> None:
@@ -378,7 +278,7 @@ class LocalStorage(AppendStorage):
     def _sync(self, keys: Sequence[str]) -> None:
         for key in keys:
             path = self.path(key)
-            with _errors(str(path)):
+            with told_errors(str(path)):
                 descriptor = open_plain(path, os.O_RDONLY)
                 try:
                     os.fsync(descriptor)

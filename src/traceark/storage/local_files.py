@@ -1,0 +1,129 @@
+"""One file on a local disk: appended to, locked, its name synced, and what the system says of it told."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from traceark.errors import CorruptFileError, StorageError
+from traceark.storage.access import Permissions
+from traceark.storage.base import Appender, KeyExistsError, KeyMissingError, Lock
+
+try:
+    import fcntl
+except ImportError:  # Windows: reading works, writing is refused in `LocalLock`.
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK = re.compile(rb"(-?[0-9]+ *\n)?")
+
+
+@contextmanager
+def told_errors(what: str) -> Iterator[None]:
+    """Turn the system's errors into this package's, naming the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise KeyMissingError(f"{what} is not there") from None
+    except FileExistsError:
+        raise KeyExistsError(f"{what} is there already") from None
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise StorageError(
+            f"{what} is in the way: {error.strerror}; an archive keeps directories and files only"
+        ) from error
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(error.errno, f"{what}: {error.strerror}; nothing was acknowledged") from error
+
+
+def sync_directory(path: Path) -> None:
+    """Return when the names in a directory are on stable storage."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class LocalAppender(Appender):
+    """A segment open with ``O_APPEND``."""
+
+    def __init__(self, path: Path, permissions: Permissions) -> None:
+        self._path = path
+        with told_errors(str(path)):
+            new = not path.exists()
+            self._descriptor = permissions.open(path, os.O_WRONLY | os.O_APPEND)
+            if new:
+                sync_directory(path.parent)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def append(self, data: bytes) -> None:
+        start = self.size
+        try:
+            written = os.write(self._descriptor, data)
+            while written < len(data):
+                written += os.write(self._descriptor, memoryview(data)[written:])
+        except OSError as error:
+            # A half-written record must not stand before the next one; where it stays, whoever reads finds it torn.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, start)
+            raise StorageError(error.errno, f"{self._path}: {error.strerror}; nothing was acknowledged") from error
+        self.size = start + len(data)
+
+    def current_size(self) -> int | None:
+        status = os.fstat(self._descriptor)
+        return status.st_size if status.st_nlink else None
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise StorageError(error.errno, f"{self._path}: sync failed: {error.strerror}") from error
+
+    def close(self) -> None:
+        with told_errors(str(self._path)):
+            os.close(self._descriptor)
+
+
+class LocalLock(Lock):
+    """`flock` on a file whose content is the generation; none is a stranger's hard link to a file of somebody's."""
+
+    def __init__(self, path: Path, permissions: Permissions) -> None:
+        if fcntl is None:
+            raise StorageError("writing needs flock, which this operating system has not; reading works")
+        self._path = path
+        with told_errors(str(path)):
+            self._descriptor = permissions.open(path, os.O_RDWR)
+            status = os.fstat(self._descriptor)
+            if status.st_nlink > 1 and not _LOCK.fullmatch(os.pread(self._descriptor, 24, 0)):
+                os.close(self._descriptor)
+                raise CorruptFileError(f"{path} is no lock, and another file's second name; delete this name of it")
+
+    def try_acquire(self) -> bool:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def generation(self) -> int:
+        text = os.pread(self._descriptor, 24, 0)
+        try:
+            return int(text or b"0")
+        except ValueError:
+            return 0
+
+    def bump(self, *, deleted: bool = False) -> None:
+        generation = -1 if deleted else max(self.generation(), 0) + 1
+        with told_errors(str(self._path)):
+            os.pwrite(self._descriptor, b"%-20d\n" % generation, 0)
+
+    def close(self) -> None:
+        with told_errors(str(self._path)):
+            os.close(self._descriptor)
