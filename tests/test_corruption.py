@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from profiles import SEED, tried
-from traceark.errors import TracearkError
+from traceark.errors import QueryError, TracearkError
 from traceark.layout import GOAL_TREE, HEADER, LOCK, trace_prefix
 from traceark.models import Goal, Message, Trace, Usage
 from traceark.storage.memory import MemoryStorage
@@ -210,6 +210,32 @@ async def test_what_sql_says_is_right_or_left_out_with_a_warning(tmp_path: Path,
         finally:
             path.write_bytes(files[key])
     assert found == []
+
+
+async def test_a_damaged_rollup_raises_no_foreign_error(tmp_path: Path) -> None:
+    async with ArchiveStore(tmp_path) as store:
+        await sealed(store)
+        await store.refresh()
+        await store.optimize()
+    unread = 0
+    for path in sorted(tmp_path.glob("catalog/rollups/*/*.parquet")):
+        whole = path.read_bytes()
+        step = tried(1511, 37)
+        for at in (*range(SEED % step, len(whole), step), len(whole) - 1):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+            async with ArchiveStore(tmp_path) as store:
+                message = await store.get_message(f"{IDS[0]}-0002")
+                if message is None:
+                    assert path.name == "ids.parquet"  # a hash in it was changed
+                else:
+                    assert (message.trace_id, message.tokens) == (IDS[0], 70)
+                for query in QUERIES:
+                    try:
+                        await store.sql(query)
+                    except QueryError:
+                        unread += 1
+        path.write_bytes(whole)
+    assert unread > 0
 
 
 async def test_a_check_that_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

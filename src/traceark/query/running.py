@@ -87,7 +87,8 @@ class _Query:
                 finally:
                     with self._lock:
                         self._connection = None
-        except duckdb.Error as error:
+        except (duckdb.Error, RuntimeError) as error:
+            # The latter where a damaged file has a name that is no text.
             raise QueryError(str(error)) from error
         finally:
             self._ended.set()

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from traceark.codec.malformed import MALFORMED
 from traceark.errors import StorageError
 from traceark.rollups.cache import FileCache
 from traceark.rollups.coverage import all_members
@@ -185,13 +186,17 @@ class RollupReader:
         found: dict[str, None] = {}
         for rollup in self.rollups:
             for path in await self.path_of_ids(rollup):
-                index = self._indexes.get(rollup.id)
-                if index is None:
-                    try:
+                try:
+                    index = self._indexes.get(rollup.id)
+                    if index is None:
                         index = self._indexes[rollup.id] = await asyncio.to_thread(_open, path)
-                    except FileNotFoundError as error:
-                        raise KeyMissingError(f"{path} is not there any more") from error
-                found |= dict.fromkeys(_lookup(index, wanted))
+                    told = _lookup(index, wanted)
+                except FileNotFoundError as error:
+                    raise KeyMissingError(f"{path} is not there any more") from error
+                except (*MALFORMED, pa.ArrowException, OSError):
+                    # Derived, and damaged: each of its traces may hold it.
+                    told = self._members[rollup.id]["trace_id"].to_pylist()
+                found |= dict.fromkeys(told)
         return list(found)
 
 
