@@ -627,3 +627,17 @@ class TestRepair:
         part.write_bytes(part.read_bytes()[:-1])
         result = run("repair", archive, "--all", "--yes")
         assert result.exit_code == 1 and part.name in result.stdout
+
+
+def test_a_verb_leaves_pandas_alone_which_can_be_used_all_the_same(imported: Path) -> None:
+    program = """
+import sys
+from contextlib import suppress
+import pyarrow
+from traceark.cli import main
+with suppress(SystemExit):
+    main()
+assert "pandas" not in sys.modules
+assert list(pyarrow.table({"a": [1]}).to_pandas()["a"]) == [1]
+"""
+    subprocess.run([sys.executable, "-c", program, "ls", imported], capture_output=True, check=True)

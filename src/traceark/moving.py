@@ -1,26 +1,29 @@
-"""What moves runs between an archive and other places, as methods of the blocking facade."""
+"""What moves runs between an archive and other places, as methods of the blocking facade.
+
+What a method needs is loaded by its first call: all of it takes as long to load as a fifth of the store.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from traceark.errors import ArchiveNotFoundError, ExportFailedError
-from traceark.exporters.report import ExportReport
-from traceark.exporters.run import export_traces, exporter_of, target_of
 from traceark.filters import Filters
 from traceark.layout import TRACES
-from traceark.packed.members import Limits
-from traceark.redacting import Progress as TracesDone
-from traceark.redacting import RedactionReport, redact
-from traceark.redaction import Pattern
 from traceark.storage.base import Durability
 from traceark.store import ArchiveStore
-from traceark.sync.pack import PackReport, pack
-from traceark.sync.report import SyncReport
-from traceark.sync.run import Progress, SyncOptions, sync
-from traceark.sync.unpack import unpack
+
+if TYPE_CHECKING:
+    from traceark.exporters.report import ExportReport
+    from traceark.packed.members import Limits
+    from traceark.redacting import Progress as TracesDone
+    from traceark.redacting import RedactionReport
+    from traceark.redaction import Pattern
+    from traceark.sync.pack import PackReport
+    from traceark.sync.report import SyncReport
+    from traceark.sync.run import Progress, SyncOptions
 
 Answer = TypeVar("Answer")
 
@@ -72,6 +75,8 @@ class Moving:
         """
         if trace_ids and filters:
             raise ExportFailedError("give trace ids or filters, not both")
+        from traceark.exporters.run import export_traces, exporter_of, target_of
+
         exporter, target = exporter_of(format), target_of(output)
         chosen = list(trace_ids) or self.run(self.store.trace_ids(**filters))
         return self.run(export_traces(self.store, chosen, exporter, target, force=force))
@@ -95,6 +100,8 @@ class Moving:
         ...     archive.redact(["run-7"]).replaced.total()
         1
         """
+        from traceark.redacting import redact
+
         work = redact(self.store, trace_ids, patterns=patterns, dry_run=dry_run, progress=progress, **filters)
         return self.run(work)
 
@@ -138,6 +145,8 @@ class Moving:
         [('run-7', 'new')]
         """
 
+        from traceark.sync.run import sync
+
         async def work() -> SyncReport:
             async with ArchiveStore(url, storage_options=storage_options, durability=durability) as other:
                 return await sync(self.store, other, options, progress=progress, **filters)
@@ -160,6 +169,8 @@ class Moving:
         ArchiveNotFoundError
             There is no archive at `url`.
         """
+
+        from traceark.sync.run import sync
 
         async def work() -> SyncReport:
             async with ArchiveStore(url, storage_options=storage_options) as other:
@@ -208,6 +219,8 @@ class Moving:
         ...     dict(archive.unpack(f"{folder}/runs.zip").outcomes)
         {'same': 1}
         """
+        from traceark.sync.pack import pack
+
         return self.run(pack(self.store, to, trace_ids or None, force=force, progress=progress, **filters))
 
     def unpack(
@@ -239,4 +252,6 @@ class Moving:
         --------
         See `pack`.
         """
+        from traceark.sync.unpack import unpack
+
         return self.run(unpack(path, self.store, options, limits=limits, progress=progress))

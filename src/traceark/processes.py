@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.context import BaseContext
 
+from traceark.starting import leave_pandas_for_later
+
 # What those that share some work need; a program's own main module is loaded there, as is usual.
 _LOADED = ["__main__", "traceark.store", "traceark.importers.parallel"]
 
@@ -36,5 +38,6 @@ def _begin(environment: Mapping[str, str], begin: Callable[..., None] | None, gi
     # The server has that of the moment in which it was started.
     os.environ.clear()
     os.environ.update(environment)
+    leave_pandas_for_later()
     if begin is not None:
         begin(*given)

@@ -36,7 +36,9 @@ def opened(settings: Settings, url: str, other: str = "") -> Iterator[Archive]:
         The URL names no storage that can be opened.
     """
     import traceark
+    from traceark.starting import leave_pandas_for_later
 
+    leave_pandas_for_later()
     try:
         archive = traceark.open(url, storage_options=storage_options(settings, url, other))
     except ImportError as error:
