@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from typing import TypeVar
 
 from hypothesis import settings
+
+Case = TypeVar("Case")
 
 # What chance decides follows from it: `make torture SEED=7`.
 SEED = int(os.environ.get("SEED", "0"))
@@ -14,6 +18,17 @@ THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 def tried(count: int, thorough: int) -> int:
     """Return how many samples to take, or which step to take between them."""
     return thorough if THOROUGH else count
+
+
+def some(cases: Iterable[Case], count: int) -> list[Case]:
+    """Return so many of the cases, spread over all of them; a thorough run gets all.
+
+    Which ones follows from `SEED`, so that every one is tried now and then.
+    """
+    every = list(cases)
+    if THOROUGH or count >= len(every):
+        return every
+    return [every[(SEED + at * len(every) // count) % len(every)] for at in range(count)]
 
 
 def machine_settings(max_examples: int, steps: int) -> settings:

@@ -75,6 +75,8 @@ class TestMemory(InMemory, StoreConformance):
 class TestMinistack(StoreConformance):
     """S3, on a server whose conditional writes hold under contention."""
 
+    step = tried(3, 1)
+
     @pytest.fixture
     def url(self, ministack_server: S3Server) -> str:
         return ministack_server.place()
@@ -131,6 +133,8 @@ class Spooled:
 
 class TestSpooledInMemory(Spooled, InMemory, SharingTests, QueryTests, ArchiveProtocolConformance):
     """A spool in front of an object store without a network."""
+
+    step = tried(5, 1)
 
     def test_folders_put_in_and_removed_by_hand_are_noticed(self) -> None:
         pytest.skip("they are put into the archive, past the spool, which holds the trace")

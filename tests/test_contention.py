@@ -255,7 +255,7 @@ async def test_eight_processes_with_two_hundred_tasks_on_one_trace(tmp_path: Pat
 async def test_a_writer_beside_whatever_else_goes_on(tmp_path: Path) -> None:
     url, options = str(tmp_path / "archive"), {"durability": "os"}
     await begin(url, options)
-    await crowd(url, options, tmp_path, {"machine": 2}, tried(12, 1500), OBSERVERS)
+    await crowd(url, options, tmp_path, {"machine": 2}, tried(6, 1500), OBSERVERS)
     history = await judged(url, options, tmp_path)
     assert spread(history) > 10
 

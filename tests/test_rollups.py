@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import secrets
@@ -20,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles import tried
+from profiles import some, tried
 from traceark.catalog.rows import tree_number
 from traceark.codec.fields import EVENTS, GOALS, MESSAGES
 from traceark.codec.lines import decode_line, encode_line, to_record
@@ -369,8 +370,7 @@ def test_traces_that_are_gone_are_purged_by_the_next_run(place: Place) -> None:
     run(story())
 
 
-@pytest.mark.parametrize("log", LOGS)
-@pytest.mark.parametrize("damage", ["torn", "flipped", "foreign", "gone"])
+@pytest.mark.parametrize(("log", "damage"), some(itertools.product(LOGS, ["torn", "flipped", "foreign", "gone"]), 4))
 def test_a_damaged_part_leaves_out_its_trace_alone(place: Place, log: str, damage: str) -> None:
     async def story() -> None:
         for trace_id in ("a", "bad", "c"):
@@ -435,7 +435,7 @@ def test_totals_that_a_caller_set_are_no_damage(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["no json", "torn json", "missing", "size", "foreign", "newer", "renamed", "members"]
+    "damage", some(["no json", "torn json", "missing", "size", "foreign", "newer", "renamed", "members"], 4)
 )
 def test_what_is_no_rollup_is_ignored_and_made_again(place: Place, damage: str) -> None:
     async def story() -> None:

@@ -6,6 +6,7 @@ Run as a program, this file syncs one archive with another, and can be killed.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from profiles import SEED, tried
+from profiles import SEED, some, tried
 from servers import Requests, S3Server
 from test_sync import RUN, add, archive, told
 from traceark.models import Message, Trace
@@ -85,8 +86,9 @@ async def _sync_killed_at(source: Path, target: Path, count: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("before", ["nothing", "live", "sealed"])
-@pytest.mark.parametrize("after", ["live", "sealed"])
+@pytest.mark.parametrize(
+    ("before", "after"), some(itertools.product(["nothing", "live", "sealed"], ["live", "sealed"]), 3)
+)
 async def test_killed_at_any_change_it_leaves_a_true_state_and_goes_on(tmp_path: Path, before: str, after: str) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     await add(here, "a", status="completed" if before == "sealed" else "running")
