@@ -368,6 +368,15 @@ def test_files_that_vanish_under_a_query_are_looked_for_again(tmp_path: Path, mo
         assert len(looks) == 2
 
 
+def test_files_that_vanish_at_every_look_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def gone(pool: Any, wanted: Any) -> Any:
+        return {"messages": [Source(paths=(str(tmp_path / "merged.parquet"),))]}
+
+    monkeypatch.setattr("traceark.query.gather", gone)
+    with traceark.open(tmp_path / "runs") as archive, pytest.raises(QueryError, match="went while they were read"):
+        archive.sql("SELECT count(*) FROM messages")
+
+
 async def test_questions_that_are_asked_at_once_see_all_that_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,11 @@ async def run(pool: TracePool, text: str, parameters: Parameters = None, *, sand
         except (QueryError, KeyMissingError) as error:
             # A file went between the look and the reading: merged into another rollup, or its trace reopened.
             vanished = isinstance(error, KeyMissingError) or not all(Path(path).exists() for path in paths)
-            if not (again and vanished):
+            if not vanished:
                 raise
+            if not again:
+                raise QueryError(
+                    f"files of {pool.url} went while they were read, {_ATTEMPTS + 1} times ({error}); "
+                    "ask again when `optimize` or whatever moves them is done"
+                ) from error
     raise AssertionError

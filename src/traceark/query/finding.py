@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from traceark.errors import AmbiguousMessageId, DamagedTraceError, QueryError
+from traceark.errors import AmbiguousMessageId, DamagedTraceError, QueryError, StorageError
 from traceark.layout import LOGS
 from traceark.models import Message
 from traceark.pool import TracePool
@@ -48,10 +48,10 @@ async def _held(pool: TracePool, message_id: str) -> list[Message]:
         try:
             candidates = await _candidates(pool, message_id)
             break
-        except KeyMissingError:
+        except KeyMissingError as error:
             # A rollup was merged into another between the look and the reading.
             if not again:
-                raise
+                raise StorageError(f"rollups of {pool.url} are merged all the while ({error}); ask again") from error
     return [message for each in sorted(candidates) if (message := await _message(pool, each, message_id)) is not None]
 
 
