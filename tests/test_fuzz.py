@@ -33,6 +33,35 @@ FOUND = {
     "a revision that is a text": changed("trace.json", b'"_revision":', b'"_revision":"x","_":'),
     "an incarnation that is a list": changed("trace.json", b'"_incarnation":"a0000001"', b'"_incarnation":[]'),
     "a tree's revision that is a text": changed("goal_tree.json", b'"_revision":', b'"_revision":"x","_":'),
+    **{
+        f"a total that was set to {value[:9]}": changed(
+            "trace, header",
+            b'"_revision":',
+            b'"_set":{"total_tokens":{"adjustment":"%s","offset":1}},"_revision":' % value.encode(),
+        )
+        for value in ("NaN", "Infinity", "1e9999", "1e-9999", "1e999999999", "9" * 4000)
+    },
+    **{
+        f"stats of a goal that were set to {told[:40]}": changed(
+            "trace, goal tree",
+            b'"_revision":',
+            b'"_set":{"g":{"self_stats":{%s},"cumulative_stats":{}}},"_revision":' % told.encode(),
+        )
+        for told in (
+            '"total_tokens":"NaN"',
+            '"total_cost":"1e9999"',
+            '"message_count":"1e999999999"',
+            '"preview":{"value":5,"offset":5}',
+        )
+    },
+    "a preview that was set to no number": changed(
+        "goal_tree.json",
+        b'"_revision":',
+        b'"_set":{"1.1":{"self_stats":{"preview":{"value":NaN,"offset":5}},"cumulative_stats":{}}},"_revision":',
+    ),
+    "a message without a sequence": changed("trace, segment", b'"sequence"', b'"se2uence"'),
+    "a message whose id is a number": changed("trace, segment", b'"message_id":"', b'"message_id":5,"_":"'),
+    "a name that raises what is no letter": ("names", b"%0Buuur~9"),
     "tokens that are a text": changed("trace, segment", b'"tokens":4', b'"tokens":"4"'),
     "a goal that is a number": changed("trace, segment", b'"goal_id":"g"', b'"goal_id":7'),
     "a cost beyond all numbers": changed("trace, segment", b'"cost":0.1', b'"cost":1e999'),
