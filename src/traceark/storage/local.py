@@ -63,6 +63,8 @@ def _errors(what: str) -> Iterator[None]:
         if isinstance(error, StorageError):
             raise
         raise StorageError(error.errno, f"{what}: {error.strerror}; nothing was acknowledged") from error
+    except MemoryError as error:
+        raise CorruptFileError(f"{what} is larger than the memory that is left; restore it from a copy") from error
 
 
 def _version(status: os.stat_result) -> str:
