@@ -33,13 +33,17 @@ check: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
 
-# All that a test tries more of when it is told to be thorough, the same for the same SEED.
+# What a test tries more of when it is told to be thorough, the same for the same SEED; with WHOLE=1 all that there is.
 SEED ?= 0
+WHOLE ?=
+torture: export SEED := $(SEED)
+torture: export WHOLE := $(WHOLE)
+torture: export HYPOTHESIS_PROFILE := thorough
 torture: $(STAMP)
 	@echo "SEED=$(SEED)"
-	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/test_endurance.py
-	@SEED=$(SEED) HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-seed=$(SEED) \
-		$$(grep -lE '^from profiles import|hypothesis|testing.suite' tests/test_*.py | grep -v endurance)
+	@$(BIN)/python -m pytest tests/test_endurance.py
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-seed=$(SEED) \
+		$$(grep -lE '^from profiles import|hypothesis' tests/test_*.py | grep -v -e structure -e endurance $(if $(WHOLE),,-e conformance))
 
 # Ceph's S3 gateway, a server that shares nothing with those which `make test` installs: a Debian in .ceph/, 0.9 GB, as root.
 ceph:

@@ -13,10 +13,14 @@ Case = TypeVar("Case")
 # What chance decides follows from it: `make torture SEED=7`.
 SEED = int(os.environ.get("SEED", "0"))
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+# All that there is, for hours: `make torture WHOLE=1`.
+WHOLE = THOROUGH and bool(os.environ.get("WHOLE"))
 
 
-def tried(count: int, thorough: int) -> int:
+def tried(count: int, thorough: int, whole: int | None = None) -> int:
     """Return how many samples to take, or which step to take between them."""
+    if WHOLE and whole is not None:
+        return whole
     return thorough if THOROUGH else count
 
 
@@ -32,7 +36,6 @@ def some(cases: Iterable[Case], count: int) -> list[Case]:
 
 
 def machine_settings(max_examples: int, steps: int) -> settings:
-    """Return the settings of a state machine; a thorough run has twelve times the examples."""
-    return settings(
-        max_examples=max_examples * 12 if THOROUGH else max_examples, stateful_step_count=steps, deadline=None
-    )
+    """Return the settings of a state machine; a thorough run has six times the examples."""
+    examples = max_examples * tried(1, 6, 60)
+    return settings(max_examples=examples, stateful_step_count=steps, deadline=None)

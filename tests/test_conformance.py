@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from profiles import THOROUGH, tried
+from profiles import WHOLE, tried
 from servers import S3Server
 from traceark.protocol import TraceStore
 from traceark.storage.memory import MemoryStorage
@@ -89,7 +89,7 @@ class TestMinistack(StoreConformance):
 class TestMoto(ArchiveProtocolConformance):
     """S3, on the server that most people test with."""
 
-    step = tried(5, 1)
+    step = tried(5, 3, 1)
 
     @pytest.fixture
     def url(self, moto_server: S3Server) -> str:
@@ -149,9 +149,9 @@ class TestSpooledInMemory(Spooled, InMemory, SharingTests, QueryTests, ArchivePr
         pytest.skip("which storage a trace is read from depends on how far shipping has come")
 
 
-# Thorough runs ask everything of the spool in front of a server too; in memory it is always asked.
+# Whole runs ask everything of the spool in front of a server too; in memory it is always asked.
 _Asked: type[ArchiveTests] = (
-    ArchiveProtocolConformance if THOROUGH else type("_Asked", (ArchiveTests, MessageTests, EventTests), {})
+    ArchiveProtocolConformance if WHOLE else type("_Asked", (ArchiveTests, MessageTests, EventTests), {})
 )
 
 

@@ -141,7 +141,7 @@ async def test_what_is_read_is_right_or_an_error_that_names_the_trace(state: str
     assert wrong(right, right) == [] and not any(isinstance(each, TracearkError) for each in right.values())
     found: list[str] = []
     count = 0
-    for key, what, data in changes(files, tried(173, 1)):
+    for key, what, data in changes(files, tried(173, 5, 1)):
         if data != files[key] and not is_told_by_nothing(state, key, what):
             count += 1
             found += [f"{key} {what}: {each}" for each in wrong(await answers({**files, key: data}), right)]
@@ -188,7 +188,7 @@ async def test_what_sql_says_is_right_or_left_out_with_a_warning(tmp_path: Path,
     assert all(right.values())
     found: list[str] = []
     # Segments are read as they are above; to ask DuckDB takes long.
-    named = [each for each in changes(files, tried(1009, 31)) if not each[0].endswith(".jsonl")]
+    named = [each for each in changes(files, tried(1009, 101, 31)) if not each[0].endswith(".jsonl")]
     for key, what, data in named[:: tried(5, 1)]:
         if data == files[key] or is_told_by_nothing(state, key, what):
             continue

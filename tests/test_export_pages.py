@@ -137,7 +137,7 @@ def test_what_is_known_to_be_hostile_is_text(text: str) -> None:
     refuse_markdown(everywhere(text))
 
 
-@settings(max_examples=tried(60, 3000), deadline=None)
+@settings(max_examples=tried(60, 1500, 3000), deadline=None)
 @given(TEXTS)
 @example(" ".join(HOSTILE))
 @example("\n".join(HOSTILE))

@@ -456,7 +456,7 @@ SPANS = st.builds(
 )
 
 
-@settings(max_examples=tried(200, 10_000))
+@settings(max_examples=tried(200, 4000, 10_000))
 @given(st.lists(SPANS, max_size=7))
 def test_whatever_the_spans_are_the_trace_is_sound(spans: list[Span]) -> None:
     source, counts = built(spans)

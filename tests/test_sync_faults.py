@@ -28,6 +28,7 @@ from traceark.storage.local import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.sync import sync
 
+KILLS = tried(3, 20, 200)
 CHANGING = ("write", "link", "replace", "unlink", "mkdir", "ftruncate")
 
 
@@ -188,7 +189,7 @@ def test_killed_for_real_anywhere_and_repeated_it_ends_with_the_same_manifests(t
 
     asyncio.run(make())
     chance, seconds, kills = random.Random(SEED + 7), 0.0, 0
-    for attempt in range(tried(3, 200) + 1):
+    for attempt in range(KILLS + 1):
         there = tmp_path / f"there-{attempt}"
         command = [sys.executable, "-c", PROGRAM, str(here), str(there)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -206,7 +207,7 @@ def test_killed_for_real_anywhere_and_repeated_it_ends_with_the_same_manifests(t
         assert asyncio.run(told(there, "live")) == asyncio.run(told(here, "live"))
         assert asyncio.run(sound(there))
         shutil.rmtree(there)
-    assert kills >= tried(3, 200) // 2
+    assert kills >= KILLS // 2
 
 
 def manifests(root: Path) -> dict[str, bytes]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, cast
 
 from traceark.codec.lines import check_texts, decode_line, encode_line, to_record
-from traceark.codec.malformed import MALFORMED, stated
+from traceark.codec.malformed import MALFORMED, stated, stated_decimal
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, LOGS, LogName, PartName, SegmentName, parse_log_name
 from traceark.models import GoalStats, GoalTree, Json, JsonObject, Trace
@@ -221,7 +220,7 @@ class Header:
             header.floor = stated({"last_sequence": 0, **was_set}, "last_sequence", int)
             was_set.pop("last_sequence", None)
             for name, entry in was_set.items():
-                header.adjustments[name] = Decimal(entry["adjustment"])
+                header.adjustments[name] = stated_decimal(entry, "adjustment")
                 header.set_at[name] = stated(entry, "offset", int)
             header.trace = Trace.parse(_without_own(record))
         except MALFORMED as error:

@@ -109,6 +109,8 @@ def trace_id_of(key: str) -> str | None:
         return None
     for index in range(mask.bit_length()):
         if mask >> index & 1:
+            if not ord("a") <= raw[index] <= ord("z"):
+                return None
             raw[index] -= 32
     try:
         trace_id = raw.decode()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from traceark.errors import CorruptFileError
 
-_LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)")
+_LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)\n")
 
 
 def encode_manifest(hashes: Mapping[str, str]) -> bytes:
@@ -31,15 +31,17 @@ def decode_manifest(data: bytes, what: str) -> dict[str, str]:
         A line is no line of `sha256sum`, or the lines are not those that the archive writes.
     """
     found: dict[str, str] = {}
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise CorruptFileError(f"{what} is no text; restore it from a copy, or seal the trace again") from None
-    for line in text.splitlines():
-        match = _LINE.fullmatch(line)
+    position = 0
+    while position < len(data):
+        match = _LINE.match(data, position)
         if match is None:
-            raise CorruptFileError(f"{what} has the line {line[:80]!r}, which is no line of sha256sum")
-        found[match[2]] = match[1]
+            line = data[position : position + 80]
+            raise CorruptFileError(f"{what} has the line {line!r}, which is no line of sha256sum")
+        position = match.end()
+        try:
+            found[match[2].decode()] = match[1].decode()
+        except UnicodeDecodeError:
+            raise CorruptFileError(f"{what} is no text; restore it from a copy, or seal the trace again") from None
     if encode_manifest(found) != data:
         raise CorruptFileError(f"{what} is not byte for byte what the archive writes")
     return found

@@ -34,7 +34,7 @@ def installed(group: str, own: Sequence[Callable[[], T]], error: type[TracearkEr
     for point in entry_points(group=group):
         try:
             each = point.load()()
-        except (ImportError, AttributeError) as problem:
+        except Exception as problem:  # another package's code runs here, and may raise anything
             raise error(f"{point.name!r} of {group} ({point.value}) does not load: {problem}") from problem
         found[each.name] = each
     return list(found.values())

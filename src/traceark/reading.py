@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from traceark.codec.malformed import stated
 from traceark.codec.parquet import PartInfo, PartRecord
 from traceark.codec.parts import read_message, read_messages
 from traceark.errors import CorruptFileError, IncompleteTraceError
@@ -20,6 +21,7 @@ from traceark.stats import MessageFold, totals_of, with_stats
 from traceark.storage.base import Entry, KeyMissingError, Storage
 
 Answer = TypeVar("Answer")
+T = TypeVar("T")
 _ATTEMPTS = 8
 
 
@@ -160,10 +162,15 @@ def fold_updates(rows: list[PartRecord]) -> list[PartRecord]:
     """Return message rows with updates folded in, by sequence then offset.
 
     A row that an update changed carries the digest of the message as first added.
+
+    Raises
+    ------
+    CorruptFileError
+        A record has no id or no sequence, adds a message for the second time, or updates none.
     """
     found: dict[str, PartRecord] = {}
     for row in rows:
-        message_id = str(row.record["message_id"])
+        message_id = _stated(row, "message_id", str)
         if row.op is None:
             if message_id in found:
                 raise CorruptFileError(f"the message id {message_id!r} was added twice, at offset {row.offset} again")
@@ -176,7 +183,17 @@ def fold_updates(rows: list[PartRecord]) -> list[PartRecord]:
             found[message_id] = PartRecord(added.offset, None, record, first)
         else:
             raise CorruptFileError(f"the record at offset {row.offset} updates {message_id!r}, which no record adds")
-    return sorted(found.values(), key=lambda row: (row.record["sequence"], row.offset))
+    return sorted(found.values(), key=lambda row: (_stated(row, "sequence", int), row.offset))
+
+
+def _stated(row: PartRecord, name: str, kind: type[T]) -> T:
+    try:
+        return stated(row.record, name, kind)
+    except (KeyError, TypeError) as error:
+        raise CorruptFileError(
+            f"trace {row.record.get('trace_id')!r}: the record at offset {row.offset} is no message ({error!r}); "
+            f"restore the messages directory from a copy"
+        ) from None
 
 
 async def retrying(trace_id: str, read: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -79,8 +79,9 @@ def parse_segment(data: bytes, what: str, first: int, incarnation: str, after: i
             crc = data[end - 10 : end - 2].decode()
             position, offset = end + 1, offset + 1
             continue
-        line = data[position : end if end >= 0 else len(data)]
-        if end < 0 or not proves_itself(line):
+        # What does not end is not copied: it may be most of the memory that there is.
+        line = data[position:end] if end >= 0 else b""
+        if not proves_itself(line):
             _check_torn(data, position, what, offset, at)
             return Segment(records, offset - first, first_writer, position, True, after_crc, crc)
         record = proven_record(line, f"{what}, offset {offset}")

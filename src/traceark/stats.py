@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Context, Decimal, Inexact
 from typing import Any, NamedTuple, cast
 
+from traceark.codec.malformed import stated, stated_decimal
 from traceark.errors import InvalidValueError
 from traceark.models import INT64_MAX, INT64_MIN, Goal, GoalStats, GoalTree, JsonObject
 
@@ -295,15 +296,15 @@ class SetStats:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, object]) -> SetStats:
-        """Return it from what `goal_tree.json` keeps."""
+        """Return it from what `goal_tree.json` keeps; raises one of `MALFORMED` where that is nothing."""
         found = cls()
         for name, value in stored.items():
             if name == "preview":
                 preview = cast("dict[str, object]", value)
-                found.preview = cast("str | None", preview["value"])
-                found.preview_offset = cast("int", preview["offset"]) + 1
+                found.preview = None if preview["value"] is None else stated(preview, "value", str)
+                found.preview_offset = stated(preview, "offset", int) + 1
             else:
-                found.adjustments[name] = Decimal(cast("str", value))
+                found.adjustments[name] = stated_decimal(stored, name)
         return found
 
 

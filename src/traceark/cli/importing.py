@@ -12,7 +12,7 @@ import click
 from traceark.cli.archives import opened
 from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
-from traceark.showing import one_line
+from traceark.showing import one_line, visible
 
 if TYPE_CHECKING:
     from traceark.importers.base import Importer
@@ -67,6 +67,11 @@ def import_verb(
     wrong = _wrong(report, sources)
     for problem in wrong:
         click.echo(f"traceark: {one_line(problem)}", err=True)
+    if settings.debug:
+        for path, told in report.raised.items():
+            click.echo(f"traceark: {one_line(path)}:\n{visible(told)}", err=True, nl=False)
+    elif report.raised:
+        click.echo("traceark: an importer failed; --debug shows where", err=True)
     if report.stopped_at is not None:
         click.echo(
             f"traceark: stopped at {one_line(report.stopped_at)}; what came before it is in the archive", err=True

@@ -21,6 +21,7 @@ class Settings:
 
     as_json: bool
     endpoint_url: str | None
+    debug: bool
 
     def output(self) -> Output:
         """Return the output that was asked for; the other one is not loaded."""
@@ -45,7 +46,7 @@ def shared_options(
     def told(
         as_json: bool, endpoint_url: str | None, debug: bool, *args: Parameters.args, **options: Parameters.kwargs
     ) -> int:
-        # `debug` is acted on where errors are caught, outside of every verb.
-        return verb(Settings(as_json, endpoint_url), *args, **options)
+        # What a verb does not catch is shown outside of every verb.
+        return verb(Settings(as_json, endpoint_url, debug), *args, **options)
 
     return told  # type: ignore[return-value]

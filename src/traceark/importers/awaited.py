@@ -46,11 +46,11 @@ class Awaited:
         if last == file.path:
             yield _together(self._told.pop(key)).source()
 
-    def rest(self) -> Iterator[tuple[SourceTrace, FileReport]]:
+    def rest(self) -> Iterator[tuple[PiecedTrace, FileReport]]:
         """Yield what awaits files that were not taken."""
         while self._told:
             told = self._told.pop(next(iter(self._told)))
-            yield _together(told).source(), told[-1][1]
+            yield _together(told), told[-1][1]
 
 
 def _together(told: Sequence[tuple[PiecedTrace, FileReport]]) -> PiecedTrace:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from traceark.errors import ImportFailedError
 from traceark.models import GoalStats, GoalTree, Json, Message, Trace
 
 if TYPE_CHECKING:
@@ -169,3 +171,27 @@ class ManyFiles(Protocol):
     def files(self, path: Path) -> Sequence[Path]:
         """Return all files of the source that `path` belongs to, itself among them; `read` is called with the first."""
         ...
+
+
+@contextmanager
+def asked(name: str) -> Iterator[None]:
+    """Name the importer whose code raises anything in the block but that a file cannot be read.
+
+    Raises
+    ------
+    ImportFailedError
+        It did; what it raised is the cause.
+
+    Examples
+    --------
+    >>> with asked("mine"):
+    ...     {}["model"]
+    Traceback (most recent call last):
+    traceark.errors.ImportFailedError: the importer 'mine' failed: KeyError: 'model'
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # importers are anybody's: whatever one raises is told of its file
+        raise ImportFailedError(f"the importer {name!r} failed: {type(error).__name__}: {error}") from error

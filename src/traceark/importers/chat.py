@@ -76,6 +76,7 @@ def _trace(row: Row, chat: JsonObject, counts: ImportCounts, path: Path) -> Sour
     for number, message in building.each("message", chat["messages"]):
         _add_message(building, number, message)
     if not row.exact:
+        building.row("text", row.text)
         building.event("text", row.text)
     return building.finish(path)
 

@@ -117,6 +117,7 @@ class DocumentTrace:
         """Count records, and yield those that are objects with their places; what is none becomes an event."""
         if not isinstance(records, list):
             if records is not None:
+                self.row(kind, records)
                 self.event(kind, records)
             return
         for number, record in enumerate(records, start=1):

@@ -41,6 +41,8 @@ _USAGE_NAMES = {
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 # Of the zip format (APPNOTE 4.4.5); Python's own library reads it from 3.14 on.
 _ZSTANDARD = 93
+# A log that is larger unpacks to so many times its size at most; real ones do to 25 times theirs.
+_LARGE_BYTES, _MOST_RATIO = 2**26, 200
 # A member that says it is larger is no sample.
 _MOST_BYTES = 2**29
 
@@ -78,6 +80,11 @@ class InspectLog:
                     counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
             return
         with zipfile.ZipFile(path) as file:
+            size = sum(info.file_size for info in file.infolist())
+            if size > max(_LARGE_BYTES, _MOST_RATIO * path.stat().st_size):
+                told = f"its members say that they have {size:,} bytes, which is no log's; nothing was taken"
+                counts.problems.append(Problem(str(path), 0, told))
+                return
             header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
             log = dict(header or {})
             if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):

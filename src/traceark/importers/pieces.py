@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from traceark.importers.base import ImportCounts, SourceEvent, SourceTrace
+from traceark.importers.base import ImportCounts, SourceEvent, SourceTrace, asked
 from traceark.importers.otel_span import id_of
 from traceark.importers.span import Span
 from traceark.models import Event, Json, JsonObject
@@ -101,9 +101,16 @@ class PiecedTrace:
     counts: ImportCounts = field(default_factory=ImportCounts)
 
     def source(self) -> SourceTrace:
-        """Put the trace together."""
+        """Put the trace together.
+
+        Raises
+        ------
+        ImportFailedError
+            The format failed.
+        """
         self.counts = ImportCounts()
-        source = self.format.put_together(self.trace_id, self.pieces, self.path, self.counts)
+        with asked(self.format.name):
+            source = self.format.put_together(self.trace_id, self.pieces, self.path, self.counts)
         spans = [piece.key() for piece in self.pieces if piece.kind == SPAN]
         others = {piece.key() for piece in self.pieces if piece.kind != SPAN and piece.kind in self.format.records}
         # The same for the same records in any order.
@@ -117,9 +124,16 @@ class PiecedTrace:
         return source
 
     def after(self, earlier: Sequence[Piece]) -> PiecedTrace | None:
-        """Return what was told before and this together; None where both tell the end of a span, and not the same."""
-        if _disagree(self.format.endings(earlier), self.format.endings(self.pieces)):
-            return None
+        """Return what was told before and this together; None where both tell the end of a span, and not the same.
+
+        Raises
+        ------
+        ImportFailedError
+            The format failed.
+        """
+        with asked(self.format.name):
+            if _disagree(self.format.endings(earlier), self.format.endings(self.pieces)):
+                return None
         told = Counter(piece.key() for piece in earlier)
         around: dict[str, Json] = {}
         stood: set[str] = set()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, cast
 
+from traceark.errors import ImportFailedError
 from traceark.importers.base import Problem
 from traceark.models import Json, JsonObject
 
@@ -78,6 +80,8 @@ class ImportReport:
         Of the skipped files those that are compressed, with what: what is in them was not looked at.
     covered : set of str
         Files that were read together with another one, as parts of one run.
+    raised : dict of str to str
+        Of files whose importer failed: the traceback, for whoever mends it.
     stopped_at : str, optional
         The file that ended a strict import, since it could not be taken whole.
     """
@@ -86,11 +90,19 @@ class ImportReport:
     skipped: list[str] = field(default_factory=list)
     compressed: dict[str, str] = field(default_factory=dict)
     covered: set[str] = field(default_factory=set)
+    raised: dict[str, str] = field(default_factory=dict)
     stopped_at: str | None = None
 
-    def unreadable(self, path: str, error: OSError) -> None:
-        """Say that a file or directory cannot be read."""
-        self.files.append(FileReport(path, "", problems=[Problem(path, 0, f"cannot be read: {error.strerror}")]))
+    def unreadable(self, path: str, error: OSError | ImportFailedError) -> None:
+        """Say that a file or directory cannot be read, or that its importer failed."""
+        self.files.append(FileReport(path, "", problems=[self.problem(path, error)]))
+
+    def problem(self, path: str, error: OSError | ImportFailedError) -> Problem:
+        """Return the problem that an error is to a file; of an importer that failed, keep where it did."""
+        if isinstance(error, OSError):
+            return Problem(path, 0, f"cannot be read: {error.strerror or error}")
+        self.raised[path] = "".join(traceback.format_exception(error.__cause__ or error))
+        return Problem(path, 0, f"{error}; nothing was taken")
 
     def add(self, other: ImportReport) -> None:
         """Take in what a part of the same import did."""
@@ -98,6 +110,7 @@ class ImportReport:
         self.covered |= other.covered
         self.skipped = [path for path in (*self.skipped, *other.skipped) if path not in self.covered]
         self.compressed |= other.compressed
+        self.raised |= other.raised
         self.stopped_at = self.stopped_at or other.stopped_at
 
     def circle(self, trace_ids: Sequence[str]) -> None:
@@ -164,6 +177,7 @@ class ImportReport:
             "files": [file.to_json() for file in self.files],
             "skipped": list(self.skipped),
             "compressed": cast("Json", dict(self.compressed)),
+            "raised": cast("Json", dict(self.raised)),
             "stopped_at": self.stopped_at,
         }
 

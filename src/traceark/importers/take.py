@@ -15,10 +15,19 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
-from traceark.errors import DamagedTraceError, InvalidValueError
+from traceark.errors import DamagedTraceError, ImportFailedError, InvalidValueError
 from traceark.importers import copies
 from traceark.importers.awaited import Awaited
-from traceark.importers.base import GOAL_STATUS, Beside, ImportCounts, Importer, ManyFiles, Problem, SourceTrace
+from traceark.importers.base import (
+    GOAL_STATUS,
+    Beside,
+    ImportCounts,
+    Importer,
+    ManyFiles,
+    Problem,
+    SourceTrace,
+    asked,
+)
 from traceark.importers.find import compression_of
 from traceark.importers.links import Kin, children_of
 from traceark.importers.merge import CAPTURE, Plan, State, Stored, begun, ended, given, plan_import, settled
@@ -131,15 +140,20 @@ class Taker:
 
     async def finish(self) -> None:
         """Take what still waits for files that could not be taken."""
-        for source, file in self._awaited.rest() if self._awaited is not None else ():
-            await self._take_sources([source], file)
+        for trace, file in self._awaited.rest() if self._awaited is not None else ():
+            try:
+                source = trace.source()
+            except ImportFailedError as error:
+                file.problems.append(self.report.problem(file.path, error))
+            else:
+                await self._take_sources([source], file)
 
     async def take(self, path: Path) -> None:
         """Take a file; where it was not taken whole and that matters, the report says that the import stopped."""
         counts = ImportCounts()
-        if any(isinstance(each, Beside) and each.is_beside(path) for each in self._candidates):
-            return
         try:
+            if self._is_beside(path):
+                return
             importer = await asyncio.to_thread(self._detect, path)
             if importer is None:
                 self.report.skipped.append(str(path))
@@ -153,12 +167,13 @@ class Taker:
                 if self._awaited is None:
                     self._awaited = await asyncio.to_thread(self._await_others)
             if isinstance(importer, ManyFiles):
-                together = importer.files(path)
+                with asked(importer.name):
+                    together = importer.files(path)
                 if path != next((each for each in together if each in self._among), None):
                     return
                 self.report.covered.update(map(str, together))
             sources = await asyncio.to_thread(_read, importer, path, counts)
-        except OSError as error:
+        except (OSError, ImportFailedError) as error:
             self.report.unreadable(str(path), error)
             self._stop(str(path), self.report.files[-1].problems)
             return
@@ -167,9 +182,13 @@ class Taker:
         self.report.files.append(file)
         if self._stop(str(path), counts.problems):
             return
-        if self._awaited is not None:
-            sources = [now for source in sources for now in self._awaited.join(source, file)]
-        await self._take_sources(sources, file)
+        try:
+            if self._awaited is not None:
+                sources = [now for source in sources for now in self._awaited.join(source, file)]
+        except ImportFailedError as error:
+            file.problems.append(self.report.problem(str(path), error))
+        else:
+            await self._take_sources(sources, file)
         self._stop(str(path), file.problems)
 
     async def _take_sources(self, sources: Sequence[SourceTrace], file: FileReport) -> None:
@@ -188,6 +207,9 @@ class Taker:
                 # Of this trace alone: an id that names no directory, or files in the archive that are damaged.
                 file.traces.append(TraceReport(source.trace.trace_id, "failed"))
                 file.problems.append(Problem(str(path), 0, f"trace {source.trace.trace_id}: {outcome}"))
+            elif isinstance(outcome, ImportFailedError):
+                file.traces.append(TraceReport(source.trace.trace_id, "failed"))
+                file.problems.append(self.report.problem(str(path), outcome))
             elif isinstance(outcome, BaseException):
                 raise outcome
             else:
@@ -201,8 +223,19 @@ class Taker:
         among = [*self._among]
         return Awaited([path for path in among if len(among) > 1 and isinstance(self._detect(path), InPieces)])
 
+    def _is_beside(self, path: Path) -> bool:
+        for importer in self._candidates:
+            with asked(importer.name):
+                if isinstance(importer, Beside) and importer.is_beside(path):
+                    return True
+        return False
+
     def _detect(self, path: Path) -> Importer | None:
-        return next((importer for importer in self._candidates if importer.detect(path)), None)
+        for importer in self._candidates:
+            with asked(importer.name):
+                if importer.detect(path):
+                    return importer
+        return None
 
     def _stop(self, path: str, problems: Sequence[Problem]) -> bool:
         if self._strict and problems:
@@ -229,10 +262,12 @@ class Taker:
 
 
 def _read(importer: Importer, path: Path, counts: ImportCounts) -> list[SourceTrace]:
-    if not isinstance(importer, InPieces):
-        return list(importer.read(path, counts))
+    with asked(importer.name):
+        if not isinstance(importer, InPieces):
+            return list(importer.read(path, counts))
+        traces = list(importer.pieced(path, counts))
     sources = []
-    for trace in importer.pieced(path, counts):
+    for trace in traces:
         sources.append(trace.source())
         # What else was found when it was put together is told of the whole.
         counts.rows.update(trace.counts.rows)

@@ -37,6 +37,8 @@ def told_errors(what: str) -> Iterator[None]:
         if isinstance(error, StorageError):
             raise
         raise StorageError(error.errno, f"{what}: {error.strerror}; nothing was acknowledged") from error
+    except MemoryError as error:
+        raise CorruptFileError(f"{what} is larger than the memory that is left; restore it from a copy") from error
 
 
 def sync_directory(path: Path) -> None:
