@@ -31,6 +31,8 @@ from traceark.storage.base import (
     VersionMismatchError,
 )
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
+from traceark.storage.staging import LEFTOVER, TEMPORARY, remove_abandoned
+from traceark.storage.syncing import sync_directory
 
 try:
     import fcntl
@@ -39,9 +41,7 @@ except ImportError:  # Windows: reading works, writing is refused in `lock`.
 
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
-TEMPORARY = ".tmp-"
 _LOCK = re.compile(rb"(-?[0-9]+ *\n)?")
-_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
 
@@ -67,15 +67,6 @@ def _errors(what: str) -> Iterator[None]:
 
 def _version(status: os.stat_result) -> str:
     return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-
-
-def sync_directory(path: Path) -> None:
-    """Return when the names in a directory are on stable storage."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sync_directories(paths: Iterable[Path]) -> None:
@@ -338,9 +329,10 @@ class LocalStorage(AppendStorage):
         return await asyncio.to_thread(self._remove_leftovers, self.path(prefix), seconds)
 
     def _remove_leftovers(self, directory: Path, seconds: float) -> int:
-        removed, now = 0, time.time()
+        # What a killed sync was making may be what is to be in no byte of the archive any more, wherever that was.
+        removed, now = remove_abandoned(self.root), time.time()
         for folder, _, names in os.walk(directory):
-            for name in filter(_LEFTOVER.fullmatch, names):
+            for name in filter(LEFTOVER.fullmatch, names):
                 path = Path(folder, name)
                 with _errors(str(path)), suppress(FileNotFoundError):
                     status = path.lstat()
