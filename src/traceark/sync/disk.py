@@ -25,9 +25,7 @@ from traceark.storage.staging import staging
 from traceark.storage.syncing import sync_directory, sync_file_system
 
 # What is made to last together where the file system is synced: after a kill all of it is copied again.
-_GROUP, _GROUP_BYTES = 2_000, 1 << 28
-# What is told together where each file is.
-_GROUP_SYNCED_EACH = 400
+_GROUP, _GROUP_BYTES = 1_000, 1 << 28
 # Files that are synced at the same time share what the file system writes for it.
 _SYNCING_THREADS = 32
 _EXCLUSIVE = os.O_RDWR | os.O_CREAT | os.O_EXCL
@@ -88,7 +86,7 @@ def copying(source: Path, target: Path, *, sync_each: bool, check: bool) -> Iter
     here, there = plain_path(source, TRACES), plain_path(target, TRACES)
     mode = Permissions(target).mode()
     with staging(target, mode) as place, ThreadPoolExecutor(_SYNCING_THREADS) as threads:
-        yield Copying(str(here), str(there), str(place), mode, threads if sync_each else None, check)
+        yield Copying(str(here), str(there), str(place), mode, threads, sync_each, check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,44 +97,57 @@ class Copying:
     target: str
     place: str
     mode: int
-    threads: ThreadPoolExecutor | None
+    threads: ThreadPoolExecutor
+    sync_each: bool
     check: bool
 
-    def some(self, keys: Iterator[str]) -> dict[str, int | None]:
-        """Copy some traces; return the bytes written, by trace key, or None for what is not plain.
+    def all_of(self, keys: Iterable[str]) -> Iterator[dict[str, int | None]]:
+        """Copy traces; yield some at a time, by trace key the bytes written, or None for what is not plain.
 
         Raises
         ------
         StorageError
             It cannot be told whether they last.
         """
-        done = self._each(keys) if self.threads is not None else self._at_once(keys)
-        try:
-            sync_directory(self.target)
-        except OSError as error:
-            raise StorageError(error.errno, f"{self.target}: sync failed: {error.strerror}; sync again") from error
-        return done
+        waiting = iter(keys)
+        for moved in self._each(waiting) if self.sync_each else self._many(waiting):
+            try:
+                sync_directory(self.target)
+            except OSError as error:
+                raise StorageError(error.errno, f"{self.target}: sync failed: {error.strerror}; sync again") from error
+            yield moved
 
-    def _each(self, keys: Iterator[str]) -> dict[str, int | None]:
-        assert self.threads is not None
-        these = list(islice(keys, _GROUP_SYNCED_EACH))
-        return dict(zip(these, self.threads.map(self._one, these), strict=True))
+    def _each(self, keys: Iterator[str]) -> Iterator[dict[str, int | None]]:
+        while these := list(islice(keys, _GROUP)):
+            yield dict(zip(these, self.threads.map(self._made_and_moved, these), strict=True))
 
-    def _at_once(self, keys: Iterator[str]) -> dict[str, int | None]:
-        done: dict[str, int | None] = {}
+    def _many(self, keys: Iterator[str]) -> Iterator[dict[str, int | None]]:
+        made = self._some(keys)
+        while made:
+            syncing = self.threads.submit(self._synced)
+            more = self._some(keys)  # meanwhile
+            lasts = syncing.result()
+            yield {key: self._moved(key, size) if lasts and size is not None else None for key, size in made.items()}
+            made = more
+
+    def _some(self, keys: Iterator[str]) -> dict[str, int | None]:
+        made: dict[str, int | None] = {}
         written = 0
         for key in keys:
-            size = done[key] = self._made(key)
+            size = made[key] = self._made(key)
             written += size or 0
-            if len(done) == _GROUP or written >= _GROUP_BYTES:
+            if len(made) == _GROUP or written >= _GROUP_BYTES:
                 break
+        return made
+
+    def _synced(self) -> bool:
         try:
             sync_file_system(Path(self.place))
         except OSError:
-            return dict.fromkeys(done)
-        return {key: None if size is None else self._moved(key, size) for key, size in done.items()}
+            return False  # `carry` syncs each file, and tells which it is
+        return True
 
-    def _one(self, key: str) -> int | None:
+    def _made_and_moved(self, key: str) -> int | None:
         size = self._made(key)
         return None if size is None else self._moved(key, size)
 
@@ -171,7 +182,7 @@ class Copying:
             if sha256(data) != digest:
                 raise _NotPlainError
             written += self._write(f"{there}/{name}", data)
-        if self.threads is not None:
+        if self.sync_each:
             for log in LOGS:
                 sync_directory(f"{there}/{log}")
             sync_directory(there)
@@ -184,7 +195,7 @@ class Copying:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            if self.threads is not None:
+            if self.sync_each:
                 os.fsync(descriptor)
             if self.check and os.pread(descriptor, len(data) + 1, 0) != data:
                 raise _NotPlainError

@@ -238,7 +238,6 @@ class _Sync:
         copied: set[str] = set()
         if not keys:
             return copied
-        waiting = iter(keys)
         with ExitStack() as stack:
             try:
                 copying = stack.enter_context(
@@ -246,7 +245,8 @@ class _Sync:
                 )
             except (OSError, CorruptFileError):
                 return copied  # each trace by itself tells why, if it cannot be copied either
-            while taken := await asyncio.to_thread(copying.some, waiting):
+            copies = copying.all_of(keys)
+            while taken := await asyncio.to_thread(next, copies, None):
                 written = {key: size for key, size in taken.items() if size is not None}
                 for key, size in written.items():
                     self._told(SyncedTrace(ids[key], "new", copied_bytes=size))
