@@ -264,8 +264,8 @@ def test_a_check_that_is_left_out_is_found(made: Path, tmp_path: Path, monkeypat
     def opened(path: Path | str, flags: int, mode: int = 0o600) -> int:
         return os.open(path, flags, mode)
 
+    monkeypatch.setattr("traceark.storage.local.path_to_open", followed)
     for module in ("storage.local", "sync.disk"):
-        monkeypatch.setattr(f"traceark.{module}.path_to_open", followed)
         monkeypatch.setattr(f"traceark.{module}.plain_path", followed)
         monkeypatch.setattr(f"traceark.{module}.open_plain", opened)
     found = "\n".join(wrong_with(made, tmp_path, "traces", link))

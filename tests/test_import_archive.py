@@ -404,6 +404,7 @@ def test_the_marker_is_no_stranger() -> None:
     assert TracearkArchive().is_beside(GOLDEN / MARKER)
     assert TracearkArchive().is_beside(GOLDEN / TOMBSTONES / "run-7.5f3a9c21.json")
     assert TracearkArchive().is_beside(GOLDEN / PINS / "run-7")
+    assert TracearkArchive().is_beside(GOLDEN / ".tmp-0011223344556677" / "run-7" / HEADER)
     assert trace_key("t") == "t"
 
 

@@ -23,6 +23,7 @@ from traceark.errors import InvalidValueError, TraceNotFoundError
 from traceark.layout import HEADER, TRACES, trace_prefix
 from traceark.models import Message, Trace
 from traceark.packed import Limits
+from traceark.storage.staging import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.sync import PackReport, SyncOptions, SyncReport, pack, sync, unpack
 
@@ -125,6 +126,8 @@ async def test_what_others_pack_of_an_archive_is_a_pack(runs: Path, tmp_path: Pa
     lost = runs / "lost+found" / "20260102T030405Z-5f3a9c21" / trace_prefix("live") / HEADER
     lost.parent.mkdir(parents=True)
     lost.write_bytes(b"scratched")
+    begun = runs / f"{TEMPORARY}0011223344556677"
+    shutil.copytree(runs / trace_prefix("live"), begun / "live")
     shutil.make_archive(str(tmp_path / "by-python"), "zip", tmp_path, "runs")
     names = ["by-python.zip"]
     if shutil.which("zstd") is not None:
@@ -139,7 +142,7 @@ async def test_what_others_pack_of_an_archive_is_a_pack(runs: Path, tmp_path: Pa
     for name in names:
         assert (await unpacked(tmp_path / name, tmp_path / f"to-{name}")).outcomes == {"new": 2}, name
         assert files(tmp_path / f"to-{name}") == files(runs)
-        beside = {"pins", "tombstones", "lost+found"}
+        beside = {"pins", "tombstones", "lost+found", begun.name}
         assert beside.isdisjoint(path.name for path in (tmp_path / f"to-{name}").iterdir())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from traceark.errors import InvalidValueError
+from traceark.manifest import sha256
 from traceark.models import Goal, GoalTree, Message, Trace
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, SyncReport, sync
@@ -331,6 +332,22 @@ async def test_a_file_that_does_not_fit_its_manifest_is_not_copied(here: Path, t
         report = await sync(one, other)
         assert report.outcomes == {"new": 1, "failed": 1} and part.name in report.problems[0]
         assert await other.get_trace(RUN) is None and await other.get_trace("other") is not None
+
+
+@pytest.mark.parametrize("name", ["../../mine", "messages/../../../mine", "messages/x/y", "/mine", "mine", "a\0b", "."])
+@pytest.mark.parametrize("each", [False, True])
+async def test_a_manifest_that_names_what_is_no_file_of_a_trace_brings_nothing(
+    here: Path, there: Path, name: str, each: bool
+) -> None:
+    await add(here, "a", status="completed")
+    await add(here, "a", trace_id="sound", status="completed")
+    (here / "mine").write_bytes(b"mine")
+    (here / "traces" / RUN / "mine").write_bytes(b"mine")
+    with (here / "traces" / RUN / "manifest-sha256.txt").open("a") as file:
+        file.write(f"{sha256(b'mine')}  {name}\n")
+    report = await synced(here, there, SyncOptions(sync_each=each))
+    assert report.outcomes["new"] >= 1 and await told(there, "sound") == await told(here, "sound")
+    assert not list(there.rglob("*mine*")) and not (there.parent / "mine").exists()
 
 
 async def test_a_sealed_trace_that_lacks_only_its_manifest_is_made_the_same_bytes(here: Path, there: Path) -> None:

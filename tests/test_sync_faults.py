@@ -24,12 +24,12 @@ from profiles import SEED, some, tried
 from servers import Requests, S3Server
 from test_sync import RUN, add, archive, told
 from traceark.models import Message, Trace
-from traceark.storage.local import TEMPORARY
+from traceark.storage.staging import TEMPORARY, staging
 from traceark.store import ArchiveStore
 from traceark.sync import sync
 
 KILLS = tried(3, 20, 200)
-CHANGING = ("write", "link", "replace", "unlink", "mkdir", "ftruncate")
+CHANGING = ("write", "link", "rename", "replace", "unlink", "mkdir", "ftruncate")
 
 
 # What a process runs that is killed; it says when it begins.
@@ -118,6 +118,7 @@ async def test_killed_at_any_change_it_leaves_a_true_state_and_goes_on(tmp_path:
                 assert (await sync(one, other)).is_clean
         assert await told(copy) == goal
         assert await sound(copy)
+        assert not any(path.is_dir() for path in copy.glob(f"{TEMPORARY}*"))
         shutil.rmtree(copy)
         if ended:
             break
@@ -170,6 +171,25 @@ async def test_beside_a_writer_it_copies_a_true_state_each_time(tmp_path: Path) 
     assert rounds > 3
     assert await told(there) == await told(here)
     assert await sound(there)
+
+
+async def test_what_a_sync_is_making_is_left_to_it_and_goes_when_it_was_killed(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    await add(here, "a", status="completed")
+    await add(there, "b", trace_id="other")
+    with staging(there, 0o600) as place:
+        (place / "run-7").mkdir()
+        async with archive(here) as one, archive(there) as other:
+            assert (await sync(one, other)).outcomes == {"new": 1}
+            assert await other.verify(deep=True) == []
+        assert (place / "run-7").is_dir()
+    abandoned = there / f"{TEMPORARY}0011223344556677"
+    async with archive(here) as one, archive(there) as other:
+        for tidying in (other.refresh, lambda: other.purge(["gone"]), lambda: sync(one, other)):
+            shutil.copytree(there / "traces", abandoned)
+            assert await other.verify(deep=True) == []
+            await tidying()
+            assert not abandoned.exists()
 
 
 def test_killed_for_real_anywhere_and_repeated_it_ends_with_the_same_manifests(tmp_path: Path) -> None:

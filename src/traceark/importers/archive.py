@@ -81,7 +81,7 @@ class TracearkArchive:
         """Say whether the file is an archive's marker, or lies in a directory of it beside the traces."""
         if path.name == MARKER:
             return _is_marker(path)
-        return any(each.name in BESIDE and _is_marker(each.parent / MARKER) for each in path.parents)
+        return any(_is_beside(each.name) and _is_marker(each.parent / MARKER) for each in path.parents)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of the directory whose header this is, or each in a zip."""
@@ -98,6 +98,10 @@ class TracearkArchive:
                     yield from _sources(LocalStorage(spool.root / TRACES), key, path, counts)
         except PackError as error:
             counts.problems.append(Problem(str(path), 0, str(error)))
+
+
+def _is_beside(directory: str) -> bool:
+    return directory in BESIDE or directory.startswith(_TEMPORARY)
 
 
 def _home(path: Path) -> Path | None:

@@ -183,9 +183,11 @@ def is_beside(name: str) -> bool:
     True
     >>> is_beside("old/traces/catalog/trace.json")
     False
+    >>> is_beside("old/.tmp-5f3a9c2100000000/run-7/trace.json")
+    True
     """
     *home, file = name.split("/")
-    if file in (MARKER, LOCK) or file.startswith(_TEMPORARY):
+    if file in (MARKER, LOCK) or any(each.startswith(_TEMPORARY) for each in (*home, file)):
         return True
     # Below `traces` it is a trace's own directory, whatever its id.
     return any(each in BESIDE and above != TRACES for above, each in pairwise(["", *home]))

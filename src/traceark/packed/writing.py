@@ -12,8 +12,8 @@ from typing import BinaryIO, Protocol
 from traceark.errors import InvalidValueError, StorageError
 from traceark.packed.tars import TarWriter
 from traceark.packed.zips import ZipWriter
-from traceark.storage.local import TEMPORARY
-from traceark.storage.local_files import sync_directory
+from traceark.storage.staging import TEMPORARY
+from traceark.storage.syncing import sync_directory
 
 
 class PackWriter(Protocol):

@@ -53,7 +53,7 @@ class Permissions:
         mode = self.mode()
         descriptor = open_plain(path, flags | os.O_CREAT, mode)
         try:
-            _open_to_group(descriptor, mode)
+            open_to_group(descriptor, mode)
         except BaseException:
             os.close(descriptor)
             raise
@@ -66,14 +66,7 @@ class Permissions:
         ------
         FileExistsError
         """
-        mode = _of_directory(self.mode())
-        path.mkdir(mode)
-        if mode & stat.S_IRWXG:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                _open_to_group(descriptor, mode)
-            finally:
-                os.close(descriptor)
+        make_directory(path, self.mode())
 
     def give(self, path: Path) -> None:
         """Give a file that another library made, with the umask, the permissions of the others."""
@@ -81,12 +74,24 @@ class Permissions:
         path.chmod(mode & 0o660 | mode & path.stat().st_mode & stat.S_IRWXO)
 
 
-def _of_directory(mode: int) -> int:
-    """Return the mode of a directory: who may read a file may look for it; what a group writes to is the group's."""
-    return mode | (mode & 0o444) >> 2 | (stat.S_ISGID if mode & stat.S_IWGRP else 0)
+def make_directory(path: Path | str, of_files: int) -> None:
+    """Make a directory for files of a mode: who may read a file may look for it; what a group writes to is the group's.
+
+    Raises
+    ------
+    FileExistsError
+    """
+    mode = of_files | (of_files & 0o444) >> 2 | (stat.S_ISGID if of_files & stat.S_IWGRP else 0)
+    Path(path).mkdir(mode)
+    if mode & stat.S_IRWXG:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            open_to_group(descriptor, mode)
+        finally:
+            os.close(descriptor)
 
 
-def _open_to_group(descriptor: int, mode: int) -> None:
+def open_to_group(descriptor: int, mode: int) -> None:
     """Give a file of one's own what the umask took from its group."""
     wanted = mode & (stat.S_IRWXG | stat.S_ISGID)
     if not wanted:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -28,15 +27,15 @@ from traceark.storage.base import (
     KeyMissingError,
     VersionMismatchError,
 )
-from traceark.storage.local_files import LocalAppender, LocalLock, sync_directory, told_errors
+from traceark.storage.local_files import LocalAppender, LocalLock, told_errors
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
+from traceark.storage.staging import LEFTOVER, TEMPORARY, remove_abandoned
+from traceark.storage.syncing import sync_directory
 
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
-TEMPORARY = ".tmp-"
 # So often a directory is read in which files go at every look.
 _SCANS = 8
-_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
 
@@ -238,9 +237,10 @@ class LocalStorage(AppendStorage):
         return await asyncio.to_thread(self._remove_leftovers, self.path(prefix), seconds)
 
     def _remove_leftovers(self, directory: Path, seconds: float) -> int:
-        removed, now = 0, time.time()
+        # What a killed sync was making may be what is to be in no byte of the archive any more, wherever that was.
+        removed, now = remove_abandoned(self.root), time.time()
         for folder, _, names in os.walk(directory):
-            for name in filter(_LEFTOVER.fullmatch, names):
+            for name in filter(LEFTOVER.fullmatch, names):
                 path = Path(folder, name)
                 with told_errors(str(path)), suppress(FileNotFoundError):
                     status = path.lstat()

@@ -1,4 +1,4 @@
-"""One file on a local disk: appended to, locked, its name synced, and what the system says of it told."""
+"""One file on a local disk: appended to, locked, and what the system says of it told."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from traceark.errors import CorruptFileError, StorageError
 from traceark.storage.access import Permissions
 from traceark.storage.base import Appender, KeyExistsError, KeyMissingError, Lock
+from traceark.storage.syncing import sync_directory
 
 try:
     import fcntl
@@ -39,15 +40,6 @@ def told_errors(what: str) -> Iterator[None]:
         raise StorageError(error.errno, f"{what}: {error.strerror}; nothing was acknowledged") from error
     except MemoryError as error:
         raise CorruptFileError(f"{what} is larger than the memory that is left; restore it from a copy") from error
-
-
-def sync_directory(path: Path) -> None:
-    """Return when the names in a directory are on stable storage."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class LocalAppender(Appender):

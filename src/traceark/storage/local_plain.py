@@ -24,6 +24,8 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a directory",
 }
+# Most files are read at once; as much memory is taken for each.
+_FIRST_BYTES, _FURTHER_BYTES = 1 << 16, 1 << 23
 _OUTSIDE = frozenset({"", ".", ".."})
 # What `open` says of a link, a socket or a pipe that nobody reads, and a directory.
 _REFUSED_BY_OPEN = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR})
@@ -87,6 +89,28 @@ def open_plain(path: Path | str, flags: int, mode: int = 0o600) -> int:
         os.close(descriptor)
         raise _refused(path, found)
     return descriptor
+
+
+def read_plain(path: Path | str) -> bytes:
+    """Return what is in a regular file; raises as `open_plain` does.
+
+    Examples
+    --------
+    >>> read_plain(os.devnull)
+    Traceback (most recent call last):
+    traceark.errors.CorruptFileError: /dev/null is a device; below its root an archive has ...
+    """
+    descriptor = open_plain(path, os.O_RDONLY)
+    try:
+        data, size = os.read(descriptor, _FIRST_BYTES), _FIRST_BYTES
+        pieces = [data]
+        while len(data) == size:
+            size = _FURTHER_BYTES
+            data = os.read(descriptor, size)
+            pieces.append(data)
+        return b"".join(pieces)
+    finally:
+        os.close(descriptor)
 
 
 def _refused(path: Path | str, mode: int) -> CorruptFileError:

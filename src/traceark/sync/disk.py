@@ -1,190 +1,222 @@
 """Between two local disks: what needs no comparing, sealed traces that are the same or missing, many at a time.
 
-The calls are the system's own, in one thread, since a hop for each of so many small files would take longer
-than they do. Every file is checked against the manifest on its way. What is not plain here is left to `carry`.
+A trace is made whole in a directory of the target's that nobody looks into, and moved to where it belongs when all
+of it lasts. So nothing has to be locked, and no file needs a name that it has only for a while. Every file is
+checked against the manifest on its way. What is not plain here is left to `carry`.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from traceark.errors import CorruptFileError
-from traceark.layout import HEADER, LOCK, LOGS, MANIFEST, TRACES
+from traceark.errors import CorruptFileError, StorageError
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, TRACES
 from traceark.manifest import decode_manifest, sha256
-from traceark.storage.access import Permissions
-from traceark.storage.base import AppendStorage, Lock
-from traceark.storage.local import TEMPORARY
-from traceark.storage.local_files import sync_directory
-from traceark.storage.local_plain import open_plain, path_to_open, plain_path
+from traceark.storage.access import Permissions, make_directory, open_to_group
+from traceark.storage.local_plain import open_plain, plain_path, read_plain
+from traceark.storage.staging import staging
+from traceark.storage.syncing import sync_directory, sync_file_system
 
-# Traces that are published together; each holds a lock open meanwhile.
-GROUP = 400
-_EXCLUSIVE = os.O_WRONLY | os.O_EXCL
-
-
-class _NotPlainError(Exception):
-    """The trace is not what it takes to be copied here: being written to, there already, or damaged."""
-
-
-@dataclass(slots=True)
-class _Copying:
-    """A trace whose logs are at the target: what is left to publish."""
-
-    key: str
-    directory: Path
-    lock: Lock
-    last: dict[str, bytes]
-    written: int
+# What is made to last together where the file system is synced: after a kill all of it is copied again.
+_GROUP, _GROUP_BYTES = 1_000, 1 << 28
+# Files that are synced at the same time share what the file system writes for it.
+_SYNCING_THREADS = 32
+_EXCLUSIVE = os.O_RDWR | os.O_CREAT | os.O_EXCL
+_OUTSIDE = frozenset({"", ".", ".."})
+# What can come of a trace that is being written to, there already, damaged or hostile: `carry` tells.
+_NOT_PLAIN = (OSError, CorruptFileError, ValueError)
 
 
-def same_manifests(source: Path, target: Path, keys: Sequence[str]) -> Iterator[str]:
-    """Yield the keys of traces that are sealed on both sides with the same manifest."""
+class _NotPlainError(ValueError):
+    """The trace is not what it takes to be copied here."""
+
+
+def _look_at_directory(path: str) -> None:
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise _NotPlainError
+
+
+def same_manifests(source: Path, target: Path, keys: Iterable[str]) -> Iterator[str]:
+    """Yield the keys of traces that are sealed on both sides with the same manifest.
+
+    Raises
+    ------
+    CorruptFileError
+        What holds the traces is no directory.
+    """
+    here, there = plain_path(source, TRACES), plain_path(target, TRACES)
     for key in keys:
         try:
-            if _read(source, f"{TRACES}/{key}/{MANIFEST}") == _read(target, f"{TRACES}/{key}/{MANIFEST}"):
+            if _manifest(f"{here}/{key}") == _manifest(f"{there}/{key}"):
                 yield key
-        except (OSError, CorruptFileError):
+        except _NOT_PLAIN:
             continue  # not sealed on one side, or something to be told: it is looked at
 
 
-def copy_sealed(
-    source: Path, target: AppendStorage, root: Path, keys: Sequence[str], *, sync_each: bool, check: bool
-) -> dict[str, int]:
-    """Copy traces that are sealed and missing at the target.
+def _manifest(trace: str) -> bytes:
+    _look_at_directory(trace)
+    return read_plain(f"{trace}/{MANIFEST}")
+
+
+@contextmanager
+def copying(source: Path, target: Path, *, sync_each: bool, check: bool) -> Iterator[Copying]:
+    """Yield what copies traces that are sealed and missing at the target, as long as this context lasts.
 
     Parameters
     ----------
-    source : Path
-        The archive's directory.
-    target : AppendStorage
-    root : Path
-        Its directory.
-    keys : sequence of str
-        Trace keys, `GROUP` at most.
+    source, target : Path
+        The archives' directories.
     sync_each : bool
-        Sync each file by itself; else the file systems twice, before the headers and at the end.
+        Sync each file by itself; else the file system, once for many traces.
     check : bool
         Read back what was written.
 
-    Returns
-    -------
-    dict
-        Bytes written, by the keys that were copied; the others are not plain.
+    Raises
+    ------
+    OSError, CorruptFileError
+        The target, or the directory of its traces or of the source's, is not as it is needed for this.
     """
-    permissions = Permissions(root)
-    with ExitStack() as locks:
-        begun: list[_Copying] = []
+    here, there = plain_path(source, TRACES), plain_path(target, TRACES)
+    mode = Permissions(target).mode()
+    with staging(target, mode) as place, ThreadPoolExecutor(_SYNCING_THREADS) as threads:
+        yield Copying(str(here), str(there), str(place), mode, threads, sync_each, check)
+
+
+@dataclass(frozen=True, slots=True)
+class Copying:
+    """Where traces are copied from, by way of which directory to where, and how."""
+
+    source: str
+    target: str
+    place: str
+    mode: int
+    threads: ThreadPoolExecutor
+    sync_each: bool
+    check: bool
+
+    def all_of(self, keys: Iterable[str]) -> Iterator[dict[str, int | None]]:
+        """Copy traces; yield some at a time, by trace key the bytes written, or None for what is not plain.
+
+        Raises
+        ------
+        StorageError
+            It cannot be told whether they last.
+        """
+        waiting = iter(keys)
+        for moved in self._each(waiting) if self.sync_each else self._many(waiting):
+            try:
+                sync_directory(self.target)
+            except OSError as error:
+                raise StorageError(error.errno, f"{self.target}: sync failed: {error.strerror}; sync again") from error
+            yield moved
+
+    def _each(self, keys: Iterator[str]) -> Iterator[dict[str, int | None]]:
+        while these := list(islice(keys, _GROUP)):
+            yield dict(zip(these, self.threads.map(self._made_and_moved, these), strict=True))
+
+    def _many(self, keys: Iterator[str]) -> Iterator[dict[str, int | None]]:
+        made = self._some(keys)
+        while made:
+            syncing = self.threads.submit(self._synced)
+            more = self._some(keys)  # meanwhile
+            lasts = syncing.result()
+            yield {key: self._moved(key, size) if lasts and size is not None else None for key, size in made.items()}
+            made = more
+
+    def _some(self, keys: Iterator[str]) -> dict[str, int | None]:
+        made: dict[str, int | None] = {}
+        written = 0
         for key in keys:
-            try:
-                begun.append(
-                    _copy_logs(source, target, root, key, locks, permissions, sync_each=sync_each, check=check)
-                )
-            except (_NotPlainError, OSError, CorruptFileError):
-                continue  # `carry` tells what is wrong, if anything is
-        if not sync_each:
-            os.sync()
-        done: dict[str, int] = {}
-        for each in begun:
-            try:
-                for name, data in each.last.items():
-                    _publish(permissions, each.directory / name, data, sync=sync_each)
-                if sync_each:
-                    sync_directory(each.directory)
-            except OSError:
-                continue  # here too
-            each.lock.bump()
-            done[each.key] = each.written
-        if sync_each:
-            sync_directory(root / TRACES)
-        else:
-            os.sync()
-        return done
+            size = made[key] = self._made(key)
+            written += size or 0
+            if len(made) == _GROUP or written >= _GROUP_BYTES:
+                break
+        return made
 
+    def _synced(self) -> bool:
+        try:
+            sync_file_system(Path(self.place))
+        except OSError:
+            return False  # `carry` syncs each file, and tells which it is
+        return True
 
-def _copy_logs(
-    source: Path,
-    target: AppendStorage,
-    root: Path,
-    key: str,
-    locks: ExitStack,
-    permissions: Permissions,
-    *,
-    sync_each: bool,
-    check: bool,
-) -> _Copying:
-    there = plain_path(root, f"{TRACES}/{key}")
-    manifest = _read(source, f"{TRACES}/{key}/{MANIFEST}")
-    hashes = decode_manifest(manifest, f"{key}/{MANIFEST}")
-    files = {name: _checked(source, f"{TRACES}/{key}/{name}", digest) for name, digest in hashes.items()}
-    if HEADER not in files:
-        raise _NotPlainError
-    permissions.make_directory(there)
-    lock = target.lock(f"{TRACES}/{key}/{LOCK}")
-    locks.callback(lock.close)
-    if not lock.try_acquire():
-        raise _NotPlainError
-    for log in LOGS:
-        permissions.make_directory(there / log)
-    first = {name: data for name, data in files.items() if name.partition("/")[0] in LOGS}
-    for name, data in first.items():
-        _write(permissions, there / name, data, sync=sync_each)
-        if check:
-            _checked(there, name, hashes[name])
-    if sync_each:
+    def _made_and_moved(self, key: str) -> int | None:
+        size = self._made(key)
+        return None if size is None else self._moved(key, size)
+
+    def _moved(self, key: str, size: int) -> int | None:
+        try:
+            # It fails where a trace is, or the beginnings of one.
+            Path(self.place, key).rename(f"{self.target}/{key}")
+        except OSError:
+            return None
+        return size
+
+    def _made(self, key: str) -> int | None:
+        try:
+            return self._make(key)
+        except _NOT_PLAIN:
+            return None
+
+    def _make(self, key: str) -> int:
+        here, there = f"{self.source}/{key}", f"{self.place}/{key}"
+        _look_at_directory(here)
+        manifest = read_plain(f"{here}/{MANIFEST}")
+        hashes = decode_manifest(manifest, f"{key}/{MANIFEST}")
+        logs = _logs(hashes)
+        for log in logs:
+            _look_at_directory(f"{here}/{log}")
+        make_directory(there, self.mode)
         for log in LOGS:
-            sync_directory(there / log)
-    rest = {name: data for name, data in files.items() if name not in first and name != HEADER}
-    last = {**rest, HEADER: files[HEADER], MANIFEST: manifest}
-    return _Copying(key, there, lock, last, sum(map(len, files.values())) + len(manifest))
+            make_directory(f"{there}/{log}", self.mode)
+        written = self._write(f"{there}/{MANIFEST}", manifest)
+        for name, digest in hashes.items():
+            data = read_plain(f"{here}/{name}")
+            if sha256(data) != digest:
+                raise _NotPlainError
+            written += self._write(f"{there}/{name}", data)
+        if self.sync_each:
+            for log in LOGS:
+                sync_directory(f"{there}/{log}")
+            sync_directory(there)
+        return written
+
+    def _write(self, path: str, data: bytes) -> int:
+        descriptor = open_plain(path, _EXCLUSIVE, self.mode)
+        try:
+            open_to_group(descriptor, self.mode)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            if self.sync_each:
+                os.fsync(descriptor)
+            if self.check and os.pread(descriptor, len(data) + 1, 0) != data:
+                raise _NotPlainError
+        finally:
+            os.close(descriptor)
+        return len(data)
 
 
-def _checked(root: Path, key: str, digest: str) -> bytes:
-    data = _read(root, key)
-    if sha256(data) != digest:
+def _logs(names: Iterable[str]) -> set[str]:
+    """Return the logs that files of a sealed trace are in; raise where one is no such file's name."""
+    found: set[str] = set()
+    has_header = False
+    for name in names:
+        log, separator, file = name.partition("/")
+        if separator:
+            if log not in LOGS or "/" in file or file in _OUTSIDE:
+                raise _NotPlainError
+            found.add(log)
+        elif name not in (HEADER, GOAL_TREE):
+            raise _NotPlainError
+        has_header |= name == HEADER
+    if not has_header:
         raise _NotPlainError
-    return data
-
-
-def _read(root: Path, key: str) -> bytes:
-    descriptor = open_plain(path_to_open(root, key), os.O_RDONLY)
-    try:
-        size = os.fstat(descriptor).st_size
-        data = os.read(descriptor, size + 1)
-        while len(data) < size and (more := os.read(descriptor, size)):
-            data += more
-        return data
-    finally:
-        os.close(descriptor)
-
-
-def _write(permissions: Permissions, path: Path, data: bytes, *, sync: bool) -> None:
-    descriptor = permissions.open(path, _EXCLUSIVE)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        if sync:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _publish(permissions: Permissions, path: Path, data: bytes, *, sync: bool) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-    _write(permissions, temporary, data, sync=sync)
-    try:
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
-
-
-def groups(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield keys in groups that `copy_sealed` takes."""
-    for start in range(0, len(keys), GROUP):
-        yield keys[start : start + GROUP]
+    return found

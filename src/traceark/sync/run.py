@@ -7,25 +7,27 @@ itself; traces that were written to on both sides are reported as diverged.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Unpack
 
-from traceark.errors import DamagedTraceError, InvalidValueError, UnsupportedFormatError
+from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
-from traceark.layout import HEADER, MANIFEST, TRACES, trace_id_of, trace_key, trace_prefix
-from traceark.reading import scan
+from traceark.layout import HEADER, TRACES, trace_key
 from traceark.redaction import Pattern
-from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError
+from traceark.storage.staging import remove_abandoned
 from traceark.store import ArchiveStore
 from traceark.sync import disk
 from traceark.sync.both import keep_both
 from traceark.sync.burials import Burials, carried
-from traceark.sync.carry import MD5, ChangedMeanwhileError, carry
+from traceark.sync.carry import ChangedMeanwhileError, carry
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
+from traceark.sync.listing import Listing, is_same, listing
 from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
 from traceark.sync.sides import Side, look
@@ -168,7 +170,7 @@ class _Sync:
         if self.options.delete:
             pinned = await self.target.pinned()
             gone = await self._carry_tombstones(pinned)
-        ours, theirs = await _listing(self.source.storage), await _listing(self.target.storage)
+        ours, theirs = await listing(self.source.storage), await listing(self.target.storage)
         for key in ours.strangers:
             self.report.problems.append(f"{self.source.url}/{TRACES}/{key}: its name is no trace key; it was left")
         wanted = sorted(ours.traces if chosen is None else ours.traces.keys() & set(chosen))
@@ -211,7 +213,7 @@ class _Sync:
         if self.progress is not None:
             self.progress(self._done, total, self.report.copied_bytes)
 
-    async def _on_disk(self, wanted: Sequence[str], theirs: _Listing) -> list[str]:
+    async def _on_disk(self, wanted: Sequence[str], theirs: Listing) -> list[str]:
         """Take what is plain between two local disks; return what is left."""
         source, target = self.source.storage, self.target.storage
         here, there = source.local_path(""), target.local_path("")
@@ -226,31 +228,40 @@ class _Sync:
         left = set(ids) - set(same)
         if not self.options.dry_run:
             target.make_directory(TRACES)
-            plain = (key for key in left - set(known) if not self.burials.concern(ids[key]))
-            for group in disk.groups(sorted(plain)):
-                written = await asyncio.to_thread(
-                    disk.copy_sealed,
-                    here,
-                    target,
-                    there,
-                    group,
-                    sync_each=self.options.sync_each,
-                    check=self.options.check,
+            await asyncio.to_thread(remove_abandoned, there)
+            plain = sorted(key for key in left - set(known) if not self.burials.concern(ids[key]))
+            left -= await self._copied_plainly(here, there, plain, ids)
+        return [ids[key] for key in sorted(left)]
+
+    async def _copied_plainly(self, here: Path, there: Path, keys: Sequence[str], ids: Mapping[str, str]) -> set[str]:
+        """Copy traces from one local disk to another that are missing there; return the keys of those it could."""
+        copied: set[str] = set()
+        if not keys:
+            return copied
+        with ExitStack() as stack:
+            try:
+                copying = stack.enter_context(
+                    disk.copying(here, there, sync_each=self.options.sync_each, check=self.options.check)
                 )
+            except (OSError, CorruptFileError):
+                return copied  # each trace by itself tells why, if it cannot be copied either
+            copies = copying.all_of(keys)
+            while taken := await asyncio.to_thread(next, copies, None):
+                written = {key: size for key, size in taken.items() if size is not None}
                 for key, size in written.items():
                     self._told(SyncedTrace(ids[key], "new", copied_bytes=size))
-                left -= written.keys()
+                copied |= written.keys()
                 self._advance(len(written), len(ids))
-        return [ids[key] for key in sorted(left)]
+        return copied
 
     def _told(self, trace: SyncedTrace) -> None:
         self.report.outcomes[trace.outcome] += 1
         if trace.outcome != "same":
             self.report.traces.append(trace)
 
-    async def _one(self, trace_id: str, ours: _Listing, theirs: _Listing) -> None:
+    async def _one(self, trace_id: str, ours: Listing, theirs: Listing) -> None:
         try:
-            if not self.options.redact and await _is_same(trace_id, ours, theirs):
+            if not self.options.redact and await is_same(trace_id, ours, theirs):
                 self.report.outcomes["same"] += 1
                 return
             outcome = await self.one(trace_id, ours.files(trace_id), theirs.files(trace_id))
@@ -335,57 +346,3 @@ async def _compared(side: Side, there: Side | None) -> _Found:
         if told is not None and found.outcome != "same":
             return _Found("redacted", told)
     return _Found(found.outcome, found.where, found.side or side.header.incarnation)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """The traces of an archive, with their files where one listing tells them all."""
-
-    storage: Storage
-    traces: Mapping[str, Mapping[str, Entry] | None]
-    strangers: list[str]
-
-    def files(self, trace_id: str) -> Mapping[str, Entry] | None:
-        """Return a trace's files, none where there is no trace; None where the listing does not tell."""
-        return None if isinstance(self.storage, AppendStorage) else self.traces.get(trace_id) or {}
-
-    async def manifest(self, trace_id: str) -> bytes | str | None:
-        """Return a trace's manifest, or its MD5 where the listing tells that; None where it has none."""
-        entries = self.traces.get(trace_id)
-        if entries is not None:
-            if MANIFEST not in entries or HEADER not in entries:
-                return None
-            if match := MD5.fullmatch(entries[MANIFEST].version):
-                return match[1]
-        try:
-            return await self.storage.read(f"{trace_prefix(trace_id)}/{MANIFEST}")
-        except KeyMissingError:
-            return None
-
-
-async def _listing(storage: Storage) -> _Listing:
-    if not isinstance(storage, AppendStorage):
-        listed, strangers = await scan(storage)
-        return _Listing(storage, listed, strangers)
-    keys = {key: trace_id_of(key) for key in await storage.children(TRACES)}
-    return _Listing(
-        storage,
-        {trace_id: None for trace_id in keys.values() if trace_id is not None},
-        sorted(key for key, trace_id in keys.items() if trace_id is None),
-    )
-
-
-async def _is_same(trace_id: str, ours: _Listing, theirs: _Listing) -> bool:
-    """Say whether both sides are sealed and have the same manifest."""
-    if trace_id not in theirs.traces:
-        return False
-    one, other = await ours.manifest(trace_id), await theirs.manifest(trace_id)
-    if one is None or other is None:
-        return False
-    if isinstance(one, str) != isinstance(other, str):
-        one, other = _md5(one), _md5(other)
-    return one == other
-
-
-def _md5(manifest: bytes | str) -> str:
-    return manifest if isinstance(manifest, str) else hashlib.md5(manifest, usedforsecurity=False).hexdigest()

@@ -1,0 +1,59 @@
+"""When what was written to a local disk is on stable storage: a directory's names, or all of a file system."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+
+def sync_directory(path: Path | str) -> None:
+    """Return when the names in a directory are on stable storage.
+
+    Raises
+    ------
+    OSError
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Return when all that was written to the file system of a path is on stable storage.
+
+    Where the system cannot do that for one of them it does it for all, and does not say whether that worked.
+
+    Raises
+    ------
+    OSError
+        Something could not be written, from Linux 5.8 on.
+
+    Examples
+    --------
+    >>> sync_file_system(Path.cwd())
+    """
+    syncfs = _syncfs()
+    if syncfs is None:
+        os.sync()
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _syncfs() -> Callable[[int], int] | None:
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError, TypeError):  # not Linux
+        return None
+    return found
