@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from unittest.mock import patch
 
 import pytest
 from hypothesis import assume, given
@@ -78,6 +79,13 @@ def test_what_cannot_name_a_directory_is_refused(trace_id: str) -> None:
         trace_key(trace_id)
     assert caught.value.path == "trace_id"
     assert len(str(caught.value)) < 400
+
+
+@given(ids | st.from_regex(r"[a-z0-9._@+-]{1,12}|(con|com1|nul)(\.[a-z.]*)?", fullmatch=True))
+def test_an_id_that_is_its_own_key_is_so_by_the_rule(trace_id: str) -> None:
+    key, back = trace_key(trace_id), trace_id_of(trace_id)
+    with patch("traceark.layout._PLAIN", re.compile("(?!)")):
+        assert (key, back) == (trace_key(trace_id), trace_id_of(trace_id))
 
 
 @given(st.text(min_size=1, max_size=300))

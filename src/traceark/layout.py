@@ -29,6 +29,8 @@ LOGS: tuple[LogName, LogName] = ("messages", "events")
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._@+-")
 # Names that Windows reserves for devices, with or without an extension.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
+# Ids that are their own keys, as nearly all are: an archive's names are looked at again and again.
+_PLAIN = re.compile(rf"(?!{_RESERVED.pattern})(?!\.)[a-z0-9._@+-]{{1,{MAX_KEY_BYTES}}}(?<!\.)")
 _KEY = re.compile(r"(?P<body>(?:[a-z0-9._@+-]|%[0-9A-F]{2})+)(?:~(?P<mask>[1-9a-f][0-9a-f]*))?")
 _SEGMENT = re.compile(r"(\d{12,})-([0-9a-f]{8})(?:-([0-9a-f]{8}))?\.jsonl")
 _TOMBSTONE = re.compile(r"(.+)\.([0-9a-f]{8})\.json")
@@ -53,6 +55,8 @@ def trace_key(trace_id: str) -> str:
     >>> trace_key("run-7"), trace_key("Run/7"), trace_key("CON")
     ('run-7', 'run%2F7~1', '%63on~7')
     """
+    if _PLAIN.fullmatch(trace_id):
+        return trace_id
     if not trace_id:
         raise InvalidIdError("a trace id must not be empty", "trace_id")
     try:
@@ -91,6 +95,8 @@ def trace_id_of(key: str) -> str | None:
     >>> trace_id_of("Run") is None
     True
     """
+    if _PLAIN.fullmatch(key):
+        return key
     match = _KEY.fullmatch(key)
     if match is None:
         return None
