@@ -16,7 +16,7 @@ MOST_SECONDS = 30
 
 BEGIN = f"""
 KEYS, MEGABYTES = {tried(10**4, 10**6)}, {tried(70, 600)}
-SPARSE = {tried(1 << 26, 1 << 30)}
+SPARSE = {tried(1 << 26, 1 << 29)}
 import asyncio, io, resource, sys, zipfile, zlib
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import pyarrow as pa
