@@ -29,6 +29,8 @@ LOGS: tuple[LogName, LogName] = ("messages", "events")
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._@+-")
 # Names that Windows reserves for devices, with or without an extension.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")
+# What most ids are: as a directory's name they need no change.
+_PLAIN = re.compile(r"[a-z0-9_@+-](?:[a-z0-9._@+-]{0,198}[a-z0-9_@+-])?")
 _KEY = re.compile(r"(?P<body>(?:[a-z0-9._@+-]|%[0-9A-F]{2})+)(?:~(?P<mask>[1-9a-f][0-9a-f]*))?")
 _SEGMENT = re.compile(r"(\d{12,})-([0-9a-f]{8})(?:-([0-9a-f]{8}))?\.jsonl")
 _TOMBSTONE = re.compile(r"(.+)\.([0-9a-f]{8})\.json")
@@ -53,6 +55,8 @@ def trace_key(trace_id: str) -> str:
     >>> trace_key("run-7"), trace_key("Run/7"), trace_key("CON")
     ('run-7', 'run%2F7~1', '%63on~7')
     """
+    if _is_its_own_key(trace_id):
+        return trace_id
     if not trace_id:
         raise InvalidIdError("a trace id must not be empty", "trace_id")
     try:
@@ -81,6 +85,10 @@ def trace_key(trace_id: str) -> str:
     return key
 
 
+def _is_its_own_key(trace_id: str) -> bool:
+    return _PLAIN.fullmatch(trace_id) is not None and _RESERVED.match(trace_id) is None
+
+
 def trace_id_of(key: str) -> str | None:
     """Return the trace id that a directory name stands for, or None if it is no trace key.
 
@@ -91,6 +99,8 @@ def trace_id_of(key: str) -> str | None:
     >>> trace_id_of("Run") is None
     True
     """
+    if _is_its_own_key(key):
+        return key
     match = _KEY.fullmatch(key)
     if match is None:
         return None

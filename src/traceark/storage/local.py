@@ -185,7 +185,7 @@ class LocalStorage(AppendStorage):
 
     async def read(self, key: str, start: int = 0) -> bytes:
         path = path_to_open(self.root, key)
-        with _errors(str(path)):
+        with _errors(path):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 size = os.fstat(descriptor).st_size - start
@@ -197,7 +197,7 @@ class LocalStorage(AppendStorage):
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
         path = path_to_open(self.root, key)
-        with _errors(str(path)):
+        with _errors(path):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 status = os.fstat(descriptor)
