@@ -1,9 +1,8 @@
 """Large archives made in bulk: a million traces in a catalog, ten million messages in sealed traces.
 
 No store writes them, since each of its acknowledgements waits for the disk. Files are made by the
-package's own functions for headers, part names, manifests and snapshots; parts have the columns
-and the metadata that the codec gives them and are compressed less, to be made faster. All is drawn
-from the number of the trace, so it is the same on every machine.
+package's own functions for headers, parts, their names, manifests and snapshots; parts are only compressed
+less, to be made faster. All is drawn from the number of the trace, so it is the same on every machine.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from benchmarks.data import messages
 from traceark.catalog.contents import CATALOG, binding_of
@@ -33,7 +31,7 @@ from traceark.catalog.rows import COLUMNS
 from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, encode_snapshot, snapshot_name
 from traceark.codec.fields import EVENTS, INTERNAL, MESSAGES
 from traceark.codec.lines import to_record
-from traceark.codec.parquet import METADATA_KEY, PART_SCHEMAS, PartInfo, Run, to_row
+from traceark.codec.parquet import METADATA_KEY, PART_SCHEMAS, PartInfo, Run, part_writer, to_row
 from traceark.headers import Checkpoint, Header
 from traceark.layout import FORMAT_VERSION, HEADER, LOGS, MANIFEST, MARKER, TRACES, LogName, PartName, trace_key
 from traceark.manifest import encode_manifest, sha256
@@ -262,15 +260,7 @@ def _part(log: LogName, trace_id: str, number: int, rows: pa.Table, *, content: 
         rows = rows.set_column(at, rows.schema.field(at), values)
     info = PartInfo(log, trace_id, _INCARNATION, 1, count, True, (Run(1, _WRITER, count),))
     sink = BytesIO()
-    with pq.ParquetWriter(
-        sink,
-        rows.schema,
-        compression="zstd",
-        compression_level=_ZSTD_LEVEL,
-        use_dictionary=["trace_id", "role", "goal_id", "tool_name", "status", "event_type"],
-        write_page_checksum=True,
-        store_schema=False,
-    ) as writer:
+    with part_writer(sink, log, _ZSTD_LEVEL) as writer:
         writer.write_table(rows)
         writer.add_key_value_metadata({METADATA_KEY: info.to_json().encode()})
     return sink.getvalue()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from profiles import tried
+from traceark.codec.checked import check_json_text
 from traceark.codec.lines import (
     check_json,
     decode_line,
@@ -137,3 +139,36 @@ def test_a_part_gives_back_its_records(rows: list[tuple[object, str, object]]) -
     back = read_part(sink.getvalue(), "messages", "part")
     assert [(row.offset, row.op, row.digest) for row in back] == [(at, None, None) for at in range(1, len(rows) + 1)]
     assert [exactly(sorted(row.record.items())) for row in back] == [exactly(sorted(row.items())) for row in records]
+
+
+JSON_TEXTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=6,
+).map(json.dumps)
+
+
+@given(
+    JSON_TEXTS,
+    st.integers(0),
+    st.sampled_from(["", *'{}[]",:\\ 0-+.eEuNI\n\t\0é', "NaN", "Infinity", "\\ud800"]),
+    st.booleans(),
+)
+@example("[" * 300 + "]" * 300, 0, "", False)
+@example("[" * 100_000 + "]" * 100_000, 0, "", False)
+@example("9" * 4300, 0, "", False)
+@example("9" * 4301, 0, "", False)
+@example("1e999", 0, "", False)
+@settings(max_examples=tried(150, 20_000), deadline=None)
+def test_a_text_passes_for_json_where_python_reads_it(text: str, at: int, put: str, instead: bool) -> None:
+    at %= len(text) + 1
+    spoiled = text[:at] + put + text[at + instead :]
+
+    def raised_by(read: Callable[[str], object]) -> type[Exception] | None:
+        try:
+            read(spoiled)
+        except (ValueError, RecursionError) as error:
+            return type(error)
+        return None
+
+    assert raised_by(check_json_text) == raised_by(json.loads)

@@ -241,25 +241,30 @@ def write_part(sink: IO[bytes], info: PartInfo, records: Iterable[PartRecord]) -
 
 def write_rows(sink: IO[bytes], info: PartInfo, rows: Iterable[PartRow]) -> None:
     """Write a part of rows that `part_row` made, as `write_part` does of records."""
-    schema = PART_SCHEMAS[info.log]
+    with part_writer(sink, info.log) as writer:
+        for group in _row_groups(rows):
+            writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+        writer.add_key_value_metadata({METADATA_KEY: info.to_json().encode()})
+
+
+def part_writer(sink: IO[bytes], log: LogName, zstd_level: int = ZSTD_LEVEL) -> pq.ParquetWriter:
+    """Return what writes the rows of a part, which is given the part's metadata at the end."""
+    schema = PART_SCHEMAS[log]
     leaves = [leaf for field in schema for leaf in _leaves(field)]
-    with pq.ParquetWriter(
+    return pq.ParquetWriter(
         sink,
         schema,
         # Numbers and the texts of dictionaries are small by their encoding; compressing each of those takes longer
         # than all else of a short part.
         compression={leaf: "zstd" if leaf in _TEXTS else "none" for leaf in leaves},
-        compression_level={leaf: ZSTD_LEVEL for leaf in leaves if leaf in _TEXTS},
+        compression_level={leaf: zstd_level for leaf in leaves if leaf in _TEXTS},
         use_dictionary=[leaf for leaf in leaves if leaf in _DICTIONARIES],
         column_encoding={leaf: _ENCODINGS[leaf] for leaf in leaves if leaf in _ENCODINGS},
         write_statistics=[leaf for leaf in leaves if leaf not in _TEXTS or leaf == "message_id"],
         write_page_checksum=True,
         data_page_size=_PAGE_BYTES,
         store_schema=False,
-    ) as writer:
-        for group in _row_groups(rows):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-        writer.add_key_value_metadata({METADATA_KEY: info.to_json().encode()})
+    )
 
 
 def _leaves(field: pa.Field) -> list[str]:

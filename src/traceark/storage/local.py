@@ -79,7 +79,7 @@ class LocalStorage(AppendStorage):
 
     async def read(self, key: str, start: int = 0) -> bytes:
         path = path_to_open(self.root, key)
-        with told_errors(str(path)):
+        with told_errors(path):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 size = os.fstat(descriptor).st_size - start
@@ -91,7 +91,7 @@ class LocalStorage(AppendStorage):
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
         path = path_to_open(self.root, key)
-        with told_errors(str(path)):
+        with told_errors(path):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 status = os.fstat(descriptor)

@@ -22,7 +22,7 @@ _LOCK = re.compile(rb"(-?[0-9]+ *\n)?")
 
 
 @contextmanager
-def told_errors(what: str) -> Iterator[None]:
+def told_errors(what: object) -> Iterator[None]:
     """Turn the system's errors into this package's, naming the file."""
     try:
         yield

@@ -46,16 +46,20 @@ def plain_path(root: Path, key: str) -> Path:
     """
     if not key:
         return root
-    return _plain(root, key, key.split("/"))
+    names = key.split("/")
+    _look_at(root, key, names, names)
+    return root / key
 
 
-def path_to_open(root: Path, key: str) -> Path:
+def path_to_open(root: Path, key: str) -> str:
     """Return where a key lies as `plain_path` does, for `open_plain`, which looks at the last name of it itself."""
-    return _plain(root, key, key.split("/")[:-1])
+    names = key.split("/")
+    _look_at(root, key, names, names[:-1])
+    return f"{root}/{key}"
 
 
-def _plain(root: Path, key: str, looked_at: Iterable[str]) -> Path:
-    if not _OUTSIDE.isdisjoint(key.split("/")):
+def _look_at(root: Path, key: str, names: Iterable[str], looked_at: Iterable[str]) -> None:
+    if not _OUTSIDE.isdisjoint(names):
         raise CorruptFileError(f"{key!r} is no name of a file of {root}; whatever names it is damaged or hostile")
     place = str(root)
     for name in looked_at:
@@ -66,7 +70,6 @@ def _plain(root: Path, key: str, looked_at: Iterable[str]) -> Path:
             break  # whoever opens it says why
         if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
             raise _refused(place, mode)
-    return root / key
 
 
 def open_plain(path: Path | str, flags: int, mode: int = 0o600) -> int:
