@@ -278,3 +278,24 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
 TestCatalogAgainstDirectories = CatalogAgainstDirectories.TestCase
 TestCatalogAgainstDirectories.settings = machine_settings(10, 25)
+
+
+@pytest.mark.parametrize("damages", [1, 2])
+def test_who_writes_to_a_trace_that_was_made_anew_is_known_though_the_catalog_was_damaged(damages: int) -> None:
+    machine = CatalogAgainstDirectories()
+    machine.first(listed=True, few=0)
+    machine.append(at=1, trace_id="t", count=2)
+    machine.lists_say_what_directories_do()
+    machine.remove_by_hand(trace_id="t")
+    for other in ["T", "a/b"][:damages]:
+        machine.lists_say_what_directories_do()
+        machine.damage_the_catalog(how="empty", choice=0, where=0, in_place=True, snapshot=True)
+        machine.lists_say_what_directories_do()
+        machine.create(at=0, trace_id=other, status="completed")
+    machine.lists_say_what_directories_do()
+    machine.create(at=0, trace_id="t", status="completed")
+    machine.lists_say_what_directories_do()
+    # It had said that it writes to the one that went.
+    machine.append(at=1, trace_id="t", count=2)
+    machine.lists_say_what_directories_do()
+    machine.teardown()

@@ -51,7 +51,7 @@ def exactly(value: object) -> str:
     return repr(value)
 
 
-@settings(max_examples=tried(150, 4000), deadline=None)
+@settings(max_examples=tried(150, 1500, 4000), deadline=None)
 @given(ANYTHING)
 def test_json_comes_back_exactly_or_is_refused(value: object) -> None:
     try:
@@ -63,7 +63,7 @@ def test_json_comes_back_exactly_or_is_refused(value: object) -> None:
     assert exactly(loads(text)) == exactly(value)
 
 
-@settings(max_examples=tried(150, 4000), deadline=None)
+@settings(max_examples=tried(150, 1500, 4000), deadline=None)
 @given(
     ANYTHING,
     st.none() | st.floats(allow_nan=False, allow_infinity=False),

@@ -155,6 +155,7 @@ class OpenTrace:
     def _forget(self) -> None:
         """Drop what was known of a trace that was deleted and made anew."""
         self._writer.reset()
+        self.announced_at = None
         self.tree = None
         self.fold = MessageFold()
         self.ends = {"messages": 0, "events": 0}

@@ -245,7 +245,8 @@ class TracePool:
                 await self.done(trace_id)
 
     async def forget(self, trace_id: str) -> None:
-        """Close a trace, if it is open."""
+        """Close a trace that went, if it is open; who writes to one of its name later says so again."""
+        self.catalog.notices.forget(trace_id)
         trace = self._open.pop(trace_id, None)
         if trace is not None:
             await trace.close()

@@ -227,7 +227,7 @@ class Catalog:
         stamped = self._storage.stamp(TRACES)
         found, strangers = await self._lookup.everything(self.notices.openings.keys())
         rows = {str(row["trace_id"]): row for row in found}
-        for trace_id, ids in (told | self.notices.openings).items():
+        for trace_id, ids in (*told.items(), *self.notices.openings.items()):
             row = rows.setdefault(trace_id, {"trace_id": trace_id, "_listed": False, "_openings": []})
             openings = row["_openings"]
             assert isinstance(openings, list)

@@ -57,6 +57,10 @@ class Notices:
         """Return when, by the monotonic clock, this process last said that it writes to a trace; None if it did not."""
         return self._announced_at.get(trace_id)
 
+    def forget(self, trace_id: str) -> None:
+        """Tell of a trace anew before the next write: of one that went, others need not keep what they were told."""
+        self._announced_at.pop(trace_id, None)
+
     async def settle(self, trace_ids: Iterable[str]) -> None:
         """Say that this process is done with traces, and what they are now.
 
