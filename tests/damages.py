@@ -14,7 +14,7 @@ from typing import Any
 from traceark.codec.parquet import METADATA_KEY
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST
 from traceark.models import Goal, Message, Trace
-from traceark.storage.local import TEMPORARY
+from traceark.storage.local_publish import TEMPORARY
 from traceark.store import ArchiveStore
 
 Damage = Callable[[Path], str]

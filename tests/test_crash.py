@@ -20,7 +20,7 @@ from profiles import tried
 from traceark.layout import HEADER, MANIFEST, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage.base import Durability
-from traceark.storage.local import TEMPORARY
+from traceark.storage.local_publish import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.verification import Finding
 

@@ -18,7 +18,8 @@ from profiles import SEED, THOROUGH, tried
 from traceark.errors import IncompleteTraceError
 from traceark.layout import HEADER
 from traceark.storage.base import Durability
-from traceark.storage.local import TEMPORARY, LocalAppender
+from traceark.storage.local import LocalAppender
+from traceark.storage.local_publish import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.testing.calls import Call, Recorder, watched
 from traceark.testing.disk import Disk, lay_out

@@ -23,7 +23,7 @@ from profiles import SEED, tried
 from servers import Requests, S3Server
 from test_sync import RUN, add, archive, told
 from traceark.models import Message, Trace
-from traceark.storage.local import TEMPORARY
+from traceark.storage.local_publish import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.sync import sync
 

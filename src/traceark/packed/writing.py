@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 from traceark.errors import InvalidValueError, StorageError
 from traceark.packed.tars import TarWriter
 from traceark.packed.zips import ZipWriter
-from traceark.storage.local import TEMPORARY, sync_directory
+from traceark.storage.local_publish import TEMPORARY, sync_directory
 
 
 class PackWriter(Protocol):

@@ -34,7 +34,8 @@ from traceark.models import JsonObject
 from traceark.pending import SpoolStatus
 from traceark.storage.access import Access
 from traceark.storage.base import Durability, Entry, KeyExistsError, KeyMissingError, Lock, acquire
-from traceark.storage.local import TEMPORARY, LocalStorage
+from traceark.storage.local import LocalStorage
+from traceark.storage.local_publish import TEMPORARY
 from traceark.sync.sides import look
 from traceark.tombstones import Buried, buried
 

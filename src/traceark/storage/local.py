@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from traceark.errors import CorruptFileError, StorageError
@@ -25,12 +24,12 @@ from traceark.storage.base import (
     AppendStorage,
     Durability,
     Entry,
-    KeyExistsError,
     KeyMissingError,
     Lock,
     VersionMismatchError,
 )
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
+from traceark.storage.local_publish import Unpublished, errors, sync_directory, version_of
 
 try:
     import fcntl
@@ -39,48 +38,15 @@ except ImportError:  # Windows: reading works, writing is refused in `lock`.
 
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
-TEMPORARY = ".tmp-"
 _LOCK = re.compile(rb"(-?[0-9]+ *\n)?")
 _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{16}")
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
 
 
-@contextmanager
-def _errors(what: str) -> Iterator[None]:
-    """Turn the system's errors into this package's, naming the file."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise KeyMissingError(f"{what} is not there") from None
-    except FileExistsError:
-        raise KeyExistsError(f"{what} is there already") from None
-    except (NotADirectoryError, IsADirectoryError) as error:
-        raise StorageError(
-            f"{what} is in the way: {error.strerror}; an archive keeps directories and files only"
-        ) from error
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(error.errno, f"{what}: {error.strerror}; nothing was acknowledged") from error
-
-
-def _version(status: os.stat_result) -> str:
-    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-
-
-def sync_directory(path: Path) -> None:
-    """Return when the names in a directory are on stable storage."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _sync_directories(paths: Iterable[Path]) -> None:
     for path in paths:
-        with suppress(KeyMissingError), _errors(str(path)):
+        with suppress(KeyMissingError), errors(str(path)):
             sync_directory(path)
 
 
@@ -89,7 +55,7 @@ class LocalAppender(Appender):
 
     def __init__(self, path: Path, permissions: Permissions) -> None:
         self._path = path
-        with _errors(str(path)):
+        with errors(str(path)):
             new = not path.exists()
             self._descriptor = permissions.open(path, os.O_WRONLY | os.O_APPEND)
             if new:
@@ -120,7 +86,7 @@ class LocalAppender(Appender):
             raise StorageError(error.errno, f"{self._path}: sync failed: {error.strerror}") from error
 
     def close(self) -> None:
-        with _errors(str(self._path)):
+        with errors(str(self._path)):
             os.close(self._descriptor)
 
 
@@ -131,7 +97,7 @@ class LocalLock(Lock):
         if fcntl is None:
             raise StorageError("writing needs flock, which this operating system has not; reading works")
         self._path = path
-        with _errors(str(path)):
+        with errors(str(path)):
             self._descriptor = permissions.open(path, os.O_RDWR)
             status = os.fstat(self._descriptor)
             if status.st_nlink > 1 and not _LOCK.fullmatch(os.pread(self._descriptor, 24, 0)):
@@ -157,11 +123,11 @@ class LocalLock(Lock):
 
     def bump(self, *, deleted: bool = False) -> None:
         generation = -1 if deleted else max(self.generation(), 0) + 1
-        with _errors(str(self._path)):
+        with errors(str(self._path)):
             os.pwrite(self._descriptor, b"%-20d\n" % generation, 0)
 
     def close(self) -> None:
-        with _errors(str(self._path)):
+        with errors(str(self._path)):
             os.close(self._descriptor)
 
 
@@ -194,7 +160,7 @@ class LocalStorage(AppendStorage):
 
     async def read(self, key: str, start: int = 0) -> bytes:
         path = path_to_open(self.root, key)
-        with _errors(str(path)):
+        with errors(str(path)):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 size = os.fstat(descriptor).st_size - start
@@ -206,11 +172,11 @@ class LocalStorage(AppendStorage):
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
         path = path_to_open(self.root, key)
-        with _errors(str(path)):
+        with errors(str(path)):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 status = os.fstat(descriptor)
-                return _pread(descriptor, 0, status.st_size), _version(status)
+                return _pread(descriptor, 0, status.st_size), version_of(status)
             finally:
                 os.close(descriptor)
 
@@ -232,7 +198,7 @@ class LocalStorage(AppendStorage):
                         continue
                     # The time of the last change, since copying tools set the time of modification.
                     plain = stat.S_ISREG(status.st_mode)
-                    found[below + entry.name] = Entry(status.st_size, _version(status), status.st_ctime, plain)
+                    found[below + entry.name] = Entry(status.st_size, version_of(status), status.st_ctime, plain)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -255,54 +221,52 @@ class LocalStorage(AppendStorage):
     async def children(self, prefix: str) -> Sequence[str]:
         path = self.path(prefix)
         try:
-            with _errors(str(path)), os.scandir(path) as entries:
+            with errors(str(path)), os.scandir(path) as entries:
                 # What is no directory where one belongs is refused when it is read, and not passed over.
                 return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
         except KeyMissingError:
             return []
 
     async def create(self, key: str, data: bytes) -> str:
-        return await asyncio.to_thread(self._publish, key, data, exclusive=True)
+        return await asyncio.to_thread(self._put, {key: data}, exclusive=True)
 
     async def create_all(self, files: Mapping[str, bytes]) -> None:
-        def publish() -> None:
-            for key, data in files.items():
-                self._publish(key, data, exclusive=True)
-
-        await asyncio.to_thread(publish)
+        await asyncio.to_thread(self._put, files, exclusive=True)
 
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         if version is not None:
             path = self.path(key)
-            with _errors(str(path)):
-                if _version(path.stat()) != version:
+            with errors(str(path)):
+                if version_of(path.stat()) != version:
                     raise VersionMismatchError(f"{path} was replaced since it was read")
-        return await asyncio.to_thread(self._publish, key, data, exclusive=False)
+        return await asyncio.to_thread(self._put, {key: data}, exclusive=False)
 
-    def _publish(self, key: str, data: bytes, *, exclusive: bool) -> str:
+    def _put(self, files: Mapping[str, bytes], *, exclusive: bool) -> str:
+        """Publish files in their order, all written and synced before the first; return the last one's version."""
+        version = ""
+        with ExitStack() as undo:
+            written = {key: self._written(key, data, undo) for key, data in files.items()}
+            for file in written.values():
+                file.sync()
+            for key, file in written.items():
+                version = self._publish(key, file, exclusive=exclusive)
+        return version
+
+    def _written(self, key: str, data: bytes, undo: ExitStack) -> Unpublished:
         path = self.path(key)
-        temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-        with _errors(str(path)):
+        with errors(str(path)):
             self._make(path.parent)
-            descriptor = self.permissions.open(temporary, os.O_WRONLY | os.O_EXCL)
-            try:
-                try:
-                    view = memoryview(data)
-                    while view:
-                        view = view[os.write(descriptor, view) :]
-                    os.fsync(descriptor)
-                    status = os.fstat(descriptor)
-                finally:
-                    os.close(descriptor)
-                if exclusive:
-                    os.link(temporary, path)
-                else:
-                    temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            if self._sync_names:
-                sync_directory(path.parent)
-        return _version(status)
+        file = Unpublished(path, self.permissions)
+        undo.callback(file.discard)
+        file.write(data)
+        return file
+
+    def _publish(self, key: str, file: Unpublished, *, exclusive: bool) -> str:
+        version = file.publish(exclusive=exclusive)
+        if self._sync_names:
+            with errors(key):
+                sync_directory(file.path.parent)
+        return version
 
     def _make(self, path: Path) -> None:
         if path.is_dir():
@@ -321,17 +285,18 @@ class LocalStorage(AppendStorage):
     async def delete(self, keys: Iterable[str]) -> None:
         # A name that should not be there may go, whatever it stands for: what is deleted is the name.
         paths = [self.path(folder) / name for folder, _, name in (key.rpartition("/") for key in keys)]
-        if paths and not self._sync_names:
+        folders = set() if self._sync_names else {path.parent for path in paths if os.path.lexists(path)}
+        if folders:
             # What supersedes a file must last before that goes; else a loss of power takes both.
-            await asyncio.to_thread(_sync_directories, {path.parent for path in paths})
+            await asyncio.to_thread(_sync_directories, folders)
         for path in paths:
-            with _errors(str(path)):
+            with errors(str(path)):
                 path.unlink(missing_ok=True)
 
     async def sync_names(self, prefix: str) -> None:
         if self._sync_names:
             path = self.path(prefix)
-            with _errors(str(path)):
+            with errors(str(path)):
                 await asyncio.to_thread(sync_directory, path)
 
     async def remove_leftovers(self, prefix: str, seconds: float) -> int:
@@ -342,7 +307,7 @@ class LocalStorage(AppendStorage):
         for folder, _, names in os.walk(directory):
             for name in filter(_LEFTOVER.fullmatch, names):
                 path = Path(folder, name)
-                with _errors(str(path)), suppress(FileNotFoundError):
+                with errors(str(path)), suppress(FileNotFoundError):
                     status = path.lstat()
                     if now - max(status.st_mtime, status.st_ctime) > seconds:
                         path.unlink()
@@ -354,7 +319,7 @@ class LocalStorage(AppendStorage):
 
     def make_directory(self, prefix: str) -> None:
         path = self.path(prefix)
-        with _errors(str(path)):
+        with errors(str(path)):
             self._make(path)
 
     def remove_directory(self, prefix: str) -> None:
@@ -362,14 +327,14 @@ class LocalStorage(AppendStorage):
 
     def open_appender(self, key: str) -> LocalAppender:
         path = self.path(key)
-        with _errors(str(path)):
+        with errors(str(path)):
             self._make(path.parent)
         return LocalAppender(path, self.permissions)
 
     def take_over(self, keys: Iterable[str]) -> None:
         for key in keys:
             path = self.path(key)
-            with _errors(str(path)):
+            with errors(str(path)):
                 self.permissions.give(path)
 
     async def sync(self, keys: Iterable[str]) -> None:
@@ -378,7 +343,7 @@ class LocalStorage(AppendStorage):
     def _sync(self, keys: Sequence[str]) -> None:
         for key in keys:
             path = self.path(key)
-            with _errors(str(path)):
+            with errors(str(path)):
                 descriptor = open_plain(path, os.O_RDONLY)
                 try:
                     os.fsync(descriptor)

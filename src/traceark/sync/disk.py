@@ -18,8 +18,8 @@ from traceark.layout import HEADER, LOCK, LOGS, MANIFEST, TRACES
 from traceark.manifest import decode_manifest, sha256
 from traceark.storage.access import Permissions
 from traceark.storage.base import AppendStorage, Lock
-from traceark.storage.local import TEMPORARY, sync_directory
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
+from traceark.storage.local_publish import TEMPORARY, sync_directory
 
 # Traces that are published together; each holds a lock open meanwhile.
 GROUP = 400
