@@ -195,13 +195,14 @@ async def _take(files: Sequence[Path], *, pieces: bool) -> _Taken:
     assert _shared is not None
     async with copy.copy(_shared.store) as store:
         among = dict.fromkeys(files) if pieces else _shared.among
-        taker = Taker(store, _shared.candidates, among, pieces=pieces, strict=_shared.strict, guard=_alone)
-        for path in files:
-            await taker.take(path)
-            if taker.report.stopped_at is not None:
-                break
-        await taker.finish()
-        return taker.report, taker.kin, taker.left
+        strict = _shared.strict
+        async with Taker(store, _shared.candidates, among, pieces=pieces, strict=strict, guard=_alone) as taker:
+            for path in files:
+                await taker.take(path)
+                if taker.report.stopped_at is not None:
+                    break
+            await taker.finish()
+            return taker.report, taker.kin, taker.left
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, Self, TypeVar, runtime_checkable
 
 from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers import copies
@@ -80,7 +80,9 @@ def stripe_of(trace_id: str) -> int:
 
 
 class Taker:
-    """Takes files, one after the other.
+    """Takes files, one after the other: while one is written, which waits for the disk, the next one is read.
+
+    To be used in ``async with``, which leaves nothing at work.
 
     Parameters
     ----------
@@ -127,10 +129,20 @@ class Taker:
         self._strict = strict
         self._guard = guard
         self._awaited: Awaited | None = None
+        self._writing: asyncio.Task[None] | None = None
         self._locks = [asyncio.Lock() for _ in range(STRIPES)]
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+
     async def finish(self) -> None:
-        """Take what still waits for files that could not be taken."""
+        """Take what still waits for files that could not be taken, and return when all is written."""
+        await self._written()
         for source, file in self._awaited.rest() if self._awaited is not None else ():
             await self._take_sources([source], file)
 
@@ -169,8 +181,17 @@ class Taker:
             return
         if self._awaited is not None:
             sources = [now for source in sources for now in self._awaited.join(source, file)]
-        await self._take_sources(sources, file)
-        self._stop(str(path), file.problems)
+        await self._written()
+        self._writing = asyncio.create_task(self._take_sources(sources, file))
+        if self._strict:
+            await self._written()
+            self._stop(str(path), file.problems)
+
+    async def _written(self) -> None:
+        """Return when what was read before is written."""
+        if self._writing is not None:
+            await self._writing
+            self._writing = None
 
     async def _take_sources(self, sources: Sequence[SourceTrace], file: FileReport) -> None:
         path = Path(file.path)
