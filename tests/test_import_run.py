@@ -28,7 +28,7 @@ from traceark.importers.claude_code import ClaudeCode
 from traceark.importers.find import GROUP, importers
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
-from traceark.importers.take import BatchStore
+from traceark.importers.take_trace import BatchStore
 from traceark.models import Goal, GoalTree, Json, Message, Trace
 from traceark.protocol import TraceStore
 from traceark.store import ArchiveStore

@@ -48,7 +48,7 @@ class TraceBuilder(RowTrace):
         self.goals = ClaudeGoals(self.typed, session)
         self.header = HeaderFold(trace_id, session, agent_id, self.typed)
         self._trace_id = trace_id
-        self._texts_by_id: dict[str, str] = {}
+        self._rows_by_id: dict[str, bytes] = {}
         self._spent: dict[str, _Spent] = {}
         self._tool_names: dict[str, str] = {}
         # By the id of a call the place of its message, and of each message that of the call it answers.
@@ -99,15 +99,15 @@ class TraceBuilder(RowTrace):
         told = self.typed.identifier(row.value["uuid"]) if row.value and "uuid" in row.value else None
         message_id = told or f"{self._trace_id}-row-{row.number}"
         name, again = message_id, 1
-        while (seen := self._texts_by_id.get(name)) is not None:
-            if seen == row.text:
+        while (seen := self._rows_by_id.get(name)) is not None:
+            if seen == row.raw:
                 self.counts.repaired["a row that repeats an earlier one, kept as an event"] += 1
                 return None
             again += 1
             name = f"{message_id}#{again}"
         if again > 1:
             self.counts.repaired["an id that another row has, made unique"] += 1
-        self._texts_by_id[name] = row.text
+        self._rows_by_id[name] = row.raw
         return name
 
     def _add_message(self, row: Row, value: JsonObject, inner: JsonObject, message_id: str, kind: str) -> None:

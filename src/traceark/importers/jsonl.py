@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from traceark.importers.exact import exact_value
 from traceark.models import Json, JsonObject
 
 # The archive keeps 500 levels; a row is kept some levels below the top of its record.
 MAX_ROW_DEPTH = 480
+_TOO_DEEP = f"nested deeper than {MAX_ROW_DEPTH}"
 # Python parses no longer integer (sys.int_info.default_max_str_digits).
 _MAX_DIGITS = 4299
 _ROW_START = re.compile(r'[{\[]\s*"')
@@ -28,6 +30,8 @@ _MAX_TRIES = 1000
 # A file whose first pieces do not tell its format is in none.
 _HEAD_ROWS = 50
 _HEAD_BYTES = 64 * 2**20
+# A file with more rows that are not written as programs mostly do is written by another one.
+_MOST_UNUSUAL = 8
 
 
 @dataclass(slots=True)
@@ -38,8 +42,8 @@ class Row:
     ----------
     number, line : int
         Which row or piece of the file, and on which line it is; both count from 1.
-    text : str
-        As it is in the file; bytes that are no UTF-8 are kept as lone surrogates.
+    raw : bytes
+        As it is in the file.
     value : dict, optional
         The object, None for a piece that is no row.
     values : list, optional
@@ -55,12 +59,17 @@ class Row:
 
     number: int
     line: int
-    text: str
+    raw: bytes
     value: JsonObject | None = None
     exact: bool = True
     torn: bool = False
     reason: str = ""
     values: list[Json] | None = None
+
+    @property
+    def text(self) -> str:
+        """The row as text; bytes that are no UTF-8 are kept as lone surrogates."""
+        return _text_of(self.raw)
 
 
 class _Decoder:
@@ -111,6 +120,14 @@ class _Decoder:
         return found
 
 
+def _text_of(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _raw_of(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _depth(value: object) -> int:
     deepest = 0
     stack = [(value, 1)]
@@ -134,11 +151,20 @@ def rows_of(data: bytes) -> Iterator[Row]:
     [(1, {'a': 1}, False), (1, {'b': 2}, False), (2, None, True)]
     """
     decoder = _Decoder()
-    number = 0
+    number = unusual = 0
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for line, raw in enumerate(lines, start=1):
-        text = raw.decode("utf-8", "surrogateescape")
-        for row in _pieces(decoder, text, line, terminated=line < len(lines)):
+        if unusual <= _MOST_UNUSUAL and raw.startswith(b"{"):
+            raw = raw.rstrip(b" \t\r")
+            try:
+                value = exact_value(raw)
+            except ValueError:
+                unusual += 1
+            else:
+                number += 1
+                yield Row(number, line, raw, value)
+                continue
+        for row in _pieces(decoder, _text_of(raw), line, terminated=line < len(lines)):
             row.number = number = number + 1
             yield row
 
@@ -163,7 +189,11 @@ def whole_value(data: bytes) -> Whole:
     >>> whole_value(b'[{"a": 1}]').value, whole_value(b"{} {}").reason
     ([{'a': 1}], 'more than one JSON value')
     """
-    return whole_text(data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return Whole(exact_value(data.strip()))
+    except ValueError:
+        return whole_text(_text_of(data))
 
 
 def values_of(data: bytes) -> Iterator[Row]:
@@ -176,7 +206,7 @@ def values_of(data: bytes) -> Iterator[Row]:
     >>> [(row.line, row.value) for row in values_of(b'{"a":\\n1}\\n{"b": 2}\\n')]
     [(1, {'a': 1}), (3, {'b': 2})]
     """
-    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    text = _text_of(data.removeprefix(b"\xef\xbb\xbf"))
     decoder = _Decoder()
     number, line, counted, start = 0, 1, 0, 0
     end = len(text.rstrip())
@@ -190,8 +220,8 @@ def values_of(data: bytes) -> Iterator[Row]:
             following = _OBJECT_LINE.search(text, start + 1)
             stop = following.start() if following is not None else end
             is_deep = isinstance(error, RecursionError)
-            reason = f"nested deeper than {MAX_ROW_DEPTH}" if is_deep else f"not JSON: {error}"
-            yield Row(number, line, text[start:stop], reason=reason, torn=stop == end)
+            reason = _TOO_DEEP if is_deep else f"not JSON: {error}"
+            yield Row(number, line, _raw_of(text[start:stop]), reason=reason, torn=stop == end)
         else:
             row = _row(decoder, text[start:stop], value, line, torn=False)
             yield replace(row, number=number)
@@ -205,7 +235,7 @@ def whole_text(text: str) -> Whole:
     try:
         value, end = decoder.decode(text, 0)
     except RecursionError:
-        return Whole(reason=f"nested deeper than {MAX_ROW_DEPTH}")
+        return Whole(reason=_TOO_DEEP)
     except ValueError as error:
         return Whole(reason=f"not JSON: {error}")
     if end < len(text):
@@ -235,27 +265,28 @@ def _pieces(decoder: _Decoder, text: str, line: int, *, terminated: bool) -> Ite
             value, stop = decoder.decode(text, start)
         except RecursionError:
             # Where such a value ends cannot be told.
-            yield Row(0, line, text[start:end], reason=f"nested deeper than {MAX_ROW_DEPTH}", torn=not terminated)
+            yield Row(0, line, _raw_of(text[start:end]), reason=_TOO_DEEP, torn=not terminated)
             return
         except ValueError as error:
             if not terminated:
-                yield Row(0, line, text[start:end], reason="the last row is not whole (yet)", torn=True)
+                yield Row(0, line, _raw_of(text[start:end]), reason="the last row is not whole (yet)", torn=True)
                 return
             stop = _next_row(decoder, text, start + 1, end)
-            yield Row(0, line, text[start:stop], reason=f"not JSON: {error}")
+            yield Row(0, line, _raw_of(text[start:stop]), reason=f"not JSON: {error}")
         else:
             yield _row(decoder, text[start:stop], value, line, torn=not terminated and stop == end)
         start = stop
 
 
 def _row(decoder: _Decoder, text: str, value: object, line: int, *, torn: bool) -> Row:
+    raw = _raw_of(text)
     if isinstance(value, dict):
-        return Row(0, line, text, value=cast("JsonObject", value), exact=decoder.exact)
+        return Row(0, line, raw, value=cast("JsonObject", value), exact=decoder.exact)
     reason = f"JSON, but no object: {text[:40]}"
     if isinstance(value, list):
-        return Row(0, line, text, exact=decoder.exact, reason=reason, values=cast("list[Json]", value))
+        return Row(0, line, raw, exact=decoder.exact, reason=reason, values=cast("list[Json]", value))
     # A number may still grow; objects and lists tell by themselves that they are whole.
-    return Row(0, line, text, reason=reason, torn=torn)
+    return Row(0, line, raw, reason=reason, torn=torn)
 
 
 def _skip_blank(text: str, start: int, end: int) -> int:

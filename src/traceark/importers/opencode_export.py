@@ -52,7 +52,7 @@ def read_export(path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
             trace.torn_tail = text
         else:
             trace.add(
-                Row(number, 0, text, value=message),
+                Row(number, 0, text.encode(), value=message),
                 Told("message", {}, {"message": message.get("info"), "parts": message.get("parts")}),
             )
             rows += 1

@@ -27,7 +27,8 @@ from traceark.importers.find import size_of
 from traceark.importers.links import Kin
 from traceark.importers.pieces import together, traces_named
 from traceark.importers.report import ImportReport
-from traceark.importers.take import STRIPES, Taker, WholeStore, stripe_of
+from traceark.importers.take import STRIPES, Taker, stripe_of
+from traceark.importers.take_trace import WholeStore
 from traceark.protocol import TraceStore
 
 # Starting a process takes about a second, in which one imports 3 MB or some hundred small files.
@@ -195,13 +196,14 @@ async def _take(files: Sequence[Path], *, pieces: bool) -> _Taken:
     assert _shared is not None
     async with copy.copy(_shared.store) as store:
         among = dict.fromkeys(files) if pieces else _shared.among
-        taker = Taker(store, _shared.candidates, among, pieces=pieces, strict=_shared.strict, guard=_alone)
-        for path in files:
-            await taker.take(path)
-            if taker.report.stopped_at is not None:
-                break
-        await taker.finish()
-        return taker.report, taker.kin, taker.left
+        strict = _shared.strict
+        async with Taker(store, _shared.candidates, among, pieces=pieces, strict=strict, guard=_alone) as taker:
+            for path in files:
+                await taker.take(path)
+                if taker.report.stopped_at is not None:
+                    break
+            await taker.finish()
+            return taker.report, taker.kin, taker.left
 
 
 @asynccontextmanager

@@ -46,7 +46,7 @@ class RowTrace:
             ]
         before = self.digests[-1] if self.digests else ""
         digest = hashlib.sha256(before.encode())
-        digest.update(row.text.encode("utf-8", "surrogateescape"))
+        digest.update(row.raw)
         self.digests.append(digest.hexdigest())
         if not row.exact:
             self.counts.repaired["a number beyond any type or a repeated key, the row kept as text too"] += 1

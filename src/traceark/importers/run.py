@@ -86,15 +86,15 @@ async def import_paths(
             raise InvalidValueError(f"{type(store).__name__} cannot be shared by several processes", "workers")
         await take_in_parallel(store, files, sizes, candidates, report, kin, tell, strict=strict, workers=workers)
     else:
-        taker = Taker(store, candidates, dict.fromkeys(files), strict=strict)
         done = 0
-        for path, size in zip(files, sizes, strict=True):
-            tell(path, done)
-            await taker.take(path)
-            done += size
-            if taker.report.stopped_at is not None:
-                break
-        await taker.finish()
+        async with Taker(store, candidates, dict.fromkeys(files), strict=strict) as taker:
+            for path, size in zip(files, sizes, strict=True):
+                tell(path, done)
+                await taker.take(path)
+                done += size
+                if taker.report.stopped_at is not None:
+                    break
+            await taker.finish()
         report.add(taker.report)
         kin.add(taker.kin)
     for circle in await link(store, kin):

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import shutil
 import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from time import time_ns
 
 from traceark.errors import StorageError
 from traceark.storage.access import Access, Permissions
@@ -29,6 +27,7 @@ from traceark.storage.base import (
 )
 from traceark.storage.local_files import LocalAppender, LocalLock, told_errors
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
+from traceark.storage.local_publish import Unpublished, version_of
 from traceark.storage.staging import LEFTOVER, TEMPORARY, remove_abandoned
 from traceark.storage.syncing import sync_directory
 
@@ -38,10 +37,6 @@ _INLINE_READ_BYTES = 256 * 1024
 _SCANS = 8
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
-
-
-def _version(status: os.stat_result) -> str:
-    return f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
 def _sync_directories(paths: Iterable[Path]) -> None:
@@ -95,7 +90,7 @@ class LocalStorage(AppendStorage):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 status = os.fstat(descriptor)
-                return _pread(descriptor, 0, status.st_size), _version(status)
+                return _pread(descriptor, 0, status.st_size), version_of(status)
             finally:
                 os.close(descriptor)
 
@@ -128,7 +123,7 @@ class LocalStorage(AppendStorage):
                         continue
                     # The time of the last change, since copying tools set the time of modification.
                     plain = stat.S_ISREG(status.st_mode)
-                    found[below + entry.name] = Entry(status.st_size, _version(status), status.st_ctime, plain)
+                    found[below + entry.name] = Entry(status.st_size, version_of(status), status.st_ctime, plain)
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -159,49 +154,45 @@ class LocalStorage(AppendStorage):
             return []
 
     async def create(self, key: str, data: bytes) -> str:
-        return await asyncio.to_thread(self._publish, key, data, exclusive=True)
+        return await asyncio.to_thread(self._put, {key: data}, exclusive=True)
 
     async def create_all(self, files: Mapping[str, bytes]) -> None:
-        def publish() -> None:
-            for key, data in files.items():
-                self._publish(key, data, exclusive=True)
-
-        await asyncio.to_thread(publish)
+        await asyncio.to_thread(self._put, files, exclusive=True)
 
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         if version is not None:
             path = self.path(key)
             with told_errors(str(path)):
-                if _version(path.stat()) != version:
+                if version_of(path.stat()) != version:
                     raise VersionMismatchError(f"{path} was replaced since it was read")
-        return await asyncio.to_thread(self._publish, key, data, exclusive=False)
+        return await asyncio.to_thread(self._put, {key: data}, exclusive=False)
 
-    def _publish(self, key: str, data: bytes, *, exclusive: bool) -> str:
+    def _put(self, files: Mapping[str, bytes], *, exclusive: bool) -> str:
+        """Publish files in their order, all written and synced before the first; return the last one's version."""
+        version = ""
+        with ExitStack() as undo:
+            written = {key: self._written(key, data, undo) for key, data in files.items()}
+            for file in written.values():
+                file.sync()
+            for key, file in written.items():
+                version = self._publish(key, file, exclusive=exclusive)
+        return version
+
+    def _written(self, key: str, data: bytes, undo: ExitStack) -> Unpublished:
         path = self.path(key)
-        temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
-        with told_errors(str(path)):
+        with told_errors(path):
             self._make(path.parent)
-            descriptor = self.permissions.open(temporary, os.O_WRONLY | os.O_EXCL)
-            try:
-                try:
-                    view = memoryview(data)
-                    while view:
-                        view = view[os.write(descriptor, view) :]
-                    # The kernel's own clock may stand still for milliseconds, in which a version could come again.
-                    os.utime(descriptor, ns=(now := time_ns(), now))
-                    os.fsync(descriptor)
-                    status = os.fstat(descriptor)
-                finally:
-                    os.close(descriptor)
-                if exclusive:
-                    os.link(temporary, path)
-                else:
-                    temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-            if self._sync_names:
-                sync_directory(path.parent)
-        return _version(status)
+        file = Unpublished(path, self.permissions)
+        undo.callback(file.discard)
+        file.write(data)
+        return file
+
+    def _publish(self, key: str, file: Unpublished, *, exclusive: bool) -> str:
+        version = file.publish(exclusive=exclusive)
+        if self._sync_names:
+            with told_errors(key):
+                sync_directory(file.path.parent)
+        return version
 
     def _make(self, path: Path) -> None:
         if path.is_dir():
@@ -220,9 +211,10 @@ class LocalStorage(AppendStorage):
     async def delete(self, keys: Iterable[str]) -> None:
         # A name that should not be there may go, whatever it stands for: what is deleted is the name.
         paths = [self.path(folder) / name for folder, _, name in (key.rpartition("/") for key in keys)]
-        if paths and not self._sync_names:
+        folders = set() if self._sync_names else {path.parent for path in paths if os.path.lexists(path)}
+        if folders:
             # What supersedes a file must last before that goes; else a loss of power takes both.
-            await asyncio.to_thread(_sync_directories, {path.parent for path in paths})
+            await asyncio.to_thread(_sync_directories, folders)
         for path in paths:
             with told_errors(str(path)):
                 path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from traceark.importers import archive
 from traceark.importers.base import ImportCounts
-from traceark.importers.take import import_trace
+from traceark.importers.take_trace import import_trace
 from traceark.store import ArchiveStore
 from traceark.sync.sides import Side
 
