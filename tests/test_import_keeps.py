@@ -13,7 +13,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
 
-from profiles import tried
+from profiles import some, tried
 from test_import_documents import CHAT, MARKED, SOLVED, STEPS, results, trajectory
 from test_import_inspect import LOG, sample
 from test_import_langfuse import OBSERVATIONS, STUBS, TRACE
@@ -102,7 +102,7 @@ def told(importer: Importer, path: Path) -> str:
     return json.dumps(given)
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", some(DOCUMENTS, 6))
 def test_a_strange_value_is_kept_wherever_it_stands(name: str) -> None:
     importer, document = DOCUMENTS[name]
     every = list(places(document))

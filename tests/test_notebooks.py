@@ -12,12 +12,13 @@ import nbformat
 import pytest
 
 from notebook_runner import FOLDER, NOTEBOOKS, executed
+from profiles import some
 
 # What must not be seen in a notebook: places of the machine that ran it, warnings, objects without a text of their own.
 NOISE = re.compile(r"/tmp/|/root/|site-packages|Warning|Traceback| object at 0x")
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+@pytest.mark.parametrize("notebook", some(NOTEBOOKS, 2), ids=lambda notebook: notebook.stem)
 def test_a_notebook_runs_and_shows_what_is_stored(notebook: Path, tmp_path: Path) -> None:
     stored = nbformat.read(notebook, as_version=4)
     fresh = executed(notebook, tmp_path)

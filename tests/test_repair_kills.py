@@ -135,7 +135,7 @@ DAMAGES: list[tuple[str, Damage]] = [
 ]
 
 
-@pytest.mark.parametrize(("trace_id", "damage"), some(DAMAGES, 4))
+@pytest.mark.parametrize(("trace_id", "damage"), some(DAMAGES, 2))
 def test_a_repair_that_is_killed_anywhere_loses_nothing_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trace_id: str, damage: Damage
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import traceark
+from profiles import some
 from traceark import Archive, Message, Trace
 from traceark.errors import QueryError
 from traceark.testing.values import HOSTILE_IDS
@@ -192,7 +193,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("query", HOSTILE, ids=lambda query: ascii(query[:60]))
+@pytest.mark.parametrize("query", some(HOSTILE, 30), ids=lambda query: ascii(query[:60]))
 def test_refuses_whatever_does_more(archive: Archive, outside: Path, query: str) -> None:
     before = sorted(outside.rglob("*"))
     with pytest.raises(QueryError):
