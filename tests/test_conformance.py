@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from profiles import WHOLE, tried
+from profiles import THOROUGH, WHOLE, tried
 from servers import S3Server
 from traceark.protocol import TraceStore
 from traceark.storage.memory import MemoryStorage
@@ -131,7 +131,13 @@ class Spooled:
         return await super().files(url, trace_id)  # type: ignore[misc, no-any-return]
 
 
-class TestSpooledInMemory(Spooled, InMemory, SharingTests, QueryTests, ArchiveProtocolConformance):
+# What a thorough run asks of the spool besides.
+_AskedInMemory: type[ArchiveTests] = (
+    type("_AskedInMemory", (QueryTests, ArchiveProtocolConformance), {}) if THOROUGH else ArchiveProtocolConformance
+)
+
+
+class TestSpooledInMemory(Spooled, InMemory, SharingTests, _AskedInMemory):  # type: ignore[misc,valid-type]
     """A spool in front of an object store without a network."""
 
     step = tried(5, 1)
@@ -149,7 +155,7 @@ class TestSpooledInMemory(Spooled, InMemory, SharingTests, QueryTests, ArchivePr
         pytest.skip("which storage a trace is read from depends on how far shipping has come")
 
 
-# Whole runs ask everything of the spool in front of a server too; in memory it is always asked.
+# Whole runs ask all of the protocol of the spool in front of a server too.
 _Asked: type[ArchiveTests] = (
     ArchiveProtocolConformance if WHOLE else type("_Asked", (ArchiveTests, MessageTests, EventTests), {})
 )

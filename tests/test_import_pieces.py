@@ -19,7 +19,7 @@ from hypothesis import given, settings
 import test_import_langfuse as langfuse
 import test_import_langsmith as langsmith
 import test_import_openai_agents as openai_agents
-from profiles import tried
+from profiles import some, tried
 from test_import_claude_code import corpus
 from test_import_otlp import CHAT, RUN, TRACE, document, part, span, told
 from test_import_run import Dying, Killed, contents, contents_of, run, store
@@ -115,7 +115,7 @@ def split(draw: st.DrawFn, rows: Sequence[Json]) -> list[list[Json]]:
     return [list(order[begin:end]) for begin, end in itertools.pairwise([0, *cuts, len(rows)])]
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", some(FORMATS, 3))
 @settings(max_examples=tried(8, 60, 200), deadline=None)
 @given(data=st.data())
 def test_pieces_that_are_imported_at_once_end_as_one_file_that_tells_them(name: str, data: st.DataObject) -> None:
@@ -138,7 +138,7 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
     return {key: {name: each[name] for name in ("header", "messages", "goals")} for key, each in found.items()}
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", some(FORMATS, 3))
 @settings(max_examples=tried(12, 100, 400), deadline=None)
 @given(data=st.data())
 def test_pieces_that_are_imported_one_by_one_say_the_same_in_any_order(name: str, data: st.DataObject) -> None:
