@@ -25,10 +25,7 @@ def tried(count: int, thorough: int, whole: int | None = None) -> int:
 
 
 def some(cases: Iterable[Case], count: int) -> list[Case]:
-    """Return so many of the cases, spread over all of them; a thorough run gets all.
-
-    Which ones follows from `SEED`, so that every one is tried now and then.
-    """
+    """Return so many of the cases, spread over all of them; a thorough run gets all. Another `SEED` gives others."""
     every = list(cases)
     if THOROUGH or count >= len(every):
         return every
