@@ -104,6 +104,7 @@ def test_an_importer_that_fails_is_named_with_the_file_and_the_import_goes_on(
     assert {"of a.mine", "of c.mine"} < traces and "of b.mine" not in traces and len(traces) == 3
     [(path, at)] = report.raised.items()
     assert Path(path).name == "b.mine" and f"in {where}" in at and error in at
+    assert "Traceback" in at and "Traceback" not in json.dumps(report.to_json())
 
 
 def test_a_file_whose_importer_failed_counts_no_rows(sources: Path) -> None:

@@ -168,7 +168,7 @@ class ImportReport:
         }
 
     def to_json(self) -> JsonObject:
-        """Return the report as plain JSON."""
+        """Return the report as plain JSON, without tracebacks: they are for whoever asks for them."""
         return {
             "ok": self.ok,
             "totals": cast("Json", self.totals()),
@@ -177,7 +177,6 @@ class ImportReport:
             "files": [file.to_json() for file in self.files],
             "skipped": list(self.skipped),
             "compressed": cast("Json", dict(self.compressed)),
-            "raised": cast("Json", dict(self.raised)),
             "stopped_at": self.stopped_at,
         }
 
