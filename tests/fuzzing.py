@@ -139,7 +139,14 @@ NOTES = [
     ),
     Note("gone", "t", closes=("5f3a9c21-6553f100-1b2c3d4e",), incarnation="5f3a9c21"),
 ]
-ROLLUP = Rollup(ROLLUP_ID, {"members.parquet": 5}, {"messages": 1}, began=3, replaces=("000000000000-5f3a9c21",))
+ROLLUP = Rollup(
+    ROLLUP_ID,
+    {"members.parquet": 5},
+    {"members.parquet": "cbf43926"},
+    {"messages": 1},
+    began=3,
+    replaces=("000000000000-5f3a9c21",),
+)
 INFO = PartInfo("messages", "t", "5f3a9c21", 1, 1, True, (Run(1, "0a1b2c3d", 1),))
 
 

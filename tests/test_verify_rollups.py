@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from damages import tree_state
+from traceark.codec.crc import file_crc
 from traceark.codec.lines import decode_line, encode_line
 from traceark.models import Goal, Message, Trace, Usage
 from traceark.rollups.files import IDS, ROLLUP_FILE, ROLLUPS
@@ -70,6 +71,7 @@ def rewritten(archive: Path, name: str, change: Callable[[pa.Table], pa.Table]) 
     about = rollup(archive) / ROLLUP_FILE
     told: dict[str, Any] = json.loads(json.dumps(decode_line(about.read_bytes(), ROLLUP_FILE)))
     told["files"][name] = path.stat().st_size
+    told["crcs"][name] = file_crc(path)
     about.write_bytes(encode_line(told))
 
 

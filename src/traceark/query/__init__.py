@@ -7,7 +7,10 @@ more than read, and `running` runs it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+
+import duckdb
 
 from traceark.errors import QueryError
 from traceark.pool import TracePool
@@ -20,6 +23,15 @@ from traceark.storage.base import KeyMissingError
 
 __all__ = ["QueryResult", "find", "run"]
 
+# Errors of DuckDB that no damage to a file brings about, but a query, or who asked it.
+_OF_QUERIES = (
+    duckdb.ParserException,
+    duckdb.CatalogException,
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.OutOfMemoryException,
+    duckdb.InterruptException,
+)
 # On a disk a rollup goes as soon as it is merged into another, which `optimize` may do again and again.
 _ATTEMPTS = 20
 
@@ -36,6 +48,8 @@ async def run(pool: TracePool, text: str, parameters: Parameters = None, *, sand
         except (QueryError, KeyMissingError) as error:
             # A file went between the look and the reading: merged into another rollup, or its trace reopened.
             vanished = isinstance(error, KeyMissingError) or not all(Path(path).exists() for path in paths)
+            if not vanished and await _leaves_out(pool, error, paths):
+                continue
             if not vanished:
                 raise
             if not again:
@@ -44,3 +58,15 @@ async def run(pool: TracePool, text: str, parameters: Parameters = None, *, sand
                     "ask again when `optimize` or whatever moves them is done"
                 ) from error
     raise AssertionError
+
+
+async def _leaves_out(pool: TracePool, error: Exception, paths: Collection[str]) -> bool:
+    """Say whether it was a damaged rollup that made a query fail, which is done without from now on."""
+    cause = error.__cause__
+    if not isinstance(cause, duckdb.Error | RuntimeError) or isinstance(cause, _OF_QUERIES):
+        return False
+    # A column that is not there is mostly a slip of the pen, for which not all rollups need to be read.
+    by_columns = isinstance(cause, duckdb.BinderException)
+    pools = (pool,) if pool.under is None else (pool, pool.under)
+    found = [await each.standing.reader.leave_out_damaged(paths, by_columns=by_columns) for each in pools]
+    return any(found)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-import zlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from typing import BinaryIO, cast
+from typing import cast
 
+from traceark.codec.crc import file_crc
 from traceark.codec.parquet import part_info, to_table
 from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning
 from traceark.layout import LOGS, LogName, PartName, parse_log_name, trace_prefix
@@ -24,7 +24,6 @@ from traceark.rollups.standing import Standing
 from traceark.storage.base import KeyMissingError
 
 _PARALLEL = 32
-_BLOCK_BYTES = 1 << 20
 Read = Callable[[StoredTrace], Awaitable[Iterable[JsonObject]]]
 
 
@@ -138,22 +137,15 @@ def part_path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | 
     footers, parsed = pool.footers(), cast("PartName", parse_log_name(name))
     if key not in footers:
         try:
+            if file_crc(path) != parsed.crc:
+                return None
             with path.open("rb") as file:
-                if _crc(file) != parsed.crc:
-                    return None
                 footers[key] = part_info(file, key)
         except (FileNotFoundError, CorruptFileError):
             return None  # reading it through Python says what is wrong
     info = footers[key]
     said = (info.first, info.last, info.incarnation)
     return str(path) if info.folded and said == (parsed.first, parsed.last, parsed.incarnation) else None
-
-
-def _crc(file: BinaryIO) -> str:
-    crc = 0
-    while block := file.read(_BLOCK_BYTES):
-        crc = zlib.crc32(block, crc)
-    return f"{crc:08x}"
 
 
 async def _read(pool: TracePool, trace_ids: Collection[str], read: Read) -> list[JsonObject]:

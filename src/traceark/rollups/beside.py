@@ -67,11 +67,17 @@ async def amiss(
     found: list[Amiss] = []
     reader = RollupReader(storage, binding, cache)
     rollups = await reader.refresh()
+    damaged = "its bytes are not those that were published"
+    found += [Amiss(None, key, damaged) for key in reader.damaged.values()]
     if not rollups:
-        return []
+        return found
     with closing(database.connect()) as opened:
         for rollup in rollups:
             try:
+                broken = await reader.broken_file(rollup)
+                if broken is not None:
+                    found.append(Amiss(None, broken, damaged))
+                    continue
                 for view in (*LOGS, "goals"):
                     found += await _view_amiss(storage, opened, reader, rollup, view, listed)
                 found += await _ids_amiss(opened, reader, rollup)

@@ -12,7 +12,6 @@ import asyncio
 import os
 import shutil
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from traceark.codec.crc import file_crc
 from traceark.codec.fields import GOALS
 from traceark.codec.parquet import part_info, to_table
 from traceark.codec.parts import read_part
@@ -41,7 +41,6 @@ _CHUNK_BYTES = 64 << 20
 _CHUNK_RECORDS = 65_536
 # Downloads at a time.
 _PARALLEL = 32
-_READ_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -188,7 +187,7 @@ class Builder:
                 parsed = parse_log_name(name)
                 what = f"{trace_prefix(each.trace_id)}/{log}/{name}"
                 try:
-                    if not isinstance(parsed, PartName) or _crc(chunk.paths[each.trace_id, log]) != parsed.crc:
+                    if not isinstance(parsed, PartName) or file_crc(chunk.paths[each.trace_id, log]) != parsed.crc:
                         bad[each.trace_id] = f"{what} does not match the checksum in its name; copy it again"
                 except FileNotFoundError:
                     bad[each.trace_id] = None
@@ -311,14 +310,6 @@ def _chunks(batch: Sequence[Candidate]) -> Iterator[list[Candidate]]:
         chunk.append(each)
     if chunk:
         yield chunk
-
-
-def _crc(path: Path) -> str:
-    crc = 0
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(_READ_BYTES):
-            crc = zlib.crc32(piece, crc)
-    return f"{crc:08x}"
 
 
 def _examined(path: Path, log: LogName, candidate: Candidate) -> str | None:

@@ -61,6 +61,9 @@ class Rollup:
         The directory's name.
     files : mapping
         Size in bytes by file name, of every file but `rollup.json`.
+    crcs : mapping
+        The CRC-32 of each of them, in eight hexadecimal digits: DuckDB checks none of their bytes. A rollup of an
+        early build says none.
     rows : mapping
         Rows of ``messages``, ``events``, ``goals``; ``traces`` are its members.
     level : int
@@ -75,6 +78,7 @@ class Rollup:
 
     id: str
     files: Mapping[str, int]
+    crcs: Mapping[str, str]
     rows: Mapping[str, int]
     level: int = 0
     began: int | None = None
@@ -112,6 +116,7 @@ class Rollup:
                 "rows": cast("Json", dict(self.rows)),
                 "bytes": self.size,
                 "files": cast("Json", dict(self.files)),
+                "crcs": cast("Json", dict(self.crcs)),
                 "began": self.began,
                 "replaces": list(self.replaces),
                 "created_at": self.created_at,
@@ -132,6 +137,7 @@ def decode_rollup(data: bytes, rollup_id: str, binding: str) -> Rollup | None:
         return Rollup(
             rollup_id,
             {str(name): int(size) for name, size in stored["files"].items()},
+            {str(name): str(crc) for name, crc in stored.get("crcs", {}).items()},
             {str(name): int(count) for name, count in stored["rows"].items()},
             int(stored["level"]),
             None if stored["began"] is None else int(stored["began"]),

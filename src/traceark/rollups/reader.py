@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from traceark.codec.crc import file_crc
 from traceark.codec.malformed import MALFORMED
-from traceark.errors import StorageError
+from traceark.errors import DamagedTraceWarning, StorageError
 from traceark.rollups.cache import FileCache
 from traceark.rollups.coverage import all_members
 from traceark.rollups.files import (
@@ -33,7 +35,11 @@ from traceark.rollups.files import (
     is_complete,
     message_hash,
 )
+from traceark.rollups.write import COLUMNS
 from traceark.storage.base import Entry, KeyMissingError, Storage
+
+# Files up to this size are read whole, once, before they are asked: DuckDB checks none of their bytes.
+_CHECKED_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class RollupReader:
         Those that were merged into others and are still there.
     unusable : dict
         Directories that hold no rollup, by id, with their files: unfinished, torn, foreign or newer.
+    damaged : dict
+        The rollups that were found damaged, by id, with the key of a file that is; they are left out.
     published : dict
         When each rollup was published, by the storage's clock.
     """
@@ -76,9 +84,12 @@ class RollupReader:
         self._known: dict[tuple[str, str], Rollup | None] = {}
         self._members: dict[str, pa.Table] = {}
         self._indexes: dict[str, _Index] = {}
+        # Keys of files whose bytes are those that were published.
+        self._proven: set[str] = set()
         self.rollups: list[Rollup] = []
         self.replaced: list[Rollup] = []
         self.unusable: dict[str, dict[str, Entry]] = {}
+        self.damaged: dict[str, str] = {}
         self.published: dict[str, float] = {}
 
     async def refresh(self) -> list[Rollup]:
@@ -89,7 +100,8 @@ class RollupReader:
         self.published = {}
         for rollup_id, files in found.items():
             rollup = await self._decoded(rollup_id, files)
-            if rollup is not None and is_complete(rollup, files) and await self._has_members(rollup):
+            sound = rollup is not None and rollup_id not in self.damaged and is_complete(rollup, files)
+            if rollup is not None and sound and await self._has_members(rollup):
                 complete.append(rollup)
                 self.published[rollup_id] = files[ROLLUP_FILE].modified
             else:
@@ -118,6 +130,8 @@ class RollupReader:
         if rollup.id in self._members:
             return True
         try:
+            if not await self._proves(rollup, [MEMBERS]):
+                return False
             path = await self._path(rollup, MEMBERS)
             table = await asyncio.to_thread(pq.read_table, path, schema=MEMBER_SCHEMA)
         except (KeyError, StorageError, pa.ArrowException, OSError):
@@ -156,8 +170,10 @@ class RollupReader:
         Raises
         ------
         KeyMissingError
-            A rollup was merged into another since the last `refresh`: refresh and ask again.
+            A rollup was merged into another since the last `refresh`, or is damaged: refresh and ask again.
         """
+        for rollup in self.rollups:
+            await self._check(rollup, rollup.names(view))
         return [await self.paths_of(rollup, view) for rollup in self.rollups]
 
     async def paths_of(self, rollup: Rollup, view: str) -> list[Path]:
@@ -170,6 +186,87 @@ class RollupReader:
 
     async def _path(self, rollup: Rollup, name: str) -> Path:
         return await self._cache.path(rollup.key(name), rollup.files[name])
+
+    async def broken_file(self, rollup: Rollup, names: Collection[str] | None = None) -> str | None:
+        """Return the key of one of a rollup's files, or of some, whose bytes are not those that were published.
+
+        What was found whole once is not read again.
+        """
+        for name in rollup.files if names is None else names:
+            key = rollup.key(name)
+            if key in self._proven or name not in rollup.crcs:
+                continue
+            if await self._crc(rollup, name) != rollup.crcs[name]:
+                # Where it is a copy of an object, the object may be whole.
+                self._cache.forget(key)
+                if await self._crc(rollup, name) != rollup.crcs[name]:
+                    return key
+            self._proven.add(key)
+        return None
+
+    async def _crc(self, rollup: Rollup, name: str) -> str:
+        path = await self._path(rollup, name)
+        try:
+            return await asyncio.to_thread(file_crc, path)
+        except FileNotFoundError as error:
+            raise KeyMissingError(f"{path} is not there any more") from error
+
+    async def leave_out_damaged(self, paths: Collection[str], *, by_columns: bool = False) -> bool:
+        """Do without the rollups of which one of these files is damaged, from the next `refresh` on.
+
+        Parameters
+        ----------
+        paths : collection of str
+            Files of the views that were read. All their bytes are read again, once.
+        by_columns : bool
+            Read those alone that do not say that they have the columns of their view.
+
+        Returns
+        -------
+        bool
+            Whether there are any.
+
+        Warns
+        -----
+        DamagedTraceWarning
+            For each.
+        """
+        before = len(self.damaged)
+        for rollup in self.rollups:
+            files = {name: await self._path(rollup, name) for name in rollup.files}
+            await self._proves(
+                rollup,
+                [
+                    name
+                    for name, path in files.items()
+                    if str(path) in paths and not (by_columns and await asyncio.to_thread(_has_columns, path, name))
+                ],
+            )
+        return len(self.damaged) > before
+
+    async def _check(self, rollup: Rollup, names: Collection[str]) -> None:
+        """Check some files before they are asked, but for large ones: that would take longer than most answers.
+
+        Raises
+        ------
+        KeyMissingError
+            One is damaged, and its rollup is left out from the next `refresh` on.
+        """
+        if not await self._proves(rollup, [name for name in names if rollup.files[name] <= _CHECKED_BYTES]):
+            raise KeyMissingError(f"the rollup {rollup.id} is damaged")
+
+    async def _proves(self, rollup: Rollup, names: Collection[str]) -> bool:
+        """Say whether some files are whole; where one is not, do without the rollup, and say so."""
+        broken = await self.broken_file(rollup, names)
+        if broken is not None and rollup.id not in self.damaged:
+            self.damaged[rollup.id] = broken
+            warnings.warn(
+                f"left out: {self._storage.url}/{broken} is damaged; the traces are not touched: "
+                f"delete {ROLLUPS}/{rollup.id}, and `optimize` makes it again",
+                DamagedTraceWarning,
+                stacklevel=2,
+            )
+        return broken is None
 
     async def find_message(self, message_id: str) -> list[str]:
         """Return the traces that may hold a message, going by the current rollups.
@@ -189,6 +286,7 @@ class RollupReader:
                 try:
                     index = self._indexes.get(rollup.id)
                     if index is None:
+                        await self._check(rollup, [IDS])
                         index = self._indexes[rollup.id] = await asyncio.to_thread(_open, path)
                     told = _lookup(index, wanted)
                 except FileNotFoundError as error:
@@ -198,6 +296,15 @@ class RollupReader:
                     told = self._members[rollup.id]["trace_id"].to_pylist()
                 found |= dict.fromkeys(told)
         return list(found)
+
+
+def _has_columns(path: Path, name: str) -> bool:
+    """Say whether a file with rows of a view has the columns of the view, as far as it can be read."""
+    view = name.removesuffix(".parquet").partition("-")[0]
+    try:
+        return list(pq.read_schema(path).names) == [column.name for column in COLUMNS[view]]
+    except (*MALFORMED, pa.ArrowException, OSError):
+        return False
 
 
 def _open(path: Path) -> _Index:

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from traceark.codec.crc import file_crc
 from traceark.codec.lines import now_text
 from traceark.errors import DamagedTraceWarning, StorageError
 from traceark.layout import LOGS, PartName, parse_log_name, trace_prefix
@@ -30,7 +31,7 @@ from traceark.rollups.coverage import cover_all_views
 from traceark.rollups.files import GOALS_FILE, IDS, MEMBERS, ROLLUP_FILE, ROLLUPS, Rollup, next_id
 from traceark.rollups.plan import Candidate, Limits, Weight, cut, in_order, plan_merges
 from traceark.rollups.reader import RollupReader
-from traceark.rollups.write import check_rows, connection, is_readable, merge_ids, write_view
+from traceark.rollups.write import check_rows, connection, merge_ids, write_view
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 
 # What an upload that is going on may be younger than.
@@ -190,6 +191,8 @@ class Workshop:
             for rollup in rollups:
                 await self._remove(rollup.id, rollup.keys())
             return
+        if await self._drop_damaged(rollups):
+            return
         target = await self._begin()
         try:
             counts = await self._write(target, sources, members)
@@ -199,8 +202,9 @@ class Workshop:
             return
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             await self._discard(target)
-            await self._drop_unreadable(rollups, error)
-            return
+            raise StorageError(
+                f"merging rollups of {self._storage.url} failed: {error}; they stay as they are"
+            ) from error
         # The new one stands in for those that its sources replaced, too, should they still lie there.
         replaces = {each.id for each in rollups} | {each for rollup in rollups for each in rollup.replaces}
         present = {each.id for each in (*self._reader.rollups, *self._reader.replaced)}
@@ -235,30 +239,21 @@ class Workshop:
         await asyncio.to_thread(write)
         return counts
 
-    async def _drop_unreadable(self, rollups: Sequence[Rollup], error: Exception) -> None:
-        """Remove rollups whose rows cannot be read: the next run makes them again from the traces.
+    async def _drop_damaged(self, rollups: Sequence[Rollup]) -> bool:
+        """Remove rollups whose bytes are not those that were published; say whether there were any.
 
-        If all can be read, it was writing that failed, for want of space say.
+        What is wrong in one would be in what it is merged into, and proven there.
         """
-        broken = 0
-        for rollup in rollups:
-            paths = [path for view in (*LOGS, "goals") for path in await self._reader.paths_of(rollup, view)]
-            paths += await self._reader.path_of_ids(rollup)
-            with connection(self._work, self._memory) as opened:
-                readable = all([await asyncio.to_thread(is_readable, opened, [path]) for path in paths])
-            if not readable:
-                broken += 1
-                warnings.warn(
-                    f"the rollup {rollup.id} could not be read and was removed; the traces are not touched, "
-                    "and the next `optimize` makes it again",
-                    DamagedTraceWarning,
-                    stacklevel=2,
-                )
-                await self._remove(rollup.id, rollup.keys())
-        if not broken:
-            raise StorageError(
-                f"merging rollups of {self._storage.url} failed: {error}; they stay as they are"
-            ) from error
+        damaged = [rollup for rollup in rollups if await self._reader.broken_file(rollup) is not None]
+        for rollup in damaged:
+            warnings.warn(
+                f"the rollup {rollup.id} is damaged and was removed; the traces are not touched, "
+                "and the next `optimize` makes it again",
+                DamagedTraceWarning,
+                stacklevel=2,
+            )
+            await self._remove(rollup.id, rollup.keys())
+        return bool(damaged)
 
     async def remove_dead(self, report: OptimizeReport) -> None:
         """Remove rollups that were replaced a while ago, and what runs that were killed left unfinished."""
@@ -277,7 +272,9 @@ class Workshop:
         for rollup_id, files in self._reader.unusable.items():
             # On a local disk the lock says that whoever began it is dead.
             unfinished = ROLLUP_FILE not in files
-            if unfinished and (not self.remote or _is_older(files, _STALE_SECONDS)):
+            if rollup_id in self._reader.damaged or (
+                unfinished and (not self.remote or _is_older(files, _STALE_SECONDS))
+            ):
                 await self._remove(rollup_id, [f"{ROLLUPS}/{rollup_id}/{name}" for name in files])
                 report.removed += 1
 
@@ -301,8 +298,10 @@ class Workshop:
         self, target: Path, counts: dict[str, int], level: int, began: int | None, replaces: tuple[str, ...]
     ) -> Rollup:
         """Make a rollup exist: its files first, then its `rollup.json`."""
-        files = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
-        rollup = Rollup(target.name, files, counts, level, began, replaces, now_text())
+        paths = sorted(target.iterdir())
+        files = {path.name: path.stat().st_size for path in paths}
+        crcs = {path.name: await asyncio.to_thread(file_crc, path) for path in paths}
+        rollup = Rollup(target.name, files, crcs, counts, level, began, replaces, now_text())
         keys = [rollup.key(name) for name in files]
         if isinstance(self._storage, AppendStorage):
             self._storage.take_over(keys)

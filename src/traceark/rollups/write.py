@@ -152,18 +152,6 @@ def _copy_ids(
     _copy(opened, query, target, f"COMPRESSION zstd, ROW_GROUP_SIZE {ID_GROUP_ROWS}", sources)
 
 
-def is_readable(opened: duckdb.DuckDBPyConnection, paths: Sequence[Path]) -> bool:
-    """Say whether every value of some files can be read."""
-    try:
-        opened.execute(
-            "SELECT bit_xor(hash(found)) FROM read_parquet(?, hive_partitioning = false) AS found",
-            [[literal(path) for path in paths]],
-        ).fetchall()
-    except duckdb.Error:
-        return False
-    return True
-
-
 def _selects(
     opened: duckdb.DuckDBPyConnection, columns: str, sources: Sequence[tuple[Sequence[Path], Sequence[str]]]
 ) -> str:
