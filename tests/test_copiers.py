@@ -152,7 +152,7 @@ def test_what_a_copier_leaves_is_an_earlier_state_or_says_what_is_missing(
     filmed: tuple[list[Frame], History], name: str
 ) -> None:
     frames, history = filmed
-    count = tried(10, 100, 400)
+    count = tried(10, 60, 400)
     found = asyncio.run(judge_copies(copies(frames, COPIERS[name], count), history))
     assert found["whole"] > count * 0.05
 

@@ -265,7 +265,7 @@ def told(run: Run) -> list[Any]:
     return [json.loads(replaced), [text.replace("\ud800", "\ufffd") for text in answers]]
 
 
-@settings(max_examples=tried(80, 1000, 3000), deadline=None)
+@settings(max_examples=tried(80, 600, 3000), deadline=None)
 @given(st.lists(MESSAGES, max_size=10))
 def test_an_import_of_a_trajectory_says_the_same_and_adds_up_to_the_same(messages: list[dict[str, Any]]) -> None:
     run = run_of(*messages)

@@ -245,7 +245,7 @@ def imported(line: bytes) -> Run:
     return Run(source.trace, source.messages, [], source.goals)
 
 
-@settings(max_examples=tried(80, 1000, 3000), deadline=None)
+@settings(max_examples=tried(80, 600, 3000), deadline=None)
 @given(st.lists(MESSAGES, max_size=12))
 def test_an_import_of_a_line_has_the_same_messages_and_gives_the_same_line(messages: list[dict[str, Any]]) -> None:
     left_out: Counter[str] = Counter()

@@ -226,7 +226,7 @@ def conversation(turns: list[Any]) -> list[dict[str, Any]]:
     return messages
 
 
-@settings(max_examples=tried(40, 700, 1500), deadline=None)
+@settings(max_examples=tried(40, 400, 1500), deadline=None)
 @given(TURNS)
 def test_an_import_of_a_request_has_the_same_messages_and_totals(turns: list[Any]) -> None:
     otlp = pytest.importorskip("traceark.importers.otlp")

@@ -111,7 +111,7 @@ def everywhere(text: str) -> Run:
     return Run(trace, run.messages, [], GoalTree(mission=sound, goals=goals), {"child": Trace(trace_id="child")})
 
 
-@settings(max_examples=tried(60, 2000), deadline=None)
+@settings(max_examples=tried(60, 1000, 2000), deadline=None)
 @given(TEXTS)
 @example(" ".join(HOSTILE))
 @example("\n".join(HOSTILE))
@@ -137,7 +137,7 @@ def test_what_is_known_to_be_hostile_is_text(text: str) -> None:
     refuse_markdown(everywhere(text))
 
 
-@settings(max_examples=tried(60, 1500, 3000), deadline=None)
+@settings(max_examples=tried(60, 700, 3000), deadline=None)
 @given(TEXTS)
 @example(" ".join(HOSTILE))
 @example("\n".join(HOSTILE))

@@ -306,14 +306,14 @@ async def write_together(stores: list[ArchiveStore], each: int) -> None:
 
 
 async def test_stores_that_write_together_in_memory_lose_nothing(name: str, few: None) -> None:
-    await write_together([on(Counting(name)) for _ in range(4)], tried(40, 400))
+    await write_together([on(Counting(name)) for _ in range(4)], tried(40, 150, 400))
     assert any(isinstance(each, PartName) for each in await objects(MemoryStorage(name)))
 
 
 async def test_stores_that_write_together_on_s3_lose_nothing(ministack_server: S3Server, few: None) -> None:
     url, options = ministack_server.place(), ministack_server.storage_options
     stores = [ArchiveStore(url, storage_options=options) for _ in range(3)]
-    await write_together(stores, tried(15, 200))
+    await write_together(stores, tried(15, 80, 200))
 
 
 async def test_a_writer_that_only_read_the_end_learns_that_its_offset_was_folded(name: str, few: None) -> None:

@@ -116,7 +116,7 @@ def split(draw: st.DrawFn, rows: Sequence[Json]) -> list[list[Json]]:
 
 
 @pytest.mark.parametrize("name", some(FORMATS, 3))
-@settings(max_examples=tried(8, 60, 200), deadline=None)
+@settings(max_examples=tried(8, 35, 200), deadline=None)
 @given(data=st.data())
 def test_pieces_that_are_imported_at_once_end_as_one_file_that_tells_them(name: str, data: st.DataObject) -> None:
     pieces = data.draw(split(FORMATS[name]))

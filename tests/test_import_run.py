@@ -481,7 +481,7 @@ def test_any_beginnings_in_any_order_and_the_whole_end_as_the_whole(session: byt
         assert contents(into) == expected
 
 
-@settings(max_examples=tried(25, 300, 600))
+@settings(max_examples=tried(25, 150, 600))
 @given(sessions(), st.data())
 def test_a_killed_import_of_any_beginning_does_no_harm(session: bytes, data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:

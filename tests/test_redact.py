@@ -384,7 +384,7 @@ def shape(value: Json) -> Json:
 
 
 @given(st.lists(st.tuples(VALUES, VALUES, TEXTS | PLANTED), min_size=1, max_size=4), st.booleans())
-@settings(deadline=None, max_examples=tried(15, 400))
+@settings(deadline=None, max_examples=tried(15, 200, 400))
 def test_wherever_secrets_were_planted_none_is_left_and_the_rest_is_equal(
     given_messages: list[tuple[Json, Json, str]], sealed: bool
 ) -> None:

@@ -465,7 +465,9 @@ async def test_what_the_archive_does_not_hold_as_it_is_here_is_never_removed(url
         await far.replace(f"{prefix}/{part}", data[:40] + bytes([data[40] ^ 1]) + data[41:])
         await remove(store)
         assert traces_in(spool) == ["t"]
-        assert "not what is here" in (await store.spool_status()).problems["t"]
+        # Whoever comes last says it: the removal, or the shipping that goes on beside it.
+        problem = (await store.spool_status()).problems["t"]
+        assert part in problem and url in problem
         await far.replace(f"{prefix}/{part}", data)
         await remove(store)
         assert traces_in(spool) == []
@@ -603,7 +605,7 @@ async def test_a_long_trace_is_shipped_in_parts_so_that_more_of_it_costs_no_more
 
 
 async def test_two_machines_that_ship_the_same_trace_at_the_same_time_damage_nothing(url: str, tmp_path: Path) -> None:
-    for attempt in range(tried(3, 100)):
+    for attempt in range(tried(3, 40, 100)):
         run = f"run-{attempt}"
         async with ArchiveStore(url) as store:
             await store.create_trace(Trace(trace_id=run))

@@ -139,7 +139,10 @@ class Shipper:
             kept_as = done.kept_as
             if done.outcome == "buried":
                 problem = f"it was deleted at {self._target.url}; delete it here too, or import it there"
-        except (DamagedTraceError, UnsupportedFormatError, ChangedMeanwhileError, KeyMissingError) as error:
+        except DamagedTraceError as error:
+            # A file is named by its key, which it has on both sides.
+            problem = f"here or at {self._target.url} it is damaged: {error}"
+        except (UnsupportedFormatError, ChangedMeanwhileError, KeyMissingError) as error:
             problem = str(error)
         if kept_as is not None and (trace.mark is None or trace.mark.kept_as != kept_as):
             told = "trace %s diverged: it was written to in the spool %s and at %s; the spool's side is kept as %s"
