@@ -32,7 +32,7 @@ from traceark.reading import retrying
 from traceark.requests import KnownMessage, Request, Staged, fold_record
 from traceark.segments import Places
 from traceark.stats import MessageFold, totals_of, with_stats
-from traceark.storage.base import Entry, KeyMissingError, Storage, VersionMismatchError
+from traceark.storage.base import Entry, KeyMissingError, Lock, Storage, VersionMismatchError
 from traceark.writing import LogWriter, OffsetsTakenError
 
 
@@ -223,57 +223,39 @@ class OpenTrace:
 
     # Writing
 
-    async def submit(self, request: Request) -> Any:
-        """Append a request and return its result once it is durable."""
+    def submit(self, request: Request) -> asyncio.Future[None] | None:
+        """Have a request appended; return None if that is done, and else what to wait for.
+
+        Then `Request.outcome` tells what came of it.
+        """
         if self._broken is not None:
             raise self._closed(self._broken)
-        if self._is_free() and self._writer.is_quick():
-            alone = self.used_at < self._alone_until and self._alone is asyncio.current_task()
-            if alone and self._writer.try_lock():
-                # Nothing to wait for, and nobody to share a sync with.
+        if self.used_at < self._alone_until and asyncio.current_task() is self._alone and not self._queue:
+            # Nothing to wait for, and nobody to share a sync with.
+            lock = self._lock_now()
+            if lock is not None:
                 try:
                     self._commit_now([request])
                 finally:
-                    self._writer.unlock()
-            else:
-                await self._lead(request)
-            return self._result(request)
-        await self._enqueue([request])
-        return self._result(request)
-
-    def _is_free(self) -> bool:
-        """Whether nothing is on its way, and an append needs no more than itself."""
-        return not (self._leading or self._queue or self._holders or self.sealed or self.announced_at is None)
-
-    async def _lead(self, request: Request) -> None:
-        """Commit a request in this task, with those that other tasks bring meanwhile, and one sync for all."""
-        request.future = asyncio.get_running_loop().create_future()
+                    lock.release()
+                return None
+        request.future = asyncio.Future()
         self._queue.append(request)
-        self._leading = True
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            self._leading = False
-            self._start_draining()
-            raise
-        self._leading = False
-        if self._holders or self.sealed or self.announced_at is None or not self._writer.try_lock():
-            self._start_draining()
-            await request.future
-            return
-        batch = self._next_batch()
-        try:
-            self._commit_now(batch)
-        except Exception as error:  # whatever it is, it belongs to the callers that wait
-            for each in batch:
-                each.error = each.error or error
-        finally:
-            self._writer.unlock()
-        self._alone = asyncio.current_task() if len(batch) == 1 else None
-        self._alone_until = time.monotonic() + _GIVE_WAY_SECONDS
-        self._resolve(batch)
-        if self._queue:
-            self._start_draining()
+        self._get_going()
+        return request.future
+
+    async def commit(self, request: Request) -> Any:
+        """Append a request and return its result once it is durable."""
+        waiting = self.submit(request)
+        if waiting is not None:
+            await waiting
+        return request.outcome()
+
+    def _lock_now(self) -> Lock | None:
+        """Take the lock among processes, if an append needs no more, and nobody has it or wrote meanwhile."""
+        if self._holders or self._broken is not None or self.announced_at is None or MANIFEST in self.entries:
+            return None
+        return self._writer.try_lock()
 
     async def submit_all(self, requests: list[Request], *, raising: bool = True) -> list[Any]:
         """Append requests in order, sharing one sync; return their results.
@@ -282,32 +264,68 @@ class OpenTrace:
         """
         if not requests:
             return []
-        await self._enqueue(requests)
-        return [self._result(request) for request in requests] if raising else []
-
-    def _enqueue(self, requests: list[Request]) -> asyncio.Future[Any]:
-        """Have requests committed in order; the future is done when the last one is, so when all are."""
-        last = requests[-1].future = asyncio.get_running_loop().create_future()
+        # Requests are committed in order: when the last one is done, all are.
+        last = requests[-1].future = asyncio.Future()
         self._queue += requests
-        if not self._leading:
+        self._get_going()
+        await last
+        return [request.outcome() for request in requests] if raising else []
+
+    def _get_going(self) -> None:
+        """See to it that the queue is committed."""
+        if self._leading or self._is_draining():
+            return
+        if self._writer.is_quick():
+            self._alone = asyncio.current_task()
+            self._lead_soon()
+        else:
             self._start_draining()
-        return last
+
+    def _lead_soon(self) -> None:
+        """Have the queue committed with one sync, once all tasks that can go on now have brought their requests."""
+        self._leading = True
+        asyncio.get_running_loop().call_soon(self._lead)
+
+    def _is_draining(self) -> bool:
+        return self._draining is not None and not self._draining.done()
+
+    def _lead(self) -> None:
+        self._leading = False
+        if not self._queue:
+            return
+        lock = self._lock_now()
+        if lock is None:
+            self._start_draining()
+            return
+        batch = self._next_batch()
+        try:
+            self._commit_now(batch)
+        except Exception as error:  # whatever it is, it belongs to the callers that wait
+            for request in batch:
+                request.error = request.error or error
+        finally:
+            lock.release()
+        self._resolve(batch)
+        if len(batch) == 1:
+            self._alone_until = time.monotonic() + _GIVE_WAY_SECONDS
+        else:
+            self._alone, self._alone_until = None, 0.0
+        if self._queue:
+            self._start_draining()
+        elif len(batch) > 1 and self._writer.is_quick():
+            # Those that shared a sync go on next, and may bring more.
+            self._lead_soon()
 
     def _start_draining(self) -> None:
-        if self._queue and (self._draining is None or self._draining.done()):
+        if not self._is_draining():
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     @staticmethod
     def _resolve(batch: list[Request]) -> None:
         for request in batch:
-            if request.future is not None and not request.future.done():
-                request.future.set_result(None)
-
-    @staticmethod
-    def _result(request: Request) -> Any:
-        if request.error is not None:
-            raise request.error
-        return request.result
+            future = request.future
+            if future is not None and not future.done():
+                future.set_result(None)
 
     def _closed(self, reason: Exception) -> StoreClosedError:
         return StoreClosedError(f"trace {self.trace_id!r} broke on a failed write ({reason}); open the archive again")
@@ -359,26 +377,19 @@ class OpenTrace:
             self._applied(staged)
 
     def _stage(self, batch: list[Request]) -> Staged:
-        staged = Staged(
-            self.ends,
-            f"{self.header.incarnation}-{self.writer_id}",
-            max(self.fold.last_sequence, self.header.floor),
-            self._after,
-        )
+        header = self.header
+        writer = f"{header.incarnation}-{self.writer_id}"
+        staged = Staged(self.fold, self.ends, header.floor, writer, self.crcs, self._writer.begins)
         for request in batch:
             request.error = None
             try:
-                request.stage(staged, self.fold)
+                request.stage(staged)
             except (KnownMessage, Exception) as error:  # a request that cannot be staged fails alone
                 request.error = error
         return staged
 
-    def _after(self, log: LogName) -> str | None:
-        """Return the ``_crc`` that a log's next record must name: that of the last, where it begins a segment."""
-        return self.crcs[log] if self._writer.begins(log) else None
-
     def _applied(self, staged: Staged) -> None:
-        staged.apply(self.fold)
+        staged.apply()
         self.ends = staged.ends
         for log, lines in staged.lines.items():
             self.crcs[log] = lines[-1][-11:-3].decode()
@@ -567,7 +578,7 @@ class OpenTrace:
     async def close(self) -> None:
         """Wait for what is on its way, and give back files and locks; who writes on must say so again."""
         while not self.idle:
-            if self._draining is not None and not self._draining.done():
+            if self._draining is not None and self._is_draining():
                 await asyncio.wait([self._draining])
             async with self.held():
                 pass
@@ -579,4 +590,4 @@ class OpenTrace:
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not (self._leading or self._queue or self._holders) and (self._draining is None or self._draining.done())
+        return not (self._leading or self._queue or self._holders or self._is_draining())
