@@ -230,7 +230,7 @@ class OpenTrace:
         """
         if self._broken is not None:
             raise self._closed(self._broken)
-        if self.used_at < self._alone_until and asyncio.current_task() is self._alone and not self._queue:
+        if self.used_at < self._alone_until and not self._queue and asyncio.current_task() is self._alone:
             # Nothing to wait for, and nobody to share a sync with.
             lock = self._lock_now()
             if lock is not None:

@@ -167,7 +167,7 @@ class AddMessage(Request):
 
     def stage(self, staged: Staged) -> None:
         message_id, sequence, body = self.message_id, self.sequence, self.json
-        if message_id is not None and staged.current(message_id) is not None:
+        if message_id in staged.fold.facts or message_id in staged.facts:
             raise KnownMessage
         if message_id is None or sequence is None or not self.dated:
             message_id, sequence, body = self._completed(staged)

@@ -27,7 +27,6 @@ EXACT = Context(prec=1500, traps=[Inexact], Emin=-10_000, Emax=10_000)
 
 # Attributes of a context take longer than an addition.
 _add = EXACT.add
-
 _NOTHING = Decimal(0)
 # Totals below the first have room for 10,000 messages of less than the second, more than any batch.
 _ROOMY, _ORDINARY = 2**62, 2**48
@@ -217,7 +216,11 @@ class MessageFold:
             sums = added.get(goal_id)
             if sums is None:
                 sums = added[goal_id] = Sums()
-            sums.add(usage if tokens is None else tokens, duration_ms, exact(cost))
+            sums.count += 1
+            sums.tokens += usage if tokens is None else tokens
+            sums.duration_ms += duration_ms
+            if cost:
+                sums.cost = _add(sums.cost, exact(cost))
             if tool_name is not None:
                 sums.tools.append((offset, tool_name))
         self._waiting, self._roomy = [], None
