@@ -30,6 +30,7 @@ from traceark.layout import HEADER, MANIFEST, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import Goal, Message, Trace
 from traceark.redacting import redact
+from traceark.requests import Request
 from traceark.spool import background
 from traceark.spool import ship as shipping
 from traceark.spool import store as spooled
@@ -316,13 +317,19 @@ async def test_a_write_that_meets_the_removal_fetches_the_trace_again(
         real = OpenTrace.submit
         removed: list[int] = []
 
-        async def submit(self: OpenTrace, request: Any) -> Any:
-            if len(removed) < 1:
-                removed.append(1)
-                await store.flush()
-                await remove(store)
-                assert traces_in(spool) == []
-            return await real(self, request)
+        async def late(trace: OpenTrace, request: Request) -> None:
+            await store.flush()
+            await remove(store)
+            assert traces_in(spool) == []
+            waiting = real(trace, request)
+            if waiting is not None:
+                await waiting
+
+        def submit(self: OpenTrace, request: Request) -> asyncio.Future[None] | None:
+            if removed:
+                return real(self, request)
+            removed.append(1)
+            return asyncio.ensure_future(late(self, request))
 
         monkeypatch.setattr(OpenTrace, "submit", submit)
         assert await store.add_message(said(1)) == f"{RUN}-0002"

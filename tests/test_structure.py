@@ -50,6 +50,8 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "writing",
         "folding",
         "creating",
+        "knowledge",
+        "publishing",
         "live",
         "recording",
         "compact",
@@ -105,7 +107,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
 LONG = {
     "catalog.catalog": "one state, kept in step with all other processes under one lock",
     "models": "all models and what coerces into them: one vocabulary, read together",
-    "live": "the open trace: one state that every write goes through",
     "store": "the store's public methods and their docstrings; what they do lies below",
 }
 

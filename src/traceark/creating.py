@@ -70,8 +70,9 @@ class ObjectWriter(LogWriter):
         for log, lines in staged.lines.items():
             await self._folding.keep_up(log)
             data = b"".join(lines)
-            name = str(SegmentName(staged.first[log] + 1, trace.header.incarnation))
-            version = await self._win(log, name, staged.first[log], data)
+            first = staged.first(log)
+            name = str(SegmentName(first, trace.header.incarnation))
+            version = await self._win(log, name, first - 1, data)
             self._own[log] = staged.ends[log]
             trace.tails[log] = Tail(name, len(data), False)
             trace.entries[f"{log}/{name}"] = Entry(len(data), version, 0.0)

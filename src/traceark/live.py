@@ -1,9 +1,9 @@
-"""The open trace: one trace that this process reads and appends to, with its folds in memory.
+"""The open trace: one trace that this process reads and appends to.
 
 All writing to a trace goes through here, one batch at a time: requests that arrive while a batch
 is on its way to the disk or the store go out together in the next. The log append is the one
 commit point; headers are checkpoints of it. What differs between appending to files and creating
-objects is in `appending`.
+objects is in `writing` and `creating`, what is known of the trace in `knowledge`.
 """
 
 from __future__ import annotations
@@ -11,34 +11,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from traceark.codec.parquet import PartInfo
 from traceark.creating import writer_for
-from traceark.errors import (
-    DamagedTraceError,
-    IncompleteTraceError,
-    StorageError,
-    StoreClosedError,
-    TraceNotFoundError,
-)
-from traceark.headers import Changes, Checkpoint, Header, TreeFile, as_read
-from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
-from traceark.log import LogRead, Tail, read_log
-from traceark.models import GoalTree, Trace
-from traceark.reading import retrying
-from traceark.requests import KnownMessage, Request, Staged, fold_record
-from traceark.segments import Places
-from traceark.stats import MessageFold, totals_of, with_stats
-from traceark.storage.base import Entry, KeyMissingError, Storage, VersionMismatchError
+from traceark.errors import StorageError, StoreClosedError
+from traceark.headers import Changes, Header, TreeFile
+from traceark.knowledge import KnownTrace
+from traceark.layout import GOAL_TREE, HEADER, MANIFEST, LogName
+from traceark.log import LogRead
+from traceark.publishing import put
+from traceark.requests import KnownMessage, Request, Staged
+from traceark.stats import totals_of, with_stats
+from traceark.storage.base import Entry, Lock, Storage, VersionMismatchError
 from traceark.writing import LogWriter, OffsetsTakenError
-
-
-def _version(entries: Mapping[str, Entry], name: str) -> str | None:
-    return entries[name].version if name in entries else None
-
 
 # Who was alone in appending looks after this whether other tasks want to share a sync.
 _GIVE_WAY_SECONDS = 0.005
@@ -48,39 +35,22 @@ _BATCH_REQUESTS = 2_000
 Announce = Callable[[str], Awaitable[None]]
 
 
-class OpenTrace:
+class OpenTrace(KnownTrace):
     """One trace, open.
 
     Attributes
     ----------
-    header : Header
-        As last read or published; its totals are as of its checkpoint, `view` gives current ones.
-    tree : TreeFile or None
-        The same for the goal tree.
-    fold : MessageFold
-        Over all durable messages.
-    ends : dict
-        The last durable offset of each log.
     announced_at : float or None
         When, by the monotonic clock, others were told that this process writes here; None if they
         were not, and must be before anything is written.
+    dirty, touched : bool
+        Whether the headers are older than the logs; whether anything was written here.
     """
 
     def __init__(self, storage: Storage, trace_id: str, durability: str, announce: Announce) -> None:
-        self.storage = storage
+        super().__init__(storage, trace_id)
         self._announce = announce
         self.announced_at: float | None = None
-        self.trace_id = trace_id
-        self.prefix = trace_prefix(trace_id)
-        self.header = Header(Trace(trace_id=trace_id), "")
-        self.tree: TreeFile | None = None
-        self.fold = MessageFold()
-        self.ends: dict[LogName, int] = {"messages": 0, "events": 0}
-        self.tails: dict[LogName, Tail | None] = {"messages": None, "events": None}
-        self.crcs: dict[LogName, str | None] = {"messages": None, "events": None}
-        self.entries: dict[str, Entry] = {}
-        self.parts: dict[str, PartInfo] = {}
-        self.places = Places()
         self.dirty = False
         self.touched = False
         self.used_at = time.monotonic()
@@ -95,185 +65,49 @@ class OpenTrace:
         self._broken: Exception | None = None
         self._writer: LogWriter = writer_for(storage, self, durability)
 
-    # Reading
-
-    @property
-    def sealed(self) -> bool:
-        """Whether the manifest was there when the trace was last listed."""
-        return MANIFEST in self.entries
-
-    async def refresh(self) -> None:
-        """Take in what others wrote since.
-
-        Raises
-        ------
-        TraceNotFoundError
-            It is gone.
-        DamagedTraceError
-            Its files do not make a whole.
-        """
-
-        async def look() -> None:
-            await self._refresh(await self.storage.list(self.prefix))
-
-        await retrying(self.trace_id, look)
-
-    async def _refresh(self, entries: dict[str, Entry]) -> None:
-        header = entries.get(HEADER)
-        if header is None:
-            raise TraceNotFoundError(f"no trace {self.trace_id!r} in {self.storage.url}")
-        if _version(entries, HEADER) != _version(self.entries, HEADER):
-            await self._read_header()
-        if _version(entries, GOAL_TREE) != _version(self.entries, GOAL_TREE):
-            await self._read_tree(GOAL_TREE in entries)
-        for log in LOGS:
-            await self._catch_up(log, entries)
-        self.entries = entries
-        for log in LOGS:
-            stated = self.header.checkpoint.ends[log]
-            if log == "messages" and self.tree is not None:
-                stated = max(stated, self.tree.messages)
-            if stated > self.ends[log]:
-                raise IncompleteTraceError(
-                    f"trace {self.trace_id!r}: its headers are as of {log} offset {stated}, but the {log} end at "
-                    f"{self.ends[log]}; offsets {self.ends[log] + 1} to {stated} are missing: "
-                    f"copy the {log} directory again"
-                )
-
-    async def _read_header(self) -> None:
-        data, _ = await self.storage.read_versioned(f"{self.prefix}/{HEADER}")
-        header = Header.decode(data, f"{self.prefix}/{HEADER}")
-        if header.trace.trace_id != self.trace_id:
-            raise DamagedTraceError(
-                f"{self.prefix}/{HEADER} is the header of trace {header.trace.trace_id!r}; "
-                "rename the directory to its key"
-            )
-        if self.header.incarnation not in ("", header.incarnation):
-            self._forget()
-        self.header = header
-
     def _forget(self) -> None:
-        """Drop what was known of a trace that was deleted and made anew."""
         self._writer.reset()
         self.announced_at = None
-        self.tree = None
-        self.fold = MessageFold()
-        self.ends = {"messages": 0, "events": 0}
-        self.tails = {"messages": None, "events": None}
-        self.crcs = {"messages": None, "events": None}
-        self.entries = {}
-        self.parts = {}
-        self.places = Places()
-
-    async def _read_tree(self, exists: bool) -> None:
-        if not exists:
-            self.tree = None
-            return
-        data, _ = await self.storage.read_versioned(f"{self.prefix}/{GOAL_TREE}")
-        tree = TreeFile.decode(data, f"{self.prefix}/{GOAL_TREE}")
-        self.tree = tree if tree.is_of(self.header.incarnation) else None
-
-    async def _catch_up(self, log: LogName, entries: Mapping[str, Entry]) -> None:
-        ours = {name: entry.size for name, entry in self.entries.items() if name.startswith(f"{log}/")}
-        theirs = {name: entry.size for name, entry in entries.items() if name.startswith(f"{log}/")}
-        tail = self.tails[log]
-        if tail is not None and f"{log}/{tail.name}" in ours:
-            ours[f"{log}/{tail.name}"] = tail.size
-        if ours == theirs:
-            return
-        known, where = self.ends[log], (self.storage, self.prefix, log, self.header.incarnation, entries, self.parts)
-        read = await read_log(*where, after=known, places=self.places)
-        if known and len(read.records) < read.end - known:
-            # A seal folded updates past the known end into messages before it.
-            read, self.fold = await read_log(*where), MessageFold()
-        self.take(log, read)
+        super()._forget()
 
     def take(self, log: LogName, read: LogRead) -> None:
         """Fold in what was read of a log past its known end."""
-        if read.end < self.ends[log]:
-            raise IncompleteTraceError(
-                f"trace {self.trace_id!r}: the {log} ended at offset {self.ends[log]} and now end at {read.end}; "
-                "files were removed or replaced while it was open"
-            )
-        if log == "messages":
-            for row in read.records:
-                fold_record(self.fold, row.op, row.record, row.offset)
-        self.ends[log] = read.end
-        self.tails[log] = read.tail
-        if read.crc is not None:
-            self.crcs[log] = read.crc
+        super().take(log, read)
         self._writer.log_changed(log)
 
-    def view(self) -> Trace:
-        """Return the header with its totals as the messages are now."""
-        header = self.header
-        trace = header.trace.model_copy(deep=True)
-        values = trace.__dict__
-        values.update(totals_of(self.fold.total, header.adjustments))
-        values["last_sequence"] = max(self.fold.last_sequence, header.floor)
-        values["last_event_id"] = self.ends["events"]
-        return trace
+    def submit(self, request: Request) -> asyncio.Future[None] | None:
+        """Have a request appended; return None if that is done, and else what to wait for.
 
-    def tree_view(self) -> GoalTree | None:
-        """Return the goal tree with its stats as the messages are now, marked with its revision."""
-        if self.tree is None:
-            return None
-        tree = with_stats(self.tree.tree.model_copy(deep=True), self.fold, self.tree.was_set)
-        return as_read(tree, self.tree)
-
-    # Writing
-
-    async def submit(self, request: Request) -> Any:
-        """Append a request and return its result once it is durable."""
+        Then `Request.outcome` tells what came of it.
+        """
         if self._broken is not None:
             raise self._closed(self._broken)
-        if self._is_free() and self._writer.is_quick():
-            alone = self.used_at < self._alone_until and self._alone is asyncio.current_task()
-            if alone and self._writer.try_lock():
-                # Nothing to wait for, and nobody to share a sync with.
+        if self.used_at < self._alone_until and not self._queue and asyncio.current_task() is self._alone:
+            # Nothing to wait for, and nobody to share a sync with.
+            lock = self._lock_now()
+            if lock is not None:
                 try:
                     self._commit_now([request])
                 finally:
-                    self._writer.unlock()
-            else:
-                await self._lead(request)
-            return self._result(request)
-        await self._enqueue([request])
-        return self._result(request)
-
-    def _is_free(self) -> bool:
-        """Whether nothing is on its way, and an append needs no more than itself."""
-        return not (self._leading or self._queue or self._holders or self.sealed or self.announced_at is None)
-
-    async def _lead(self, request: Request) -> None:
-        """Commit a request in this task, with those that other tasks bring meanwhile, and one sync for all."""
-        request.future = asyncio.get_running_loop().create_future()
+                    lock.release()
+                return None
+        request.future = asyncio.Future()
         self._queue.append(request)
-        self._leading = True
-        try:
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            self._leading = False
-            self._start_draining()
-            raise
-        self._leading = False
-        if self._holders or self.sealed or self.announced_at is None or not self._writer.try_lock():
-            self._start_draining()
-            await request.future
-            return
-        batch = self._next_batch()
-        try:
-            self._commit_now(batch)
-        except Exception as error:  # whatever it is, it belongs to the callers that wait
-            for each in batch:
-                each.error = each.error or error
-        finally:
-            self._writer.unlock()
-        self._alone = asyncio.current_task() if len(batch) == 1 else None
-        self._alone_until = time.monotonic() + _GIVE_WAY_SECONDS
-        self._resolve(batch)
-        if self._queue:
-            self._start_draining()
+        self._get_going()
+        return request.future
+
+    async def commit(self, request: Request) -> Any:
+        """Append a request and return its result once it is durable."""
+        waiting = self.submit(request)
+        if waiting is not None:
+            await waiting
+        return request.outcome()
+
+    def _lock_now(self) -> Lock | None:
+        """Take the lock among processes, if an append needs no more, and nobody has it or wrote meanwhile."""
+        if self._holders or self._broken is not None or self.announced_at is None or MANIFEST in self.entries:
+            return None
+        return self._writer.try_lock()
 
     async def submit_all(self, requests: list[Request], *, raising: bool = True) -> list[Any]:
         """Append requests in order, sharing one sync; return their results.
@@ -282,32 +116,69 @@ class OpenTrace:
         """
         if not requests:
             return []
-        await self._enqueue(requests)
-        return [self._result(request) for request in requests] if raising else []
-
-    def _enqueue(self, requests: list[Request]) -> asyncio.Future[Any]:
-        """Have requests committed in order; the future is done when the last one is, so when all are."""
-        last = requests[-1].future = asyncio.get_running_loop().create_future()
+        # Requests are committed in order: when the last one is done, all are.
+        last = requests[-1].future = asyncio.Future()
         self._queue += requests
-        if not self._leading:
+        self._get_going()
+        await last
+        return [request.outcome() for request in requests] if raising else []
+
+    def _get_going(self) -> None:
+        """See to it that the queue is committed."""
+        if self._leading or self._is_draining():
+            return
+        if self._writer.is_quick():
+            self._alone = asyncio.current_task()
+            self._lead_soon()
+        else:
             self._start_draining()
-        return last
+
+    def _lead_soon(self) -> None:
+        """Have the queue committed with one sync, once all tasks that can go on now have brought their requests."""
+        self._leading = True
+        asyncio.get_running_loop().call_soon(self._lead)
+
+    def _is_draining(self) -> bool:
+        return self._draining is not None and not self._draining.done()
+
+    def _lead(self) -> None:
+        """Commit what waits without giving way, if the trace is free; else leave it to `_drain`."""
+        self._leading = False
+        if not self._queue:
+            return
+        lock = self._lock_now()
+        if lock is None:
+            self._start_draining()
+            return
+        batch = self._next_batch()
+        try:
+            self._commit_now(batch)
+        except Exception as error:  # whatever it is, it belongs to the callers that wait
+            for request in batch:
+                request.error = request.error or error
+        finally:
+            lock.release()
+        self._resolve(batch)
+        if len(batch) == 1:
+            self._alone_until = time.monotonic() + _GIVE_WAY_SECONDS
+        else:
+            self._alone, self._alone_until = None, 0.0
+        if self._queue:
+            self._start_draining()
+        elif len(batch) > 1 and self._writer.is_quick():
+            # Those that shared a sync go on next, and may bring more.
+            self._lead_soon()
 
     def _start_draining(self) -> None:
-        if self._queue and (self._draining is None or self._draining.done()):
+        if not self._is_draining():
             self._draining = asyncio.get_running_loop().create_task(self._drain())
 
     @staticmethod
     def _resolve(batch: list[Request]) -> None:
         for request in batch:
-            if request.future is not None and not request.future.done():
-                request.future.set_result(None)
-
-    @staticmethod
-    def _result(request: Request) -> Any:
-        if request.error is not None:
-            raise request.error
-        return request.result
+            future = request.future
+            if future is not None and not future.done():
+                future.set_result(None)
 
     def _closed(self, reason: Exception) -> StoreClosedError:
         return StoreClosedError(f"trace {self.trace_id!r} broke on a failed write ({reason}); open the archive again")
@@ -359,26 +230,19 @@ class OpenTrace:
             self._applied(staged)
 
     def _stage(self, batch: list[Request]) -> Staged:
-        staged = Staged(
-            self.ends,
-            f"{self.header.incarnation}-{self.writer_id}",
-            max(self.fold.last_sequence, self.header.floor),
-            self._after,
-        )
+        header = self.header
+        writer = f"{header.incarnation}-{self.writer_id}"
+        staged = Staged(self.fold, self.ends, header.floor, writer, self.crcs, self._writer.begins)
         for request in batch:
             request.error = None
             try:
-                request.stage(staged, self.fold)
+                request.stage(staged)
             except (KnownMessage, Exception) as error:  # a request that cannot be staged fails alone
                 request.error = error
         return staged
 
-    def _after(self, log: LogName) -> str | None:
-        """Return the ``_crc`` that a log's next record must name: that of the last, where it begins a segment."""
-        return self.crcs[log] if self._writer.begins(log) else None
-
     def _applied(self, staged: Staged) -> None:
-        staged.apply(self.fold)
+        staged.apply()
         self.ends = staged.ends
         for log, lines in staged.lines.items():
             self.crcs[log] = lines[-1][-11:-3].decode()
@@ -426,34 +290,6 @@ class OpenTrace:
                 yield
         finally:
             self._holders -= 1
-
-    def checkpoint(self) -> Checkpoint:
-        """Return a checkpoint of the logs as they are now."""
-        found = Checkpoint(dict(self.ends))
-        for log in LOGS:
-            tail = self.tails[log]
-            if tail is not None and self.ends[log]:
-                found.files[log] = (tail.name, tail.size)
-            elif self.ends[log]:
-                parts = [
-                    name
-                    for name in self.parts
-                    if f"{log}/{name.rpartition('/')[2]}" in self.entries and f"/{log}/" in name
-                ]
-                last = max(parts, key=lambda name: self.parts[name].last)
-                key = last.removeprefix(f"{self.prefix}/")
-                found.files[log] = (key.rpartition("/")[2], self.entries[key].size)
-            last_name = found.files.get(log, ("", 0))[0]
-            found.others[log] = {
-                name: entry.size
-                for key, entry in self.entries.items()
-                if key.startswith(f"{log}/")
-                and (name := key.rpartition("/")[2]) != last_name
-                and (parsed := parse_log_name(name)) is not None
-                and (isinstance(parsed, PartName) or parsed.writer)
-                and parsed.incarnation == self.header.incarnation
-            }
-        return found
 
     async def publish_header(self, header: Header) -> None:
         """Publish a header over the one that was read, as of the logs' ends.
@@ -503,40 +339,10 @@ class OpenTrace:
     async def _publish(self, name: str, data: bytes) -> None:
         await self.reopen()
         self._writer.changed()
-        key = f"{self.prefix}/{name}"
         known = self.entries.get(name)
-        if known is None:
-            version = await self._create(key, data)
-        else:
-            version = await self._replace(key, data, known.version)
+        version = await put(self.storage, f"{self.prefix}/{name}", data, known.version if known is not None else None)
         self.entries[name] = Entry(len(data), version, 0.0)
         self.touched = True
-
-    async def _replace(self, key: str, data: bytes, version: str) -> str:
-        try:
-            return await self.storage.replace(key, data, version)
-        except VersionMismatchError as error:
-            # The answer to our own replacement may have been lost.
-            try:
-                stored, now = await self.storage.read_versioned(key)
-            except KeyMissingError:
-                raise error from None
-            if stored != data:
-                raise
-            return now
-
-    async def _create(self, key: str, data: bytes) -> str:
-        try:
-            return await self.storage.create(key, data)
-        except StorageError as error:
-            # The answer to our own creation may have been lost.
-            try:
-                stored, version = await self.storage.read_versioned(key)
-            except KeyMissingError:
-                raise error from None
-            if stored != data:
-                raise VersionMismatchError(f"{key} was created meanwhile") from error
-            return version
 
     async def publish_checkpoint(self) -> None:
         """Publish both headers as of the logs' ends, if messages or events were added since."""
@@ -567,7 +373,7 @@ class OpenTrace:
     async def close(self) -> None:
         """Wait for what is on its way, and give back files and locks; who writes on must say so again."""
         while not self.idle:
-            if self._draining is not None and not self._draining.done():
+            if self._draining is not None and self._is_draining():
                 await asyncio.wait([self._draining])
             async with self.held():
                 pass
@@ -579,4 +385,4 @@ class OpenTrace:
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not (self._leading or self._queue or self._holders) and (self._draining is None or self._draining.done())
+        return not (self._leading or self._queue or self._holders or self._is_draining())

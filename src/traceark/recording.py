@@ -16,7 +16,6 @@ from traceark.layout import LogName
 from traceark.live import Announce, OpenTrace
 from traceark.log import LogRead
 from traceark.requests import Request, Staged
-from traceark.stats import MessageFold
 from traceark.storage.base import Storage
 from traceark.writing import LogWriter
 
@@ -30,7 +29,7 @@ class _Tell(Request):
         self._trace = trace
         self.changes: list[Change] = []
 
-    def stage(self, staged: Staged, fold: MessageFold) -> None:
+    def stage(self, staged: Staged) -> None:
         trace = self._trace
         self.changes = trace.untold.changes(trace.header, trace.tree, trace.ends["messages"])
         for event_type, _, text, change in self.changes:
@@ -69,7 +68,7 @@ class RecordedTrace(OpenTrace):
     def _applied(self, staged: Staged) -> None:
         super()._applied(staged)
         if "messages" in staged.lines:
-            self.untold.wrote(staged.lines["messages"], staged.first["messages"] + 1)
+            self.untold.wrote(staged.lines["messages"], staged.first("messages"))
 
     def _commit_now(self, batch: list[Request]) -> None:
         super()._commit_now(batch)

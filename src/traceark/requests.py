@@ -28,7 +28,7 @@ from traceark.codec.malformed import MALFORMED
 from traceark.errors import CorruptFileError, InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
 from traceark.models import INT64_MAX, Event, Json, JsonObject, Message, Usage
-from traceark.stats import Facts, MessageFold, facts_of, updated_facts
+from traceark.stats import Facts, MessageFold, as_facts, facts_of, updated_facts
 
 _INTEGER, _NUMBER, _TEXT = (int, type(None)), (int, float, type(None)), (str, type(None))
 
@@ -38,24 +38,48 @@ class KnownMessage(Exception):
 
 
 class Staged:
-    """Requests at their offsets, not yet applied: the lines by log, and what they will change."""
+    """Requests at their offsets, not yet applied: the lines by log, and what they will change.
 
-    __slots__ = ("after", "ends", "facts", "first", "fitting", "lines", "sequence", "writer")
+    Attributes
+    ----------
+    fold : MessageFold
+        Of what is durable; nothing here changes it before `apply`.
+    ends : dict
+        The last offset of each log with what is staged.
+    last_sequence, floor : int
+        The highest sequence of a message, and what an assigned one must pass besides.
+    lines : dict
+        Of the logs that something is added to.
+    facts : dict
+        Of the messages that change, as they will be.
+    """
+
+    __slots__ = ("_begins", "_crcs", "_fitting", "_writer", "ends", "facts", "floor", "fold", "last_sequence", "lines")
 
     def __init__(
-        self, ends: dict[LogName, int], writer: str, sequence: int, after: Callable[[LogName], str | None]
+        self,
+        fold: MessageFold,
+        ends: dict[LogName, int],
+        floor: int,
+        writer: str,
+        crcs: Mapping[LogName, str | None],
+        begins: Callable[[LogName], bool],
     ) -> None:
-        # Returns the `_crc` that a log's first record must name as that of the record before it, if it must.
-        self.after = after
-        self.first = ends
+        self.fold = fold
         self.ends = ends.copy()
-        self.writer = writer
-        self.sequence = sequence
-        # Of the logs that something is added to.
+        self.last_sequence = fold.last_sequence
+        self.floor = floor
         self.lines: dict[LogName, list[bytes]] = {}
         self.facts: dict[str, Facts] = {}
         # Whether all of them are new and fit surely.
-        self.fitting = True
+        self._fitting = True
+        self._writer = writer
+        # A record that begins a segment names the `_crc` of the one before it.
+        self._crcs, self._begins = crcs, begins
+
+    def first(self, log: LogName) -> int:
+        """Return the offset of the first record that is added to a log."""
+        return self.ends[log] - len(self.lines[log]) + 1
 
     def add(self, log: LogName, body: bytes) -> int:
         """Add a record's JSON to a log; return its offset."""
@@ -63,28 +87,37 @@ class Staged:
         self.ends[log] = offset
         lines = self.lines.get(log)
         if lines is None:
-            self.lines[log] = [seal_record(body, offset, self.writer, self.after(log))]
+            after = self._crcs[log] if self._begins(log) else None
+            self.lines[log] = [seal_record(body, offset, self._writer, after)]
         else:
-            lines.append(seal_record(body, offset, self.writer))
+            lines.append(seal_record(body, offset, self._writer))
         return offset
 
-    def change(self, message_id: str, facts: Facts, fold: MessageFold) -> None:
+    def take(self, message_id: str, facts: Facts) -> None:
+        """Take a message that is not known yet; raises as `change` does."""
+        if self._fitting and self.fold.surely_fits(facts):
+            self.facts[message_id] = facts
+        else:
+            self.change(message_id, facts)
+
+    def change(self, message_id: str, facts: Facts) -> None:
         """Take a message as it will be; refuse it where a total would pass 64 bits."""
-        if not (self.fitting and fold.surely_fits(facts) and message_id not in fold.facts):
-            fold.check_room({**self.facts, message_id: facts})
-            self.fitting = False
+        self.fold.check_room({**self.facts, message_id: facts})
+        self._fitting = False
         self.facts[message_id] = facts
 
-    def current(self, message_id: str, fold: MessageFold) -> Facts | None:
+    def current(self, message_id: str) -> Facts | None:
         """Return a message's facts as they will be."""
-        return self.facts.get(message_id) or fold.facts.get(message_id)
+        return self.facts.get(message_id) or self.fold.facts.get(message_id)
 
-    def apply(self, fold: MessageFold) -> None:
+    def apply(self) -> None:
         """Fold the staged messages in, once they are durable."""
+        fold = self.fold
+        if self._fitting:
+            fold.add_fitting(self.facts, self.last_sequence)
+            return
         for message_id, facts in self.facts.items():
-            if self.fitting:
-                fold.add_fitting(message_id, facts)
-            elif message_id in fold.facts:
+            if message_id in fold.facts:
                 fold.replace(message_id, facts)
             else:
                 fold.add(message_id, facts)
@@ -94,13 +127,19 @@ class Request:
     """Something to append to `log`; `future` is what its caller waits for."""
 
     log: ClassVar[LogName] = "messages"
-    future: asyncio.Future[Any] | None = None
-    result: Any = None
+    future: asyncio.Future[None] | None = None
     error: Exception | None = None
+    result: Any = None
 
-    def stage(self, staged: Staged, fold: MessageFold) -> None:
+    def stage(self, staged: Staged) -> None:
         """Take an offset and set `result`, or raise."""
         raise NotImplementedError
+
+    def outcome(self) -> Any:
+        """Return the result, or raise the error, once it is done."""
+        if self.error is not None:
+            raise self.error
+        return self.result
 
 
 class AddMessage(Request):
@@ -120,38 +159,45 @@ class AddMessage(Request):
         self.counted = (
             values["goal_id"],
             values["tokens"],
-            usage.total() if usage is not None else 0,
+            0 if usage is None else usage.total(),
             values["cost"],
             values["duration_ms"] or 0,
             values["tool_name"],
         )
 
-    def stage(self, staged: Staged, fold: MessageFold) -> None:
-        message_id, sequence, trace_id = self.message_id, self.sequence, self.trace_id
-        if message_id is not None and staged.current(message_id, fold) is not None:
+    def stage(self, staged: Staged) -> None:
+        message_id, sequence, body = self.message_id, self.sequence, self.json
+        if message_id in staged.fold.facts or message_id in staged.facts:
             raise KnownMessage
-        assigned = "" if self.dated else f'"created_at":"{now_text()}",'
+        if message_id is None or sequence is None or not self.dated:
+            message_id, sequence, body = self._completed(staged)
+        # To unpack them would take half as long again.
+        staged.take(message_id, as_facts((staged.ends["messages"] + 1, sequence) + self.counted))  # noqa: RUF005
+        staged.add("messages", body)
+        if sequence > staged.last_sequence:
+            staged.last_sequence = sequence
+        self.result = message_id
+
+    def _completed(self, staged: Staged) -> tuple[str, int, bytes]:
+        """Return id, sequence and JSON of the message with what its caller left to the archive."""
+        message_id, sequence, assigned = self.message_id, self.sequence, ""
+        if not self.dated:
+            assigned = f'"created_at":"{now_text()}",'
         if sequence is None:
-            sequence = staged.sequence + 1
+            sequence = max(staged.last_sequence, staged.floor) + 1
             if message_id is None:
-                while (message_id := f"{trace_id}-{sequence:04d}") in fold.facts or message_id in staged.facts:
+                while staged.current(message_id := f"{self.trace_id}-{sequence:04d}") is not None:
                     sequence += 1
             if sequence > INT64_MAX:
                 raise InvalidValueError(f"no sequence is left after {INT64_MAX}; give one", "sequence")
             assigned = f'"sequence":{sequence},{assigned}'
-        elif message_id is None:
-            message_id = f"{trace_id}-{sequence:04d}"
-            if staged.current(message_id, fold) is not None:
+        if message_id is None:
+            message_id = f"{self.trace_id}-{sequence:04d}"
+            if staged.current(message_id) is not None:
                 raise InvalidValueError(f"the message id {message_id!r} that this sequence gives is taken", "sequence")
         if self.message_id is None:
             assigned = f'"message_id":{dumps(message_id)},{assigned}'
-        facts = Facts._make((staged.ends["messages"] + 1, sequence, *self.counted))
-        assert message_id is not None
-        staged.change(message_id, facts, fold)
-        staged.add("messages", f"{{{assigned}".encode() + self.json[1:] if assigned else self.json)
-        if sequence > staged.sequence:
-            staged.sequence = sequence
-        self.result = message_id
+        return message_id, sequence, f"{{{assigned}".encode() + self.json[1:]
 
 
 class UpdateMessage(Request):
@@ -162,11 +208,11 @@ class UpdateMessage(Request):
         self.fields = update_record(updates)
         self.json = dumps({"_op": "update", "message_id": message_id, **self.fields}).encode()
 
-    def stage(self, staged: Staged, fold: MessageFold) -> None:
-        facts = staged.current(self.message_id, fold)
+    def stage(self, staged: Staged) -> None:
+        facts = staged.current(self.message_id)
         if facts is None:
             raise MessageNotFoundError(f"no message {self.message_id!r} in this trace")
-        staged.change(self.message_id, updated_facts(facts, self.fields), fold)
+        staged.change(self.message_id, updated_facts(facts, self.fields))
         staged.add("messages", self.json)
 
 
@@ -180,7 +226,7 @@ class AppendEvent(Request):
         self.dated = "created_at" in fields
         self.head = dumps(fields)
 
-    def stage(self, staged: Staged, fold: MessageFold) -> None:
+    def stage(self, staged: Staged) -> None:
         event_id = staged.ends["events"] + 1
         assigned = "" if self.dated else f'"created_at":"{now_text()}",'
         body = f'{{"event_id":{event_id},{assigned}{self.head[1:]}'

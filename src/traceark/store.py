@@ -460,8 +460,11 @@ class ArchiveStore(Retention):
         """
         request = AddMessage(Message.coerce(message))
         trace = self._pool.at_hand(request.trace_id) or await self._pool.opened(request.trace_id)
+        waiting = trace.submit(request)
+        if waiting is not None:
+            await waiting
         try:
-            message_id: str = await trace.submit(request)
+            message_id: str = request.outcome()
         except KnownMessage:
             return await self._known(trace, request.message)
         return message_id
@@ -560,7 +563,7 @@ class ArchiveStore(Retention):
                 raise MessageNotFoundError(f"no message {message_id!r} in {self.url}")
             trace_id = found.trace_id
         trace = await self._pool.opened(trace_id)
-        await trace.submit(request)
+        await trace.commit(request)
 
     # Events
 
@@ -573,7 +576,7 @@ class ArchiveStore(Retention):
         """
         request = AppendEvent(trace_id, event_type, payload)
         trace = await self._pool.opened(trace_id)
-        return int(await trace.submit(request))
+        return int(await trace.commit(request))
 
     async def append_events(self, trace_id: str, events: Iterable[GivenEvent]) -> list[int]:
         """Append ``(event_type, payload)`` or ``(event_type, payload, created_at)``, sharing one sync; return ids."""

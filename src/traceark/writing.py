@@ -6,13 +6,13 @@ import asyncio
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError, TraceNotFoundError
-from traceark.layout import LOCK, LOGS, LogName, SegmentName
+from traceark.layout import LOCK, LogName, SegmentName
 from traceark.log import Tail
 from traceark.requests import Staged
 from traceark.storage.base import (
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # A sync that takes less than this is done in the event loop: a thread would take as long.
 _INLINE_SYNC_SECONDS = 0.002
+# For so long the time that syncs take is known well enough.
+_MEASURED_SECONDS = 0.005
 # The generation of a lock that was just opened.
 _UNKNOWN = -2
 
@@ -48,12 +50,9 @@ class LogWriter(ABC):
         """Keep other processes out, and take in what they wrote."""
         yield
 
-    def try_lock(self) -> bool:
-        """Take the lock if that needs no waiting and nobody else wrote meanwhile."""
-        return False
-
-    def unlock(self) -> None:
-        """Give back what `try_lock` took."""
+    def try_lock(self) -> Lock | None:
+        """Take the lock, and return it, if that needs no waiting and nobody else wrote meanwhile."""
+        return None
 
     def is_quick(self) -> bool:
         """Whether `append_now` would take no longer than handing the work to another thread."""
@@ -109,35 +108,38 @@ class _OpenSegment:
 
     Attributes
     ----------
-    name : str
-        The segment that is open.
-    appender : Appender or None
-        None while none is open.
+    tail, appender : Tail and Appender, or None
+        The trace's tail of this log where it is open here, and whole; None where it must be looked at first.
     begun : bool
         Whether this writer began a segment of this log: until then it appends to no other's.
     unsynced : bool
-        Whether something was appended to it since it was synced.
-    synced : tuple of str and int
-        The segment, and its size, that are surely on stable storage.
+        Whether some of the log's last segment may not be on stable storage, whoever wrote it.
     """
 
     log: LogName
-    name: str = ""
+    tail: Tail | None = None
     appender: Appender | None = None
     begun: bool = False
     unsynced: bool = False
-    synced: tuple[str, int] = ("", 0)
 
-    def open(self, name: str, appender: Appender) -> Appender:
+    def open(self, tail: Tail, appender: Appender) -> Appender:
         """Append to this segment from now on."""
-        self.name, self.appender = name, appender
+        self.tail, self.appender = tail, appender
         return appender
 
     def close(self) -> None:
         """Give back the file."""
-        appender, self.appender = self.appender, None
+        appender, self.tail, self.appender = self.appender, None, None
         if appender is not None:
             appender.close()
+
+
+class _Segments(dict[LogName, _OpenSegment]):
+    """The segments of the logs that something was read of or written to."""
+
+    def __missing__(self, log: LogName) -> _OpenSegment:
+        segment = self[log] = _OpenSegment(log)
+        return segment
 
 
 class FileWriter(LogWriter):
@@ -151,8 +153,10 @@ class FileWriter(LogWriter):
         # The lock while it is held, which `reset` must not close.
         self._held: Lock | None = None
         self._generation = 0
-        self._segments: dict[LogName, _OpenSegment] = {log: _OpenSegment(log) for log in LOGS}
+        self._segments = _Segments()
+        # How long a sync takes, on average, and until when that need not be measured again.
         self._sync_seconds = 0.0
+        self._measured_until = 0.0
 
     def _open_lock(self) -> Lock:
         if self._lock is None:
@@ -194,31 +198,26 @@ class FileWriter(LogWriter):
             self._held = None
             lock.release()
 
-    def try_lock(self) -> bool:
+    def try_lock(self) -> Lock | None:
         lock = self._lock
         if lock is None or not lock.try_acquire():
-            return False
+            return None
         if self._is_current(lock):
-            return True
+            return lock
         lock.release()
-        return False
-
-    def unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+        return None
 
     def _is_current(self, lock: Lock) -> bool:
         """Whether nobody else wrote: the generation is the one known, and the segments end where they did."""
         if lock.generation() != self._generation:
             return False
-        for log, tail in self._trace.tails.items():
-            if tail is not None:
-                segment = self._segments[log]
-                appender = segment.appender
-                if appender is None or segment.name != tail.name or tail.torn or appender.current_size() != tail.size:
+        for segment in self._segments.values():
+            tail, appender = segment.tail, segment.appender
+            if tail is not None and appender is not None:
+                if appender.current_size() != tail.size:
                     return False
-            elif self._trace.ends[log]:
-                # A part covers the end; who has not seen it may have appended to the last segment since.
+            elif self._trace.ends[segment.log] or self._trace.tails[segment.log] is not None:
+                # Where a part covers the end: who has not seen it may have appended to the last segment since.
                 return False
         return True
 
@@ -226,67 +225,60 @@ class FileWriter(LogWriter):
         return self._sync_seconds < _INLINE_SYNC_SECONDS
 
     def append_now(self, staged: Staged) -> None:
-        before = self._write(staged)
+        written = self._write(staged)
         if self._syncs:
             try:
-                for segment in self._segments.values():
-                    if segment.unsynced:
-                        self._sync(segment)
+                for segment in written:
+                    self._sync(segment)
             except StorageError as error:
-                self._lost(before, error)
+                self._trace.broke(error)
                 raise
-
-    def _write(self, staged: Staged) -> dict[LogName, int]:
-        """Append to the segments; return what sizes they had."""
-        before: dict[LogName, int] = {}
-        try:
-            for log, lines in staged.lines.items():
-                segment, tail = self._segments[log], self._trace.tails[log]
-                appender = segment.appender
-                if tail is None or tail.torn or appender is None or not segment.begun or segment.name != tail.name:
-                    tail, appender = self._ready(segment, staged.first[log] + 1)
-                before[log] = tail.size
-                appender.append(b"".join(lines))
-                tail.size = appender.size
-                segment.unsynced = True
-        except StorageError:
-            self._rewind(before)
-            raise
-        return before
-
-    def begins(self, log: LogName) -> bool:
-        tail = self._trace.tails[log]
-        return tail is None or tail.torn or tail.size == 0 or not self._segments[log].begun
+        self._wrote(written)
 
     async def append(self, staged: Staged) -> None:
-        before = self._write(staged)
+        written = self._write(staged)
         if self._syncs:
             try:
-                await self._sync_own()
+                await self._sync_all(written)
             except StorageError as error:
-                self._lost(before, error)
+                self._trace.broke(error)
                 raise
+        self._wrote(written)
 
-    def _lost(self, before: dict[LogName, int], error: StorageError) -> None:
-        """Stop all writing: after a failed sync nobody knows what is on the disk, and nothing may stand on it."""
-        self._rewind(before)
-        self._trace.broke(error)
+    def _write(self, staged: Staged) -> list[_OpenSegment]:
+        """Append to the segments; return to which."""
+        written = []
+        for log, lines in staged.lines.items():
+            segment = self._segments[log]
+            appender = segment.appender or self._ready(segment, staged.first(log))
+            appender.append(b"".join(lines))
+            segment.unsynced = True
+            written.append(segment)
+        return written
 
-    def _rewind(self, sizes: dict[LogName, int]) -> None:
-        """Know no more of the tails than before, so that what was written is read again."""
-        for log, size in sizes.items():
-            tail = self._trace.tails[log]
-            if tail is not None:
-                tail.size = size
+    def _wrote(self, written: list[_OpenSegment]) -> None:
+        """Know of the tails as they are now: what was not wholly written, or not synced, is read again."""
+        for segment in written:
+            tail, appender = segment.tail, segment.appender
+            assert tail is not None
+            assert appender is not None
+            tail.size = appender.size
 
-    def _ready(self, segment: _OpenSegment, first: int) -> tuple[Tail, Appender]:
+    def begins(self, log: LogName) -> bool:
+        segment = self._segments[log]
+        if segment.tail is not None:
+            return segment.tail.size == 0
+        tail = self._trace.tails[log]
+        return tail is None or tail.torn or tail.size == 0 or not segment.begun
+
+    def _ready(self, segment: _OpenSegment, first: int) -> Appender:
         """Open the last segment for appending; or begin one, at first, after a torn tail, after compaction."""
         trace, log = self._trace, segment.log
         directory = f"{trace.prefix}/{log}"
         segment.close()
         tail = trace.tails[log]
         if tail is not None and not tail.torn and segment.begun:
-            return tail, segment.open(tail.name, self._storage.open_appender(f"{directory}/{tail.name}"))
+            return segment.open(tail, self._storage.open_appender(f"{directory}/{tail.name}"))
         if tail is not None:
             # Records that others left unsynced must not be lost before those that follow them.
             last = self._storage.open_appender(f"{directory}/{tail.name}")
@@ -299,11 +291,11 @@ class FileWriter(LogWriter):
             name = str(SegmentName(first, trace.header.incarnation, secrets.token_hex(4)))
         # Told first: who does not hear of a segment goes on at its offsets elsewhere.
         self.changed()
-        appender = segment.open(name, self._storage.open_appender(f"{directory}/{name}"))
+        appender = self._storage.open_appender(f"{directory}/{name}")
         segment.begun = True
-        tail = trace.tails[log] = Tail(name, appender.size, False)
+        trace.tails[log] = tail = Tail(name, appender.size, False)
         trace.entries[f"{log}/{name}"] = Entry(appender.size, "", 0.0)
-        return tail, appender
+        return segment.open(tail, appender)
 
     def close_segments(self) -> None:
         # An empty segment at the end is what other processes will append to.
@@ -315,34 +307,39 @@ class FileWriter(LogWriter):
     def forget_segments(self) -> None:
         for segment in self._segments.values():
             segment.close()
-            segment.begun = segment.unsynced = False
+            segment.begun = False
 
-    async def _sync_own(self) -> None:
-        """Bring what this writer appended to stable storage."""
-        for segment in self._segments.values():
-            if segment.unsynced:
-                if self.is_quick():
-                    self._sync(segment)
-                else:
-                    await asyncio.to_thread(self._sync, segment)
+    async def _sync_all(self, segments: Iterable[_OpenSegment]) -> None:
+        """Bring the last segments of logs to stable storage, each in a thread where that takes long."""
+        for segment in segments:
+            if segment.appender is None:
+                await self._sync_closed(segment)
+            elif self.is_quick():
+                self._sync(segment)
+            else:
+                await asyncio.to_thread(self._sync, segment)
 
     def _sync(self, segment: _OpenSegment) -> None:
-        appender = segment.appender
-        if appender is not None:
+        appender, now = segment.appender, self._trace.used_at
+        assert appender is not None
+        if now < self._measured_until:
+            appender.sync()
+        else:
             start = time.perf_counter()
             appender.sync()
             self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
-            segment.synced = (segment.name, appender.size)
+            self._measured_until = now + _MEASURED_SECONDS
+        segment.unsynced = False
+
+    async def _sync_closed(self, segment: _OpenSegment) -> None:
+        """Bring a segment to stable storage that another process wrote, and perhaps left to the operating system."""
+        tail = self._trace.tails[segment.log]
+        if tail is not None:
+            await self._storage.sync([f"{self._trace.prefix}/{segment.log}/{tail.name}"])
         segment.unsynced = False
 
     async def sync_logs(self) -> None:
-        await self._sync_own()
-        for log, segment in self._segments.items():
-            tail = self._trace.tails[log]
-            # What another process appended, it may have left to the operating system.
-            if tail is not None and segment.synced != (tail.name, tail.size):
-                await self._storage.sync([f"{self._trace.prefix}/{log}/{tail.name}"])
-                segment.synced = (tail.name, tail.size)
+        await self._sync_all([segment for segment in self._segments.values() if segment.unsynced])
 
     def changed(self) -> None:
         if self._lock is not None:
@@ -351,15 +348,14 @@ class FileWriter(LogWriter):
 
     def log_changed(self, log: LogName) -> None:
         tail, segment = self._trace.tails[log], self._segments[log]
-        if segment.appender is None:
-            return
-        if tail is None or segment.name != tail.name:
-            if segment.unsynced:
-                segment.appender.sync()
-                segment.unsynced = False
-            segment.close()
-        else:
-            segment.appender.size = tail.size
+        if segment.tail is not None and segment.appender is not None:
+            if tail is not None and tail.name == segment.tail.name and not tail.torn:
+                segment.tail, segment.appender.size = tail, tail.size
+            else:
+                if segment.unsynced:
+                    segment.appender.sync()
+                segment.close()
+        segment.unsynced = True
 
     def reset(self) -> None:
         self.forget_segments()

@@ -25,6 +25,7 @@ MAX_DEPTH = 500
 # Python refuses to print or parse longer integers (sys.int_info.default_max_str_digits is 4300).
 _MAX_INTEGER = 10**4299
 _SMALL_INTEGER = 2**64
+_CRC = b',"_crc":"%08x"}\n'
 _CRC_BYTES = len(b',"_crc":"00000000"}')
 
 _readable = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
@@ -45,22 +46,23 @@ _to_readable = _encoding(_readable, json.encoder.encode_basestring)
 
 def _is_plain(value: object, depth: int) -> bool:
     """Say quickly that a value is certainly right; `check_json` looks closer at the others."""
-    kind = type(value)
-    if kind is dict:
-        for key, child in cast("dict[object, object]", value).items():
+    if type(value) is str or value is None:
+        return True
+    if type(value) is dict:
+        for key, child in value.items():
             if type(key) is not str:
                 return False
             if type(child) is not str and child is not None and not (depth and _is_plain(child, depth - 1)):
                 return False
         return True
-    if kind is list:
-        for child in cast("list[object]", value):
+    if type(value) is list:
+        for child in value:
             if type(child) is not str and child is not None and not (depth and _is_plain(child, depth - 1)):
                 return False
         return True
-    if kind is int:
-        return -_SMALL_INTEGER < cast("int", value) < _SMALL_INTEGER
-    return kind is str or kind is bool or value is None or (kind is float and math.isfinite(cast("float", value)))
+    if type(value) is int:
+        return -_SMALL_INTEGER < value < _SMALL_INTEGER
+    return type(value) is bool or (type(value) is float and math.isfinite(value))
 
 
 def check_json(value: object, path: tuple[str | int, ...] = ()) -> None:
@@ -330,11 +332,8 @@ def seal_record(body: bytes, offset: int, writer: str, after: str | None = None)
     added = f',"_offset":{offset},"_writer":"{writer}"'
     if after is not None:
         added = f',"_after":"{after}"{added}'
-    return _sealed(body[:-1] + added.encode())
-
-
-def _sealed(proven: bytes) -> bytes:
-    return proven + b',"_crc":"%08x"}\n' % zlib.crc32(proven)
+    proven = body[:-1] + added.encode()
+    return proven + _CRC % zlib.crc32(proven)
 
 
 def encode_line(record: Mapping[str, Json]) -> bytes:
@@ -345,7 +344,8 @@ def encode_line(record: Mapping[str, Json]) -> bytes:
     >>> encode_line({"role": "user"})
     b'{"role":"user","_crc":"42555acd"}\\n'
     """
-    return _sealed(dumps(record)[:-1].encode())
+    proven = dumps(record)[:-1].encode()
+    return proven + _CRC % zlib.crc32(proven)
 
 
 def proves_itself(line: bytes) -> bool:

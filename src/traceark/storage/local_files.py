@@ -55,7 +55,6 @@ class LocalAppender(Appender):
         self.size = os.fstat(self._descriptor).st_size
 
     def append(self, data: bytes) -> None:
-        start = self.size
         try:
             written = os.write(self._descriptor, data)
             while written < len(data):
@@ -63,9 +62,9 @@ class LocalAppender(Appender):
         except OSError as error:
             # A half-written record must not stand before the next one; where it stays, whoever reads finds it torn.
             with suppress(OSError):
-                os.ftruncate(self._descriptor, start)
+                os.ftruncate(self._descriptor, self.size)
             raise StorageError(error.errno, f"{self._path}: {error.strerror}; nothing was acknowledged") from error
-        self.size = start + len(data)
+        self.size += written
 
     def current_size(self) -> int | None:
         status = os.fstat(self._descriptor)
@@ -89,6 +88,8 @@ class LocalLock(Lock):
         if fcntl is None:
             raise StorageError("writing needs flock, which this operating system has not; reading works")
         self._path = path
+        # The content and what it says, as last read.
+        self._text, self._generation = b"", 0
         with told_errors(str(path)):
             self._descriptor = permissions.open(path, os.O_RDWR)
             status = os.fstat(self._descriptor)
@@ -108,10 +109,12 @@ class LocalLock(Lock):
 
     def generation(self) -> int:
         text = os.pread(self._descriptor, 24, 0)
-        try:
-            return int(text or b"0")
-        except ValueError:
-            return 0
+        if text != self._text:
+            try:
+                self._text, self._generation = text, int(text or b"0")
+            except ValueError:
+                self._text, self._generation = text, 0
+        return self._generation
 
     def bump(self, *, deleted: bool = False) -> None:
         generation = -1 if deleted else max(self.generation(), 0) + 1
