@@ -98,6 +98,9 @@ class ArchiveModel(BaseModel):
 
     model_config = ConfigDict(extra="allow", validate_assignment=True, serialize_by_alias=False)
 
+    # Of a message what was made without validation is refused when it is encoded, since there are so many of them.
+    checked_later: ClassVar[bool] = False
+
     @classmethod
     def coerce(cls, value: object) -> Self:
         """Return `value` as this model.
@@ -119,6 +122,9 @@ class ArchiveModel(BaseModel):
         'hi'
         """
         if type(value) is cls:
+            if not cls.checked_later:
+                # It may have been made, copied or changed without validation.
+                cls.parse({**value.__dict__, **(value.__pydantic_extra__ or {})})
             return value
         return cls.parse(attributes_of(value))
 
@@ -215,6 +221,8 @@ class Message(ArchiveModel):
     >>> Message(trace_id="run-7", role="user", content={"text": "hi"}).role
     'user'
     """
+
+    checked_later = True
 
     message_id: Text | None = None
     trace_id: Text

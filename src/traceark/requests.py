@@ -93,12 +93,12 @@ class Staged:
             lines.append(seal_record(body, offset, self._writer))
         return offset
 
-    def take(self, message_id: str, facts: Facts) -> None:
-        """Take a message that is not known yet; raises as `change` does."""
+    def takes(self, message_id: str, facts: Facts) -> bool:
+        """Take a message that is not known yet, and say so, if it needs no closer look."""
         if self._fitting and self.fold.surely_fits(facts):
             self.facts[message_id] = facts
-        else:
-            self.change(message_id, facts)
+            return True
+        return False
 
     def change(self, message_id: str, facts: Facts) -> None:
         """Take a message as it will be; refuse it where a total would pass 64 bits."""
@@ -172,7 +172,11 @@ class AddMessage(Request):
         if message_id is None or sequence is None or not self.dated:
             message_id, sequence, body = self._completed(staged)
         # To unpack them would take half as long again.
-        staged.take(message_id, as_facts((staged.ends["messages"] + 1, sequence) + self.counted))  # noqa: RUF005
+        facts = as_facts((staged.ends["messages"] + 1, sequence) + self.counted)  # noqa: RUF005
+        if not staged.takes(message_id, facts):
+            # Its numbers are large, or it was made without validation.
+            Message.parse(self.message.fields())
+            staged.change(message_id, facts)
         staged.add("messages", body)
         if sequence > staged.last_sequence:
             staged.last_sequence = sequence

@@ -169,11 +169,11 @@ class MessageFold:
                 and -_ROOMY < total.duration_ms < _ROOMY
                 and total.cost.adjusted() < _ROOMY_DIGITS
             )
-        _, _, _, tokens, usage, cost, duration_ms, _ = facts
+        _, sequence, _, tokens, usage, cost, duration_ms, _ = facts
         return (
             self._roomy
             and _LEAST < (usage if tokens is None else tokens) < _ORDINARY
-            and _LEAST < duration_ms < _ORDINARY
+            and (_LEAST < duration_ms < _ORDINARY and _LEAST < sequence < _ORDINARY)
             and (cost is None or _LEAST_COST < cost < _ORDINARY_COST)
         )
 

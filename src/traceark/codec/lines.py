@@ -295,17 +295,20 @@ def message_json(message: Message) -> bytes:
     """
     values = message.__dict__
     usage, created = values["usage"], values["created_at"]
-    if (
-        not message.__pydantic_extra__
-        and _is_plain(values["content"], _PLAIN_DEPTH)
-        and (usage is None or not usage.__pydantic_extra__)
-        # pydantic leaves out a fraction of zero.
-        and (created is None or created.microsecond)
-    ):
-        try:
-            return _encode(message, exclude_none=True)
-        except PydanticSerializationError:
-            pass  # the longer way says what is wrong
+    try:
+        if (
+            not message.__pydantic_extra__
+            and values["role"] is not None
+            and _is_plain(values["content"], _PLAIN_DEPTH)
+            and (usage is None or not usage.__pydantic_extra__)
+            # pydantic leaves out a fraction of zero.
+            and (created is None or created.microsecond)
+        ):
+            return _encode(message, exclude_none=True, warnings="error")
+    except (PydanticSerializationError, AttributeError):
+        pass
+    # The longer way checks all but the types of fields, which a message may have that was made without validation.
+    Message.parse({**values, **(message.__pydantic_extra__ or {})})
     return record_text(message, to_record(message)).encode()
 
 

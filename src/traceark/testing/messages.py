@@ -346,6 +346,23 @@ class MessageTests(StoreTests):
         assert exact_text(await message_of(store, "t-0001")) == before
 
     @scenario
+    async def test_a_message_that_was_made_without_validation_is_refused_by_its_path(self, store: TraceStore) -> None:
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(message())
+        refused: list[tuple[str, Any, str]] = [
+            ("role", 5, "role"), ("role", None, "role"), ("tokens", "5", "tokens"), ("tokens", 2**63, "tokens"),
+            ("cost", float("nan"), "cost"), ("sequence", 2**63, "sequence"), ("message_id", 7, "message_id"),
+            ("usage", {"input_tokens": "x"}, "usage.input_tokens"), ("created_at", "yesterday", "created_at"),
+        ]  # fmt: skip
+        for field, value, path in refused:
+            for extra in ({}, {"mine": 1}):
+                with case((field, value)), pytest.raises(InvalidValueError) as caught:
+                    fields = {"trace_id": "t", "role": "user", field: value, **extra}
+                    await store.add_message(Message.model_construct(**fields))
+                assert caught.value.path == path
+        assert len(await store.get_trace_messages("t")) == 1
+
+    @scenario
     async def test_a_value_that_a_field_cannot_hold_is_refused_by_its_path(self, store: TraceStore) -> None:
         await store.create_trace(Trace(trace_id="t"))
         await store.add_message(message(message_id="m"))

@@ -164,6 +164,9 @@ class TraceTests(StoreTests):
                 await store.create_trace(as_given(trace_id="refused", **{field: value}))
             assert caught.value.path == field
             assert field in str(caught.value)
+            with case((field, value)), pytest.raises(InvalidValueError) as caught:
+                await store.create_trace(Trace.model_construct(trace_id="refused", **{field: value}))
+            assert caught.value.path == field
         assert await store.get_trace("refused") is None
         await store.create_trace(Trace(trace_id="t", created_at=NEW_YEAR))
         for field, value in refused:
