@@ -231,7 +231,7 @@ class AppendStorage(Storage):
 
     @abstractmethod
     def make_directory(self, prefix: str) -> None:
-        """Make a directory, durably."""
+        """Make a directory if it is not there, and its name durable in any case."""
 
     @abstractmethod
     def remove_directory(self, prefix: str) -> None:
