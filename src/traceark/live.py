@@ -218,7 +218,7 @@ class OpenTrace:
         """Return the goal tree with its stats as the messages are now, marked with its revision."""
         if self.tree is None:
             return None
-        tree = with_stats(self.tree.tree.model_copy(deep=True), self.fold, self.tree.was_set)
+        tree = with_stats(self.tree.tree.model_copy(deep=True), self.fold.by_goal, self.tree.was_set)
         return as_read(tree, self.tree)
 
     # Writing
@@ -489,7 +489,7 @@ class OpenTrace:
         revision = (self.tree.revision if self.tree else 0) + 1
         changes = self.tree.changes if self.tree is not None else Changes()
         stored = TreeFile(
-            with_stats(tree.tree, self.fold, tree.was_set),
+            with_stats(tree.tree, self.fold.by_goal, tree.was_set),
             self.header.incarnation,
             revision,
             self.ends["messages"],

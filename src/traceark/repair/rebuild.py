@@ -102,7 +102,7 @@ def recounted_tree(tree: TreeFile, messages: LogRead) -> bytes | None:
     if fold is None or not any(wrong_stats(tree, fold)):
         return None
     tree.revision += 1
-    tree.tree = with_stats(tree.tree, fold, tree.was_set)
+    tree.tree = with_stats(tree.tree, fold.by_goal, tree.was_set)
     return tree.encode()
 
 
