@@ -350,15 +350,15 @@ CHANGES = st.sampled_from(
 )
 
 
-@pytest.mark.parametrize("columns_from", [0, 1000])
-def test_the_quick_look_finds_nothing_wrong_only_where_the_careful_one_does(made: Path, columns_from: int) -> None:
+@pytest.mark.parametrize("long_from", [1, 1000])
+def test_the_quick_look_finds_nothing_wrong_only_where_the_careful_one_does(made: Path, long_from: int) -> None:
     looks: Counter[bool] = Counter()
 
     @settings(max_examples=tried(60, 1500))
     @given(st.lists(CHANGES, min_size=1, max_size=3))
     def look(changes: list[tuple[LogName, str, Any, int]]) -> None:
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("traceark.codec.counted._COLUMNS_FROM", columns_from)
+            patch.setattr("traceark.codec.columns.LONG_FROM", long_from)
             archive = Path(shutil.copytree(made, Path(folder, "archive")))
             for log, name, value, row in changes:
                 forged(log, cell(name, value, row))(archive / PREFIX)
@@ -409,12 +409,13 @@ def test_columns_add_up_to_what_their_rows_do(rows: list[dict[str, Any]]) -> Non
         [{**row, "_offset": at} for at, row in enumerate(rows, 1)], schema=PART_SCHEMAS["messages"]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("traceark.codec.counted._COLUMNS_FROM", 0)
+        patch.setattr("traceark.codec.columns.LONG_FROM", 0)
         try:
             found = counted(table)
         except pa.ArrowInvalid:
             assert any(abs(facts.usage_tokens) >= 2**63 - 1 for facts in fold.facts.values())
             return
+    assert found is not None
     assert (found.total, found.last_sequence) == (without_tools(fold.total), fold.last_sequence)
     assert found.by_goal.keys() == fold.by_goal.keys()
     for goal_id, sums in fold.by_goal.items():

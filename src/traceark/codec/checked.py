@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic_core import SchemaValidator, core_schema
 
+from traceark.codec.columns import are_all, are_between, are_distinct, are_same, is_rising
 from traceark.codec.counted import Counted, counted
 from traceark.codec.fields import Kind
 from traceark.codec.malformed import MALFORMED
@@ -91,25 +92,19 @@ def sound_part(data: bytes, log: LogName, trace_id: str) -> SoundPart | None:
         if not (_are_usual(table, _LOOKED_AT[log]) and _are_usual_offsets(table["_offset"], info.last)):
             return None
         if log == "messages":
-            sound = _are_messages(table, trace_id)
-            return SoundPart(info, counted(table)) if sound else None
+            sums = counted(table) if _are_messages(table, trace_id) else None
+            return SoundPart(info, sums) if sums is not None else None
         if not all(_is_apart(extra, _KNOWN["events"]) for extra, _ in _extras(table, "event_id")):
             return None
-        return SoundPart(info) if _all(pc.equal(table["event_id"], table["_offset"])) else None
+        return SoundPart(info) if are_same(table["event_id"], table["_offset"]) else None
     except _UNUSUAL:
         return None
-
-
-def _all(truths: pa.ChunkedArray) -> bool:
-    """Say whether all are true; what is null counts for nothing."""
-    return bool(pc.all(truths, min_count=0).as_py())
 
 
 def _are_usual_offsets(offsets: pa.ChunkedArray, last: int) -> bool:
     if not len(offsets):
         return True
-    ends = offsets[0].as_py(), offsets[-1].as_py()
-    return ends[0] >= 1 and ends[1] <= last and _all(pc.less(offsets[:-1], offsets[1:]))
+    return offsets[0].as_py() >= 1 and offsets[-1].as_py() <= last and is_rising(offsets)
 
 
 def _are_usual(table: pa.Table, columns: Iterable[tuple[str, Kind]]) -> bool:
@@ -119,8 +114,7 @@ def _are_usual(table: pa.Table, columns: Iterable[tuple[str, Kind]]) -> bool:
         if cells.null_count == table.num_rows:
             continue
         if kind == "time":
-            ends = pc.min_max(cells)
-            if not (ends["min"].value >= _EARLIEST and ends["max"].value < _LATEST):
+            if not are_between(cells, _EARLIEST, _LATEST):
                 return False
             continue
         for text in (cells.drop_null() if cells.null_count else cells).to_pylist():
@@ -164,12 +158,7 @@ def _extras(table: pa.Table, beside: str) -> Iterator[tuple[object, bool]]:
 
 
 def _are_messages(table: pa.Table, trace_id: str) -> bool:
-    if not table.num_rows:
-        return True
-    traces, ids = table["trace_id"], table["message_id"]
-    if traces[0].as_py() != trace_id or pc.count_distinct(traces).as_py() != 1:
-        return False
-    if pc.count_distinct(ids).as_py() != len(ids) or not _all(pc.is_finite(table["cost"])):
+    if not (are_all(table["trace_id"], trace_id) and are_distinct(table["message_id"])):
         return False
     for extra, has_usage in _extras(table, "usage"):
         if has_usage and isinstance(extra, dict) and not _is_apart(extra.pop("usage", {}), _USAGE_FIELDS):

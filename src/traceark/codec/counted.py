@@ -6,18 +6,18 @@ time, where that is exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from traceark.codec.columns import is_long
 from traceark.stats import EXACT, PREVIEW_TOOLS, Sums, exact, usage_tokens
 
-# Fewer rows are summed one by one in the time that a column takes.
-_COLUMNS_FROM = 256
 _COUNTED_KINDS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 _MOST = 2**63 - 1
 # Costs as whole numbers of 10 ** -places. Both that number and the power are doubles, so their quotient is the double
@@ -35,15 +35,17 @@ class Counted:
     last_sequence: int
 
 
-def counted(table: pa.Table) -> Counted:
+def counted(table: pa.Table) -> Counted | None:
     """Return the sums over the rows of a part, each one whole message, in the order of their offsets.
+
+    None where a cost is no number.
 
     Raises
     ------
     pyarrow.ArrowException
         What one message adds passes 64 bits.
     """
-    by_columns = _by_columns(table) if table.num_rows >= _COLUMNS_FROM else None
+    by_columns = _by_columns(table) if is_long(table["_offset"]) else None
     return _by_rows(table) if by_columns is None else by_columns
 
 
@@ -53,21 +55,32 @@ def cells_of(table: pa.Table, name: str) -> list[Any]:
     return [None] * table.num_rows if cells.null_count == table.num_rows else cells.to_pylist()
 
 
-def _by_rows(table: pa.Table) -> Counted:
-    total, by_goal, last_sequence = Sums(), dict[str | None, Sums](), 0
+def _by_rows(table: pa.Table) -> Counted | None:
+    by_goal, last_sequence = dict[str | None, Sums](), 0
     names = ("_offset", "sequence", "goal_id", "tokens", "usage", "cost", "duration_ms", "tool_name")
     for row in zip(*(cells_of(table, name) for name in names), strict=True):
         offset, sequence, goal_id, given, usage, cost, duration_ms, tool_name = row
         last_sequence = max(last_sequence, sequence)
         tokens = usage_tokens(usage) if given is None else given
+        if cost is not None and not isfinite(cost):
+            return None
         of_goal = by_goal.get(goal_id)
         if of_goal is None:
             of_goal = by_goal[goal_id] = Sums()
-        for sums in (total, of_goal):
-            sums.add(tokens, duration_ms or 0, exact(cost))
+        of_goal.add(tokens, duration_ms or 0, exact(cost))
         if tool_name is not None:
             of_goal.add_tool(offset, tool_name)
-    return Counted(total, by_goal, last_sequence)
+    return Counted(_total(by_goal.values()), by_goal, last_sequence)
+
+
+def _total(sums: Iterable[Sums]) -> Sums:
+    total = Sums()
+    for each in sums:
+        total.count += each.count
+        total.tokens += each.tokens
+        total.duration_ms += each.duration_ms
+        total.cost = EXACT.add(total.cost, each.cost)
+    return total
 
 
 def _by_columns(table: pa.Table) -> Counted | None:
@@ -83,17 +96,13 @@ def _by_columns(table: pa.Table) -> Counted | None:
     sums = pa.table(columns).group_by("goal", use_threads=False)
     grouped = sums.aggregate([([], "count_all"), *((name, "sum") for name in ("tokens", "cost", "duration"))])
     tools = _last_tools(table)
-    total, by_goal = Sums(), dict[str | None, Sums]()
+    by_goal: dict[str | None, Sums] = {}
     names = ("goal", "count_all", "tokens_sum", "cost_sum", "duration_sum")
     for goal, *numbers in zip(*(grouped[name].to_pylist() for name in names), strict=True):
         count, of_tokens, of_cost, of_duration = numbers
         cost = Decimal(of_cost).scaleb(-places, EXACT)
         by_goal[goal] = Sums(count, of_tokens, cost, of_duration, tools.get(goal, []))
-        total.count += count
-        total.tokens += of_tokens
-        total.duration_ms += of_duration
-        total.cost = EXACT.add(total.cost, cost)
-    return Counted(total, by_goal, max(pc.max(table["sequence"]).as_py() or 0, 0))
+    return Counted(_total(by_goal.values()), by_goal, max(pc.max(table["sequence"]).as_py() or 0, 0))
 
 
 def _usage_tokens(usage: pa.StructArray) -> pa.Array:
