@@ -60,6 +60,7 @@ class Scale:
             short=self.short.sized(size),
             long=self.long.sized(size),
             small=self.small.sized(size),
+            large=self.large.sized(size),
             moved=self.moved.sized(size),
         )
 
