@@ -19,6 +19,8 @@ from workload import STEPS, damage, recovered, work
 WRITTEN_ON, SAME, *MISSING = SEALED = ("written on", "same", "missing 1", "missing 2", "missing 3")
 # So much of the workload has the target, whose traces are live then, and sealed or deleted and made anew later.
 KNOWN_STEPS = 10
+# How it is synced, and whether the target has an earlier state; of two of them, spread, each way and state is one.
+SYNCS = [("each", True), ("each", False), ("once", False), ("once", True)]
 WAYS = {"each": SyncOptions(), "once": SyncOptions(sync_each=False)}
 
 

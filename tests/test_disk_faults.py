@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import os
 import shutil
 import threading
@@ -21,7 +20,7 @@ import pytest
 
 from profiles import SEED, some, tried
 from shell import run
-from sync_workload import SEALED, WAYS, completed, files, found, make, promised, synced, trace_of
+from sync_workload import SEALED, SYNCS, WAYS, completed, files, found, make, promised, synced, trace_of
 from traceark.errors import StorageError, TracearkError
 from traceark.models import Goal, Message, Trace
 from traceark.storage import syncing
@@ -282,7 +281,7 @@ def wrong_in_a_sync(
     assert files(source) == as_it_was
 
 
-@pytest.mark.parametrize(("way", "is_known"), some(itertools.product(WAYS, [False, True]), 2))
+@pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
 def test_an_error_in_a_sync_is_told_and_takes_no_trace(tmp_path: Path, way: str, is_known: bool) -> None:
     step = tried(83, 5, 2)
     found = wrong_in_a_sync(tmp_path, way, lambda at: RecordedFault(at, at // step), is_known=is_known, step=step)

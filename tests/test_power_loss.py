@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from profiles import SEED, THOROUGH, some, tried
-from sync_workload import WAYS, completed, files, found, make, promised, synced
+from sync_workload import SYNCS, WAYS, completed, files, found, make, promised, synced
 from traceark.errors import IncompleteTraceError
 from traceark.models import Message, Trace
 from traceark.storage.base import Durability
@@ -162,7 +162,7 @@ def losses_in_a_sync(
     assert files(source) == before
 
 
-@pytest.mark.parametrize(("way", "is_known"), some(itertools.product(WAYS, [False, True]), 2))
+@pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
 def test_a_loss_of_power_in_a_sync_takes_no_trace_and_makes_none_wrong(
     tmp_path: Path, way: str, is_known: bool
 ) -> None:
@@ -229,7 +229,7 @@ async def _left(target: Path, ledger: Ledger) -> list[str]:
         return ledger.faults(await found(reader), at=1) + damage(await reader.verify(deep=True))
 
 
-@pytest.mark.parametrize(("way", "is_known"), some(itertools.product(WAYS, [False, True]), 2))
+@pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
 def test_a_sync_that_was_killed_and_done_again_loses_nothing_when_the_power_goes(
     tmp_path: Path, way: str, is_known: bool
 ) -> None:
