@@ -22,6 +22,7 @@ MANY = Shape(100_000, 12, 4)
 SHORT = Shape(20_000, 500)
 LONG = Shape(2_000, 500, content=True)
 SMALL = Shape(20_000, 12, 4)
+LARGE = Shape(3, 20_000, content=True)
 MOVED = Shape(1_000, 12, 4)
 
 
@@ -44,6 +45,7 @@ class Scale:
     short: Shape = SHORT
     long: Shape = LONG
     small: Shape = SMALL
+    large: Shape = LARGE
     # What is synced to S3.
     moved: Shape = MOVED
     endured_messages: int = 1_000_000
@@ -58,6 +60,7 @@ class Scale:
             short=self.short.sized(size),
             long=self.long.sized(size),
             small=self.small.sized(size),
+            large=self.large.sized(size),
             moved=self.moved.sized(size),
         )
 
@@ -97,7 +100,7 @@ def figures_of(scale: Scale) -> dict[str, Callable[[Path], Awaitable[list[Figure
             corpora=None if scale.sessions is None else scale.sessions.parent,
         ),
         "keep": lambda folder: keeping.measure(folder, rounds=scale.rounds, count=scale.messages),
-        "move": lambda folder: moves.measure(folder, rounds=scale.rounds, shape=scale.small),
+        "move": lambda folder: moves.measure(folder, rounds=scale.rounds, shape=scale.small, large=scale.large),
         "list": lambda folder: listing.measure(folder, rounds=scale.rounds * 3, counts=dict(scale.listed)),
         "endurance": lambda folder: endurance.measure(
             folder, messages=scale.endured_messages, traces=scale.endured_traces

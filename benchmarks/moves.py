@@ -43,8 +43,8 @@ class Spent:
     cpu: list[float] = field(default_factory=list)
 
 
-async def measure(folder: Path, *, rounds: int, shape: Shape) -> list[Figure]:
-    """Return the figures of a first sync, of one with nothing to do, and of checking what was copied."""
+async def measure(folder: Path, *, rounds: int, shape: Shape, large: Shape) -> list[Figure]:
+    """Return the figures of a first sync, of one with nothing to do, of checking what was copied, and large traces."""
     source = folder / "source"
     make_traces(source, shape)
     what = f"{shape.traces:,} sealed traces of {shape.messages} messages and {shape.events} events"
@@ -87,7 +87,10 @@ async def measure(folder: Path, *, rounds: int, shape: Shape) -> list[Figure]:
         await rsync(folder)
         nothing = await _timed({"ours": again, "rsync": rsync}, rounds, folder)
         figures += _both(f"sync with nothing to do, {what}", nothing["ours"], "`rsync -a`", nothing["rsync"], 1.0)
-    return figures + await _verifying(kept["each"], what, max(rounds // 2, 1), folder)
+    figures += await _verifying(kept["each"], what, max(rounds // 2, 1), folder)
+    few = folder / "large"
+    make_traces(few, large)
+    return figures + await _verifying(few, f"{large.traces:,} of {large.messages:,} messages", rounds, folder)
 
 
 async def _verifying(archive: Path, what: str, rounds: int, folder: Path) -> list[Figure]:

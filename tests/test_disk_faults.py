@@ -11,29 +11,33 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from profiles import SEED, tried
-from test_power_loss import damage
-from traceark.errors import StorageError, TracearkError
+from profiles import SEED, some, tried
+from shell import run
+from sync_workload import SEALED, SYNCS, WAYS, completed, files, found, make, promised, synced, trace_of
+from traceark.errors import StorageError, TracearkError, TraceNotFoundError
+from traceark.layout import HEADER, LOCK, trace_prefix
 from traceark.models import Goal, Message, Trace
+from traceark.storage import syncing
 from traceark.storage.local_files import LocalAppender, LocalLock
 from traceark.store import ArchiveStore
-from traceark.testing.calls import Call, Watcher, watched
+from traceark.testing.calls import Call, Recorder, Watcher, watched
+from traceark.testing.disk import Disk, lay_out
 from traceark.testing.ledger import Ledger
-from workload import goes_on, recovered, sums_up, work
+from workload import TRACES, damage, goes_on, recovered, sums_up, work
 
 # What the system may answer. A sync and a close fail for what was written long before.
 ERRORS = {
     "create": (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EMFILE, errno.EIO),
     "mkdir": (errno.ENOSPC, errno.EACCES, errno.EROFS),
     "link": (errno.ENOSPC, errno.EROFS, errno.EIO),
-    "rename": (errno.ENOSPC, errno.EROFS, errno.EIO),
+    "rename": (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES),
     "unlink": (errno.EACCES, errno.EROFS, errno.EIO),
     "rmdir": (errno.EACCES, errno.EROFS),
     "write": (errno.ENOSPC, errno.EIO, errno.EDQUOT),
@@ -41,6 +45,7 @@ ERRORS = {
     "ftruncate": (errno.EIO,),
     "fsync": (errno.EIO, errno.ENOSPC),
     "fdatasync": (errno.EIO, errno.ENOSPC),
+    "syncfs": (errno.EIO, errno.ENOSPC),
     "close": (errno.EIO,),
 }
 
@@ -148,6 +153,25 @@ def test_half_a_write_loses_nothing_and_is_told(tmp_path: Path) -> None:
     assert list(wrong(tmp_path, lambda at: Fault(at, half=True), step=tried(211, 19, 8))) == []
 
 
+@pytest.mark.parametrize("header_is_gone", [False, True])
+async def test_a_deletion_that_was_cut_short_after_it_marked_the_lock_stops_no_writer(
+    tmp_path: Path, header_is_gone: bool
+) -> None:
+    async with ArchiveStore(tmp_path) as store:
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(Message(trace_id="t", role="user"))
+        directory = tmp_path / trace_prefix("t")
+        (directory / LOCK).write_bytes(b"%-20d\n" % -1)
+        if header_is_gone:
+            (directory / HEADER).unlink()
+            with pytest.raises(TraceNotFoundError):
+                await asyncio.wait_for(store.add_message(Message(trace_id="t", role="user")), 60)
+            await store.create_trace(Trace(trace_id="t"))
+        await asyncio.wait_for(store.add_message(Message(trace_id="t", role="user")), 60)
+        assert len(await store.get_trace_messages("t")) == (1 if header_is_gone else 2)
+        assert await store.verify("t", deep=True) == []
+
+
 def test_a_disk_that_stays_full_or_read_only_loses_nothing(tmp_path: Path) -> None:
     assert list(wrong(tmp_path, lambda at: Fault(at, at % 3, lasting=True), step=tried(211, 43, 12))) == []
 
@@ -195,3 +219,122 @@ def test_an_error_that_is_swallowed_is_found(tmp_path: Path, monkeypatch: pytest
     real = LocalAppender.append
     monkeypatch.setattr(LocalAppender, "append", append)
     assert next(wrong(tmp_path, lambda at: Fault(at, name="write"), step=1), None)
+
+
+class RecordedFault(Fault):
+    """A fault that keeps the calls that succeed all the same."""
+
+    def __init__(self, at: int, which: int = 0, *, lasting: bool = False, name: str = "") -> None:
+        super().__init__(at, which, lasting=lasting, name=name)
+        self.seen = Recorder()
+
+    def around(self, call: Call, do: Callable[..., Any]) -> Any:
+        return super().around(call, lambda: self.seen.around(call, do))
+
+
+async def faults_of_sync(source: Path, root: Path, way: str, fault: RecordedFault, ledger: Ledger) -> list[str]:
+    """Sync with a fault; return what is wrong at the target, then and after the sync that is repeated."""
+    target, disk, faults, acknowledged = root / "target", Disk.of(root), list[str](), set[str]()
+    try:
+        with watched(root, fault):
+            report = await synced(source, target, WAYS[way])
+        acknowledged = {each.trace_id for each in report.traces if each.outcome in ("new", "forward")}
+        told = report.problems
+        if report.is_clean:
+            acknowledged = {*SEALED, *TRACES}
+        elif not told:
+            faults.append(f"not told why it is not clean: {report.to_json()}")
+    except Exception as error:
+        told = [str(error)]
+        faults += [] if is_told(error) else [f"not told: {error!r}"]
+    faults += [f"it is not told of what: {each}" for each in told if str(target) not in each]
+    for call in fault.seen.calls:
+        disk.take(call)
+    for at, state in enumerate([None, *disk.states(samples=0)]):
+        left = target
+        if state is not None:
+            left = root / str(at) / "target"
+            lay_out(state, left.parent)
+        faults += [f"state {at}: {each}" for each in await _left(source, left, acknowledged, ledger)]
+    return faults + await completed(source, target, WAYS[way])
+
+
+async def _left(source: Path, target: Path, acknowledged: set[str], ledger: Ledger) -> list[str]:
+    there: dict[Hashable, object] = {}
+    faults = []
+    if target.is_dir():
+        async with ArchiveStore(target) as store:
+            there = await found(store)
+            faults += damage(await store.verify(deep=True))
+    async with ArchiveStore(source) as store:
+        wanted = {thing: value for thing, value in (await found(store)).items() if trace_of(thing) in acknowledged}
+    faults += [f"acknowledged, and not there: {thing}" for thing in wanted if there.get(thing) != wanted[thing]]
+    return faults + ledger.faults(there, at=0)
+
+
+def wrong_in_a_sync(
+    folder: Path, way: str, make_fault: Callable[[int], RecordedFault], *, is_known: bool, step: int
+) -> Iterator[str]:
+    """Yield what is wrong after a fault at each call of a sync in turn."""
+    source, before = folder / "source", folder / "before"
+    make(source, before if is_known else None)
+    as_it_was, moment = files(source), 0
+    ledger = Ledger(now=lambda: moment)
+    with promised(ledger, is_known=is_known):
+        moment = 1
+    at = 1 + SEED % step
+    while True:
+        fault, root = make_fault(at), folder / str(at)
+        root.mkdir()
+        if is_known:
+            shutil.copytree(before, root / "target")
+        try:
+            faults = asyncio.run(faults_of_sync(source, root, way, fault, ledger))
+        except Exception as error:  # whatever goes wrong is what is looked for
+            faults = [repr(error)]
+        shutil.rmtree(root)
+        if fault.hit is None:
+            break
+        for each in faults:
+            yield f"call {at} ({fault.hit.name} {fault.hit.path}): {each}"
+        at += step
+    assert files(source) == as_it_was
+
+
+@pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
+def test_an_error_in_a_sync_is_told_and_takes_no_trace(tmp_path: Path, way: str, is_known: bool) -> None:
+    step = tried(83, 5, 2)
+    found = wrong_in_a_sync(tmp_path, way, lambda at: RecordedFault(at, at // step), is_known=is_known, step=step)
+    assert list(found) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_disk_that_stays_full_or_read_only_in_a_sync_is_told_and_takes_no_trace(tmp_path: Path, way: str) -> None:
+    def lasting(at: int) -> RecordedFault:
+        return RecordedFault(at, at % 3, lasting=True)
+
+    assert list(wrong_in_a_sync(tmp_path, way, lasting, is_known=way == "each", step=tried(193, 11, 4))) == []
+
+
+@pytest.mark.parametrize("name", ["mkdir", "create", "write", "fsync"])
+def test_the_verb_that_syncs_onto_a_failing_disk_says_which_file_and_exits_with_1(tmp_path: Path, name: str) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    make(source, target)
+    with watched(target, RecordedFault(1, lasting=True, name=name)):
+        result = run("sync", source, target)
+    assert result.exit_code == 1 and str(target) in result.stderr, result.stderr
+    assert asyncio.run(completed(source, target, WAYS["each"])) == []
+    assert run("sync", source, target).exit_code == 0
+
+
+def test_an_error_of_syncing_a_file_system_that_is_swallowed_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sync_file_system(path: Path) -> None:
+        with suppress(OSError):
+            real(path)
+
+    real = syncing.sync_file_system
+    monkeypatch.setattr("traceark.sync.disk.sync_file_system", sync_file_system)
+    found = wrong_in_a_sync(tmp_path, "once", lambda at: RecordedFault(at, name="syncfs"), is_known=False, step=1)
+    assert "syncfs" in str(next(found, None))

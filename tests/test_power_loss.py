@@ -8,24 +8,26 @@ nothing found by `verify` but what a loss of power leaves.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from profiles import SEED, THOROUGH, tried
+from profiles import SEED, THOROUGH, some, tried
+from sync_workload import SYNCS, WAYS, completed, files, found, make, promised, synced
 from traceark.errors import IncompleteTraceError
-from traceark.layout import HEADER
+from traceark.models import Message, Trace
 from traceark.storage.base import Durability
 from traceark.storage.local_files import LocalAppender
-from traceark.storage.staging import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.testing.calls import Call, Recorder, watched
 from traceark.testing.disk import Disk, lay_out
 from traceark.testing.ledger import Ledger
-from traceark.verification import Finding
-from workload import goes_on, recovered, sums_up, work
+from workload import damage, goes_on, recovered, sums_up, work
 
 Recorded = tuple[list[Call], Ledger]
 
@@ -34,38 +36,29 @@ def recorded(folder: Path, durability: Durability) -> Recorded:
     """Return the calls of the workload, and its ledger; moments are numbers of calls."""
     seen = Recorder()
     ledger = Ledger(now=lambda: len(seen.calls))
+    folder.mkdir()
     with watched(folder, seen):
         assert asyncio.run(work(ArchiveStore(folder / "archive", durability=durability), ledger)) == []
     return seen.calls, ledger
 
 
-def states(calls: list[Call], step: int, samples: int) -> Iterator[tuple[int, dict[str, bytes]]]:
-    """Yield what a loss of power may leave, after every so many calls, with how many there were."""
-    disk = Disk()
+def states(calls: list[Call], disk: Disk, step: int, samples: int) -> Iterator[tuple[int, dict[str, bytes]]]:
+    """Yield what a loss of power may leave of a disk, after every so many calls, with how many there were."""
     moments = 0
     for at, call in enumerate(calls, 1):
         disk.take(call)
         if call.name == "close":
             continue  # it changes nothing
         moments += 1
-        if moments % step == SEED % step:
+        if moments % step == SEED % step or at == len(calls):
             for state in disk.states(samples, seed=SEED + at, singly=THOROUGH):
                 yield at, state
 
 
-def damage(findings: list[Finding]) -> list[str]:
-    """Leave out what any kill may leave: files that nothing refers to, half a creation or deletion."""
-    return [
-        str(finding)
-        for finding in findings
-        if not finding.is_note
-        and TEMPORARY not in finding.file
-        and not (finding.file.endswith(HEADER) and "missing" in finding.meaning)
-    ]
-
-
 async def judged(root: Path, ledger: Ledger, at: int) -> list[str]:
     """Return what is wrong with an archive after a loss of power at a call."""
+    if not (root / "archive").is_dir():
+        return ledger.faults({}, at)
     reader = ArchiveStore(root / "archive")
     faults = ledger.faults(await recovered(reader), at)
     await sums_up(reader)
@@ -80,6 +73,8 @@ async def judged(root: Path, ledger: Ledger, at: int) -> list[str]:
 
 async def reads(root: Path) -> list[str]:
     """Return what is wrong with an archive that may have lost something: it may say that, and what it says is so."""
+    if not (root / "archive").is_dir():
+        return []
     reader = ArchiveStore(root / "archive")
     try:
         await recovered(reader)
@@ -92,21 +87,27 @@ async def reads(root: Path) -> list[str]:
 
 
 def faults(
-    folder: Path, calls: list[Call], judge: Callable[[Path, int], Awaitable[list[str]]], *, step: int, samples: int
+    folder: Path,
+    calls: list[Call],
+    judge: Callable[[Path, int], Awaitable[list[str]]],
+    *,
+    step: int,
+    samples: int,
+    disk: Disk | None = None,
 ) -> Iterator[str]:
     """Yield what is wrong after losses of power, and at which call."""
     runs = 0
-    for at, state in states(calls, step, samples):
+    for at, state in states(calls, disk or Disk(), step, samples):
         runs += 1
         root = folder / str(runs)
+        root.mkdir()
         lay_out(state, root)
-        if (root / "archive").is_dir():
-            try:
-                found = asyncio.run(_awaited(judge(root, at)))
-            except Exception as error:  # whatever goes wrong is what is looked for
-                found = [repr(error)]
-            for each in found:
-                yield f"call {at} ({calls[at - 1].name} {calls[at - 1].path}), state {runs}: {each}"
+        try:
+            found = asyncio.run(_awaited(judge(root, at)))
+        except Exception as error:  # whatever goes wrong is what is looked for
+            found = [repr(error)]
+        for each in found:
+            yield f"call {at} ({calls[at - 1].name} {calls[at - 1].path}), state {runs}: {each}"
         shutil.rmtree(root, ignore_errors=True)
     assert runs > len(calls) // step // 2
 
@@ -134,3 +135,148 @@ def test_a_sync_that_is_left_out_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     calls, ledger = recorded(tmp_path / "recorded", "fsync")
     found = faults(tmp_path, calls, lambda root, at: judged(root, ledger, at), step=5, samples=1)
     assert any("may be" in each for each in found)
+
+
+def losses_in_a_sync(
+    folder: Path, way: str, *, is_known: bool, step: int, samples: int, recorder: Recorder | None = None
+) -> Iterator[str]:
+    """Yield what is wrong after a loss of power in a sync: of the target, and of the sync that is repeated."""
+    source, target, options = folder / "source", folder / "disk" / "target", WAYS[way]
+    target.parent.mkdir(parents=True)
+    make(source, target if is_known else None)
+    before, disk = files(source), Disk.of(target.parent)
+    seen = recorder or Recorder()
+    ledger = Ledger(now=lambda: len(seen.calls))
+
+    async def judge(root: Path, at: int) -> list[str]:
+        left = root / "target"
+        if not left.is_dir():
+            return ledger.faults({}, at) + await completed(source, left, options)
+        async with ArchiveStore(left) as reader:
+            faults = ledger.faults(await found(reader), at) + damage(await reader.verify(deep=True))
+        return faults + await completed(source, left, options)
+
+    with watched(target.parent, seen), promised(ledger, is_known=is_known):
+        assert asyncio.run(synced(source, target, options)).is_clean
+    yield from faults(folder, seen.calls, judge, step=step, samples=samples, disk=disk)
+    assert files(source) == before
+
+
+@pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
+def test_a_loss_of_power_in_a_sync_takes_no_trace_and_makes_none_wrong(
+    tmp_path: Path, way: str, is_known: bool
+) -> None:
+    found = losses_in_a_sync(tmp_path, way, is_known=is_known, step=tried(53, 5, 2), samples=tried(1, 2))
+    assert list(found) == []
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killing(Recorder):
+    """Lets the process die at a call, which is not done any more, nor any other."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.is_dead = False
+        self._at = at
+
+    def around(self, call: Call, do: Callable[..., Any]) -> Any:
+        self.is_dead = self.is_dead or len(self.calls) >= self._at
+        if self.is_dead and call.name != "close":  # the descriptors of who dies are closed
+            raise Killed
+        return super().around(call, do)
+
+
+def losses_after_a_kill(folder: Path, way: str, *, is_known: bool, step: int) -> Iterator[str]:
+    """Yield what a loss of power takes of what was acknowledged by the second sync, the first having been killed."""
+    source, before, options = folder / "source", folder / "before", WAYS[way]
+    make(source, before if is_known else None)
+    for at in itertools.count(1 + SEED % step, step):
+        root, killing, moment = folder / str(at), Killing(at), 0
+        root.mkdir()
+        if is_known:
+            shutil.copytree(before, root / "target")
+        disk, seen = Disk.of(root), Recorder()
+        ledger = Ledger(now=lambda: moment)  # noqa: B023
+        with promised(ledger, is_known=is_known):
+            with suppress(Killed), watched(root, killing):
+                asyncio.run(synced(source, root / "target", options))
+            with watched(root, seen):
+                asyncio.run(synced(source, root / "target", options))
+            moment = 1
+        calls = [*killing.calls, *seen.calls]
+        for call in calls:
+            disk.take(call)
+        for number, state in enumerate(disk.states(samples=1, seed=SEED + at)):
+            left = root / str(number)
+            lay_out(state, left)
+            try:
+                found = asyncio.run(_awaited(_left(left / "target", ledger)))
+            except Exception as error:  # whatever goes wrong is what is looked for
+                found = [repr(error)]
+            yield from (f"killed at call {at} (after {calls[at - 2]}): {each}" for each in found)
+        shutil.rmtree(root)
+        if not killing.is_dead:
+            return
+
+
+async def _left(target: Path, ledger: Ledger) -> list[str]:
+    if not target.is_dir():
+        return ledger.faults({}, at=1)
+    async with ArchiveStore(target) as reader:
+        return ledger.faults(await found(reader), at=1) + damage(await reader.verify(deep=True))
+
+
+@pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
+def test_a_sync_that_was_killed_and_done_again_loses_nothing_when_the_power_goes(
+    tmp_path: Path, way: str, is_known: bool
+) -> None:
+    assert list(losses_after_a_kill(tmp_path, way, is_known=is_known, step=tried(73, 7, 2))) == []
+
+
+def test_a_file_system_that_is_not_synced_in_a_sync_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("traceark.sync.disk.sync_file_system", lambda path: None)
+    found = losses_in_a_sync(tmp_path, "once", is_known=False, step=10_000, samples=1)
+    assert any("may be" in each for each in found)
+
+
+async def _seal(archive: Path) -> None:
+    async with ArchiveStore(archive) as store:
+        await store.seal("t")
+
+
+async def _live(archive: Path) -> None:
+    async with ArchiveStore(archive) as store:
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(Message(trace_id="t", role="user", content="said"))
+        await store.append_event("t", "told", None)
+
+
+async def _findings(archive: Path) -> list[str]:
+    async with ArchiveStore(archive) as store:
+        return damage(await store.verify(deep=True))
+
+
+def test_a_seal_that_was_killed_and_done_again_names_all_files_that_are_left_when_the_power_goes(
+    tmp_path: Path,
+) -> None:
+    before = tmp_path / "before"
+    asyncio.run(_live(before))
+    step = tried(5, 1)
+    for at in itertools.count(SEED % step, step):
+        root, killing, seen = tmp_path / str(at), Killing(at), Recorder()
+        shutil.copytree(before, root)
+        disk = Disk.of(root)
+        with suppress(Killed), watched(root, killing):
+            asyncio.run(_seal(root))
+        with watched(root, seen):
+            asyncio.run(_seal(root))
+        for call in (*killing.calls, *seen.calls):
+            disk.take(call)
+        for number, state in enumerate(disk.states(samples=1, seed=SEED)):
+            lay_out(state, left := tmp_path / f"{at}-{number}")
+            assert asyncio.run(_findings(left)) == [], (at, killing.calls[-1:])
+        if not killing.is_dead:
+            break

@@ -21,7 +21,6 @@ from clock import Clock
 from profiles import SEED, THOROUGH, WHOLE, tried
 from servers import REGION, S3Server
 from test_disk_faults import is_told
-from test_power_loss import damage
 from traceark.errors import StorageError, TracearkError, UnsafeStorageError
 from traceark.models import Trace
 from traceark.storage import objects
@@ -33,7 +32,7 @@ from traceark.store import ArchiveStore
 from traceark.testing.ledger import Ledger
 from traceark.testing.proxy import Fault, Plan, Proxy, Request, proxy
 from traceark.verification import Finding
-from workload import Step, add, correct, create, delete, goal, goes_on, reach, recovered, sums_up, tell, work
+from workload import Step, add, correct, create, damage, delete, goal, goes_on, reach, recovered, sums_up, tell, work
 
 # That folding failed for a while is told, and tried again.
 pytestmark = pytest.mark.filterwarnings("ignore::traceark.errors.UnfoldedWarning")

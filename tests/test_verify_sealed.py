@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from profiles import tried
+from traceark.codec.counted import counted
 from traceark.codec.parquet import METADATA_KEY, PART_SCHEMAS
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.manifest import encode_manifest, sha256
 from traceark.models import Goal, Message, Trace, Usage
+from traceark.stats import MessageFold, Sums, facts_of
 from traceark.storage.local import LocalStorage
 from traceark.store import ArchiveStore
 from traceark.verification import Finding
@@ -122,9 +130,11 @@ def cell(name: str, value: Any, row: int = 1) -> Callable[[pa.Table], pa.Table]:
 
     def change(table: pa.Table) -> pa.Table:
         field = table.schema.field(name)
-        cells = table[name].to_pylist()
+        # There are times that Python has not.
+        stored = pa.int64() if pa.types.is_timestamp(field.type) else field.type
+        cells = table[name].cast(stored).to_pylist()
         cells[row] = value
-        return table.set_column(table.schema.get_field_index(name), field, pa.array(cells, field.type))
+        return table.set_column(table.schema.get_field_index(name), field, pa.array(cells, stored).cast(field.type))
 
     return change
 
@@ -227,6 +237,10 @@ def no_events(trace: Path) -> None:
 
 
 DAY_AFTER_TIME = 2**62
+JSON_TEXTS = (
+    *("{", "", " ", "1,2", "1],[2", "[1,]", "NaN", "-Infinity", "nan", "1e999", " 1 ", '"\\ud800"', '"\x00"', "\x00"),
+    *("01", "[" * 300 + "]" * 300, "[" * 100_000 + "]" * 100_000, "1" * 4300, "1" * 4301, '{"a":1,"a":2}', "\ufeff1"),
+)
 MESSAGES: Mapping[str, Any] = {
     "message_id": None,
     "trace_id": "other",
@@ -261,11 +275,9 @@ FORGED: dict[str, Forge] = {
     **{f"first-message-extra-{text}": forged("messages", cell("extra", text, 0)) for text in EXTRAS},
     **{f"event-extra-{text}": forged("events", cell("extra", text)) for text in ('{"event_id":7}', "null", "{")},
     **{f"no-utf8-{log}-{name}": forged(log, no_utf8(name)) for log, name in TEXTS},
-    **{
-        f"time-{log}": forged(log, cell("created_at", pa.scalar(DAY_AFTER_TIME, pa.timestamp("us", "UTC"))))
-        for log in LOGS
-    },
+    **{f"time-{log}": forged(log, cell("created_at", DAY_AFTER_TIME)) for log in LOGS},
     "null-trace": forged("messages", cell("trace_id", None)),
+    **{f"no-offset-{log}": forged(log, cell("_offset", None)) for log in LOGS},
     "zero-offset": forged("messages", cell("_offset", 0, 0)),
     "same-message": forged("messages", cell("message_id", "sealed-0001")),
     "no-number": forged("messages", cell("cost", float("nan"))),
@@ -309,3 +321,108 @@ def test_both_looks_find_the_same_where_all_else_agrees_with_the_damage(archive:
     sound, careful, found = looked_at(archive)
     assert found == careful
     assert not sound or careful == []
+
+
+# What may stand in a cell, sound or not. What one says another may contradict: a total, an id, an order.
+CELLS: dict[tuple[LogName, str], tuple[Any, ...]] = {
+    ("messages", "message_id"): (None, "", "sealed-0001", "other"),
+    ("messages", "trace_id"): (None, "other", "sealed"),
+    ("messages", "sequence"): (None, -1, 0, 1, 4, 70),
+    ("messages", "goal_id"): (None, "", "1", "2"),
+    ("messages", "tool_name"): (None, "", "read", "write"),
+    ("messages", "content"): (*JSON_TEXTS, None),
+    ("messages", "tokens"): (None, 0, 1, -1, 2**63 - 1, -(2**63)),
+    ("messages", "usage"): (None, {}, {"input_tokens": 1}, {"output_tokens": 2**63 - 1, "input_tokens": 1}),
+    ("messages", "cost"): (None, 0.1, -0.0, 0.30000000000000004, 1e-300, 1e300, float("nan"), float("inf")),
+    ("messages", "duration_ms"): (None, 0, 5, 2**63 - 1),
+    ("messages", "created_at"): (None, 0, -1, DAY_AFTER_TIME, -DAY_AFTER_TIME),
+    ("messages", "extra"): (None, "{}", '{"of_mine":2}', *EXTRAS),
+    ("messages", "_offset"): (None, -1, 0, 1, 2, 3, 4, 5, 1000),
+    ("messages", "_op"): (None, "update"),
+    ("events", "event_id"): (None, 0, 1, 2, 4, 5),
+    ("events", "payload"): (*JSON_TEXTS, None),
+    ("events", "created_at"): (None, 0, DAY_AFTER_TIME),
+    ("events", "extra"): (None, "{}", '{"event_id":7}', "null", "{"),
+    ("events", "_offset"): (None, 0, 1, 2, 4, 5),
+}
+CHANGES = st.sampled_from(
+    [(log, name, value, row) for (log, name), values in CELLS.items() for value in values for row in range(4)]
+)
+
+
+@pytest.mark.parametrize("long_from", [1, 1000])
+def test_the_quick_look_finds_nothing_wrong_only_where_the_careful_one_does(made: Path, long_from: int) -> None:
+    looks: Counter[bool] = Counter()
+
+    @settings(max_examples=tried(60, 1500))
+    @given(st.lists(CHANGES, min_size=1, max_size=3))
+    def look(changes: list[tuple[LogName, str, Any, int]]) -> None:
+        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("traceark.codec.columns.LONG_FROM", long_from)
+            archive = Path(shutil.copytree(made, Path(folder, "archive")))
+            for log, name, value, row in changes:
+                forged(log, cell(name, value, row))(archive / PREFIX)
+            sound, careful, found = looked_at(archive)
+            assert found == careful
+            assert not sound or careful == []
+            looks[sound] += 1
+
+    look()
+    assert looks[True] and looks[False]
+
+
+COSTS = st.one_of(
+    st.none(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-(10**15), 10**15).map(lambda number: number / 10**9),
+    st.integers(0, 10**7).map(lambda number: number / 10**6),
+    st.sampled_from([0.1, 0.2, 0.30000000000000004, -0.0, 5e-324, 1e22, 123456789.123456789]),
+)
+NUMBERS = st.none() | st.integers(0, 1000) | st.sampled_from([2**63 - 1, 2**62, -(2**63), -1])
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "goal_id": st.sampled_from([None, "1"]),
+            "tool_name": st.sampled_from([None, "", "read", "write", "edit"]),
+            "tokens": NUMBERS,
+            "usage": st.none() | st.fixed_dictionaries({"input_tokens": NUMBERS, "output_tokens": NUMBERS}),
+            "cost": COSTS,
+            "duration_ms": NUMBERS,
+            "sequence": st.integers(-1, 9),
+        }
+    ),
+    max_size=25,
+)
+
+
+ROW = dict.fromkeys(("goal_id", "tokens", "usage", "cost", "duration_ms"))
+
+
+@settings(max_examples=tried(100, 3000))
+@example([{**ROW, "tool_name": f"tool {at}", "sequence": at} for at in range(9)])
+@given(ROWS)
+def test_columns_add_up_to_what_their_rows_do(rows: list[dict[str, Any]]) -> None:
+    fold = MessageFold()
+    for at, row in enumerate(rows, 1):
+        fold.add(str(at), facts_of(row, at))
+    table = pa.Table.from_pylist(
+        [{**row, "_offset": at} for at, row in enumerate(rows, 1)], schema=PART_SCHEMAS["messages"]
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("traceark.codec.columns.LONG_FROM", 0)
+        try:
+            found = counted(table)
+        except pa.ArrowInvalid:
+            assert any(abs(facts.usage_tokens) >= 2**63 - 1 for facts in fold.facts.values())
+            return
+    assert found is not None
+    assert (found.total, found.last_sequence) == (without_tools(fold.total), fold.last_sequence)
+    assert found.by_goal.keys() == fold.by_goal.keys()
+    for goal_id, sums in fold.by_goal.items():
+        of_goal = found.by_goal[goal_id]
+        assert without_tools(of_goal) == without_tools(sums)
+        assert of_goal.last_tools() == sums.last_tools()
+
+
+def without_tools(sums: Sums) -> Sums:
+    return replace(sums, tools=[])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from traceark.errors import TraceNotFoundError
+from traceark.layout import HEADER
 from traceark.models import Goal, Message, Trace
+from traceark.storage.staging import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.testing.ledger import Ledger
+from traceark.verification import Finding
 
 TRACES = ("t", "u")
 CONTENT = "x" * 300
@@ -95,7 +98,7 @@ STEPS: list[list[Step]] = [
 ]
 
 
-async def work(store: ArchiveStore, ledger: Ledger) -> list[Exception]:
+async def work(store: ArchiveStore, ledger: Ledger, steps: Sequence[list[Step]] = STEPS) -> list[Exception]:
     """Write two traces in every way that there is, one of them deleted and made anew; return what failed."""
 
     async def do(step: Step) -> None:
@@ -104,7 +107,7 @@ async def work(store: ArchiveStore, ledger: Ledger) -> list[Exception]:
             await call(store)
 
     failed: list[Exception] = []
-    for together in STEPS:
+    for together in steps:
         done = await asyncio.gather(*map(do, together), return_exceptions=True)
         for each in done:
             if isinstance(each, Exception):
@@ -184,3 +187,14 @@ async def goes_on(store: ArchiveStore) -> None:
         await store.update_trace(trace_id, status="failed")
         await store.seal(trace_id)
     await store.close()
+
+
+def damage(findings: list[Finding]) -> list[str]:
+    """Leave out what any kill may leave: files that nothing refers to, half a creation or deletion."""
+    return [
+        str(finding)
+        for finding in findings
+        if not finding.is_note
+        and TEMPORARY not in finding.file
+        and not (finding.file.endswith(HEADER) and "missing" in finding.meaning)
+    ]

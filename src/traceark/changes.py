@@ -210,7 +210,7 @@ class Replay:
             )
             for goal_id, (_, kept) in goals.items()
         }
-        return with_stats(tree, self._fold(), was_set)
+        return with_stats(tree, self._fold().by_goal, was_set)
 
 
 class Untold:

@@ -161,7 +161,8 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
         trace.entries.pop(name)
     await trace.retry(trace.publish_both)
     await storage.delete(f"{prefix}/{name}" for name in others)
-    for directory in {name.partition("/")[0] for name in others}:
+    # Also where there are none: who removed them may have been killed before that was on stable storage.
+    for directory in {name.partition("/")[0] for name in (*others, *keep) if _is_of_log(name)}:
         await storage.sync_names(f"{prefix}/{directory}")
     hashes: dict[str, str] = {}
     for name in sorted(keep):

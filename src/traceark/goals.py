@@ -122,4 +122,4 @@ def _with_set(
             was_set[goal.id] = (was_set[goal.id][0], set_from(goal.cumulative_stats, sums[goal.id][1], offset))
     # Extra fields of given stats are kept; their counted fields are computed anew.
     tree = given.model_copy(deep=True)
-    return TreeFile(with_stats(tree, fold, was_set), incarnation, 0, offset, 0, was_set)
+    return TreeFile(with_stats(tree, fold.by_goal, was_set), incarnation, 0, offset, 0, was_set)

@@ -173,7 +173,7 @@ class KnownTrace:
         """Return the goal tree with its stats as the messages are now, marked with its revision."""
         if self.tree is None:
             return None
-        tree = with_stats(self.tree.tree.model_copy(deep=True), self.fold, self.tree.was_set)
+        tree = with_stats(self.tree.tree.model_copy(deep=True), self.fold.by_goal, self.tree.was_set)
         return as_read(tree, self.tree)
 
     def checkpoint(self) -> Checkpoint:

@@ -325,7 +325,7 @@ class OpenTrace(KnownTrace):
         revision = (self.tree.revision if self.tree else 0) + 1
         changes = self.tree.changes if self.tree is not None else Changes()
         stored = TreeFile(
-            with_stats(tree.tree, self.fold, tree.was_set),
+            with_stats(tree.tree, self.fold.by_goal, tree.was_set),
             self.header.incarnation,
             revision,
             self.ends["messages"],

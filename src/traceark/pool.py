@@ -35,7 +35,7 @@ from traceark.recording import RecordedTrace
 from traceark.rollups.cache import FileCache
 from traceark.rollups.standing import Standing
 from traceark.segments import Places
-from traceark.storage.base import Durability, Entry, Storage
+from traceark.storage.base import AppendStorage, Durability, Entry, Storage
 
 Answer = TypeVar("Answer")
 # What parts say of themselves is remembered for so many of them.
@@ -168,10 +168,16 @@ class TracePool:
     async def _make_ready(self) -> None:
         if not self._allow_unsafe_writes:
             await self.storage.check_writable()
+        on_disk = self.storage if isinstance(self.storage, AppendStorage) else None
         while await self.marker() is None:
+            if on_disk is not None:
+                on_disk.make_directory("")
             self._marker = await make_marker(self.storage)
             if self._marker is not None:
                 await self.catalog.begin()
+        if on_disk is not None:
+            # Who made what is here may have been killed before it was on stable storage.
+            await on_disk.sync_names("")
 
     def at_hand(self, trace_id: str) -> OpenTrace | None:
         """Return a trace for writing if it is open."""

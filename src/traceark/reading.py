@@ -155,7 +155,7 @@ class StoredTrace:
                 f"trace {self.trace_id!r}: {what} is as of messages offset {stored.messages}, but the messages end at "
                 f"{end}; copy the messages directory again"
             )
-        return as_read(with_stats(stored.tree, fold, stored.was_set), stored)
+        return as_read(with_stats(stored.tree, fold.by_goal, stored.was_set), stored)
 
 
 def fold_updates(rows: list[PartRecord]) -> list[PartRecord]:

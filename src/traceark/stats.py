@@ -377,9 +377,9 @@ def goal_sums(
     return {goal.id: (own[goal.id], cumulative[goal.id]) for goal in listed}
 
 
-def with_stats(tree: GoalTree, fold: MessageFold, was_set: SetGoals) -> GoalTree:
-    """Return the tree with every goal's stats as the messages and what was set make them."""
-    sums = goal_sums(tree.goals, fold.by_goal, was_set)
+def with_stats(tree: GoalTree, by_goal: Mapping[str | None, Sums], was_set: SetGoals) -> GoalTree:
+    """Return the tree with every goal's stats as the sums of the messages and what was set make them."""
+    sums = goal_sums(tree.goals, by_goal, was_set)
     nothing = (None, None)
     goals = []
     for goal in tree.goals:

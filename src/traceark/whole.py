@@ -149,5 +149,5 @@ def _part(log: _Log, trace_id: str, incarnation: str, writer: str) -> bytes:
 
 def _tree_file(tree: GoalTree, fold: MessageFold, header: Header) -> TreeFile:
     given = goals.replaced(None, tree, MessageFold(), 0, header.incarnation)
-    stats = with_stats(given.tree, fold, given.was_set)
+    stats = with_stats(given.tree, fold.by_goal, given.was_set)
     return TreeFile(stats, header.incarnation, messages=header.checkpoint.ends["messages"], was_set=given.was_set)

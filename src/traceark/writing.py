@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError, TraceNotFoundError
-from traceark.layout import LOCK, LogName, SegmentName
+from traceark.layout import HEADER, LOCK, LogName, SegmentName
 from traceark.log import Tail
 from traceark.requests import Staged
 from traceark.storage.base import (
@@ -171,11 +171,25 @@ class FileWriter(LogWriter):
         while True:
             lock = self._open_lock()
             await acquire(lock)
-            if lock.generation() != -1:
-                return lock
+            try:
+                if lock.generation() != -1 or await self._was_left(lock):
+                    return lock
+            except BaseException:
+                lock.release()
+                raise
             # The trace was deleted under this lock; if it was made anew, that has a lock of its own.
             lock.release()
             self.reset()
+
+    async def _was_left(self, lock: Lock) -> bool:
+        """Say whether a lock that says that its trace was deleted is left of a deletion that never came so far."""
+        if lock.is_removed():
+            return False
+        if HEADER not in await self._storage.list(self._trace.prefix):
+            raise TraceNotFoundError(f"no trace {self._trace.trace_id!r} in {self._storage.url}")
+        lock.bump()
+        lock.bump()  # to one, as a writer finds it in a trace that it has just created itself
+        return True
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:

@@ -56,6 +56,8 @@ def read_part(data: bytes, log: LogName, what: str, columns: Sequence[str] | Non
         raise _unreadable(what, error) from None
     specs = [column for column in LOG_COLUMNS[log] if column.name in table.column_names]
     try:
+        if table["_offset"].null_count:
+            raise ValueError("it has no offset")
         internal = [table[name].to_pylist() for name in ("_offset", "_op", "_digest")]
         records = _rows(specs, table, _TO_JSON, {})
         found: list[PartRecord] = []

@@ -97,12 +97,12 @@ def recounted_tree(tree: TreeFile, messages: LogRead) -> bytes | None:
     fold = _fold(messages, tree.messages)
     try:
         tree.tree.check()
+        if fold is None or not any(wrong_stats(tree, fold)):
+            return None
     except InvalidValueError:
-        return None  # goals that do not make a tree have no sums
-    if fold is None or not any(wrong_stats(tree, fold)):
-        return None
+        return None  # goals that do not make a tree have no sums, nor have messages that add up to more than fits
     tree.revision += 1
-    tree.tree = with_stats(tree.tree, fold, tree.was_set)
+    tree.tree = with_stats(tree.tree, fold.by_goal, tree.was_set)
     return tree.encode()
 
 

@@ -210,6 +210,10 @@ class Lock(ABC):
         """Make the generation a new one, or mark the trace as deleted."""
 
     @abstractmethod
+    def is_removed(self) -> bool:
+        """Say whether the file that is locked has no name any more."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close the lock."""
 
@@ -231,7 +235,7 @@ class AppendStorage(Storage):
 
     @abstractmethod
     def make_directory(self, prefix: str) -> None:
-        """Make a directory, durably."""
+        """Make a directory if it is not there, and its name durable in any case."""
 
     @abstractmethod
     def remove_directory(self, prefix: str) -> None:

@@ -174,8 +174,8 @@ class LocalStorage(AppendStorage):
             written = {key: self._written(key, data, undo) for key, data in files.items()}
             for file in written.values():
                 file.sync()
-            for key, file in written.items():
-                version = self._publish(key, file, exclusive=exclusive)
+            for file in written.values():
+                version = self._publish(file, exclusive=exclusive)
         return version
 
     def _written(self, key: str, data: bytes, undo: ExitStack) -> Unpublished:
@@ -187,10 +187,10 @@ class LocalStorage(AppendStorage):
         file.write(data)
         return file
 
-    def _publish(self, key: str, file: Unpublished, *, exclusive: bool) -> str:
+    def _publish(self, file: Unpublished, *, exclusive: bool) -> str:
         version = file.publish(exclusive=exclusive)
         if self._sync_names:
-            with told_errors(key):
+            with told_errors(file.path):
                 sync_directory(file.path.parent)
         return version
 
@@ -247,7 +247,11 @@ class LocalStorage(AppendStorage):
     def make_directory(self, prefix: str) -> None:
         path = self.path(prefix)
         with told_errors(str(path)):
+            is_there = path.is_dir()
             self._make(path)
+            if is_there and self._sync_names:
+                # Who made it may have been killed before that was on stable storage.
+                sync_directory(path.parent)
 
     def remove_directory(self, prefix: str) -> None:
         shutil.rmtree(self.path(prefix), ignore_errors=True)

@@ -121,6 +121,9 @@ class LocalLock(Lock):
         with told_errors(str(self._path)):
             os.pwrite(self._descriptor, b"%-20d\n" % generation, 0)
 
+    def is_removed(self) -> bool:
+        return os.fstat(self._descriptor).st_nlink == 0
+
     def close(self) -> None:
         with told_errors(str(self._path)):
             os.close(self._descriptor)

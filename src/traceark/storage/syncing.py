@@ -37,17 +37,28 @@ def sync_file_system(path: Path) -> None:
     --------
     >>> sync_file_system(Path.cwd())
     """
-    syncfs = _syncfs()
-    if syncfs is None:
-        os.sync()
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        if syncfs(descriptor):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(path))
+        syncfs(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         os.close(descriptor)
+
+
+def syncfs(descriptor: int) -> None:
+    """Return when all that was written to the file system of an open file is on stable storage.
+
+    Raises
+    ------
+    OSError
+    """
+    call = _syncfs()
+    if call is None:
+        os.sync()
+    elif call(descriptor):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 @cache

@@ -140,6 +140,9 @@ async def _publish(
         superseded = await _droppable(side, target, superseded)
     await target.delete(f"{prefix}/{name}" for name in superseded)
     if side.manifest is not None:
+        # What a loss of power brings back, of whom a kill kept from getting here too, the manifest does not name.
+        for log in {name.partition("/")[0] for name in (*superseded, *side.log_files())}:
+            await target.sync_names(f"{prefix}/{log}")
         await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
     return written

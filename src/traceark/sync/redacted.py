@@ -149,7 +149,7 @@ def _part(log: LogName, read: LogRead, rows: Sequence[PartRecord], trace_id: str
 
 def _tree(tree: TreeFile, fold: MessageFold, end: int, incarnation: str, redactor: Redactor) -> TreeFile:
     was_set = set_without(tree, redactor)
-    goals = with_stats(tree_without(tree, redactor), fold, was_set)
+    goals = with_stats(tree_without(tree, redactor), fold.by_goal, was_set)
     return replace(
         tree,
         tree=goals,

@@ -2,7 +2,7 @@
 
 Inside `watched` every such call of this process below one directory goes through a `Watcher`, which
 may do it, do half of it, fail, or let the process die there. It patches the module `os`, through
-which `pathlib`, `shutil` and the storage work; reading is not looked at.
+which `pathlib`, `shutil` and the storage work, and `syncfs`, which that has not; reading is not looked at.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from traceark.storage import syncing
+
 _BY_PATH = ("mkdir", "rmdir", "unlink", "remove")
 _BY_TWO_PATHS = ("link", "rename", "replace")
 _BY_DESCRIPTOR = ("write", "pwrite", "ftruncate", "fsync", "fdatasync", "close")
@@ -28,7 +30,7 @@ class Call:
     Attributes
     ----------
     name : str
-        As in the module `os`; ``create`` for an `os.open` that made a file.
+        As in the module `os`; ``create`` for an `os.open` that made a file; ``syncfs``.
     path : str
         Of what, relative to the directory that is watched.
     other : str
@@ -79,6 +81,7 @@ class _Patch:
         self._watcher = watcher
         self._files: dict[int, str] = {}
         self._real = {name: getattr(os, name) for name in ("open", *_BY_PATH, *_BY_TWO_PATHS, *_BY_DESCRIPTOR)}
+        self._real_syncfs = syncing.syncfs
 
     def install(self) -> None:
         os.open = self._open
@@ -89,10 +92,12 @@ class _Patch:
         ):
             for name in names:
                 setattr(os, name, make(name))
+        syncing.syncfs = self._syncfs
 
     def remove(self) -> None:
         for name, real in self._real.items():
             setattr(os, name, real)
+        syncing.syncfs = self._real_syncfs
 
     def _below(self, path: Any, dir_fd: int | None = None) -> str | None:
         """Return a path relative to the root, or None where it lies elsewhere."""
@@ -164,6 +169,13 @@ class _Patch:
             return self._watcher.around(Call(name, below, "", data, int(at)), do)
 
         return call
+
+    def _syncfs(self, descriptor: int) -> None:
+        below = self._files.get(descriptor)
+        if below is None:
+            return self._real_syncfs(descriptor)
+        self._watcher.around(Call("syncfs", below), lambda: self._real_syncfs(descriptor))
+        return None
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 What was not synced may be there or not, in any subset: names that came and went, and the sectors of what
 was written, which may also be zeros where only the new length was kept. This is less than file systems
-give (ext4 keeps the order of much of it), and all that POSIX promises. A rename is kept whole or not at all.
+give (ext4 keeps the order of much of it), and all that POSIX promises. A rename is kept whole or not at all; one from
+a directory to another may be kept in either of them, in both or in none.
 """
 
 from __future__ import annotations
@@ -104,6 +105,13 @@ class Disk:
     def __init__(self) -> None:
         self._root = _Directory()
 
+    @classmethod
+    def of(cls, root: Path) -> Disk:
+        """Return one that holds what lies below a directory now, all of it synced."""
+        disk = cls()
+        disk._root = _directory(root)
+        return disk
+
     def take(self, call: Call) -> None:
         """Take in a call that succeeded."""
         directory, _, name = call.path.rpartition("/")
@@ -116,24 +124,20 @@ class Disk:
                 self._at(directory).change(_Naming(name, None))
             case "link" | "rename":
                 above, _, other = call.other.rpartition("/")
-                if above != directory:
-                    raise NotImplementedError(f"a {call.name} from one directory to another: {call}")
                 node = self._at(directory).now[name]
-                before = name if call.name == "rename" else ""
-                self._at(directory).change(_Naming(other, node, before))
+                moves = call.name == "rename"
+                self._at(above).change(_Naming(other, node, name if moves and above == directory else ""))
+                if moves and above != directory:
+                    self._at(directory).change(_Naming(name, None))
             case "write" | "pwrite":
                 self._file(call.path).pending += _sectors(call.at, call.data)
             case "ftruncate":
                 self._file(call.path).pending.append(_Write(call.at, None))
             case "fsync" | "fdatasync":
-                self._sync(call.path)
-
-    def _sync(self, path: str) -> None:
-        node = self._node(path)
-        if isinstance(node, _Directory):
-            node.synced, node.pending = dict(node.now), []
-        elif node is not None:
-            node.synced, node.pending = node.content(_kept), []
+                if (synced := self._node(call.path)) is not None:
+                    _sync(synced)
+            case "syncfs":
+                _sync_all(self._root)
 
     def _node(self, path: str) -> _File | _Directory | None:
         node: _File | _Directory | None = self._root
@@ -152,7 +156,9 @@ class Disk:
         return node if isinstance(node, _File) else _File()
 
     def states(self, samples: int, seed: int = 0, *, singly: bool = True) -> Iterator[dict[str, bytes]]:
-        """Yield what may be there if the power goes now: the files by path; each state once.
+        """Yield what may be there if the power goes now; each state once.
+
+        That is the files by path, and of an empty directory its path with a slash at its end.
 
         All or none of what was not synced; zeros for all that was written; with `singly` what one file or
         directory did not sync alone, and alone missing; and so many random subsets of all changes.
@@ -192,10 +198,32 @@ class Disk:
 
     def _files(self, node: _Directory, above: str, fate: Callable[[object], Fate]) -> Iterator[tuple[str, bytes]]:
         for name, child in node.names(fate).items():
-            if isinstance(child, _Directory):
-                yield from self._files(child, f"{above}{name}/", fate)
-            else:
+            if isinstance(child, _File):
                 yield f"{above}{name}", child.content(fate)
+            elif files := list(self._files(child, f"{above}{name}/", fate)):
+                yield from files
+            else:
+                yield f"{above}{name}/", b""
+
+
+def _directory(path: Path) -> _Directory:
+    names: dict[str, _File | _Directory] = {
+        each.name: _directory(each) if each.is_dir() else _File(each.read_bytes()) for each in path.iterdir()
+    }
+    return _Directory(names, dict(names))
+
+
+def _sync(node: _File | _Directory) -> None:
+    if isinstance(node, _Directory):
+        node.synced, node.pending = dict(node.now), []
+    else:
+        node.synced, node.pending = node.content(_kept), []
+
+
+def _sync_all(directory: _Directory) -> None:
+    _sync(directory)
+    for child in directory.now.values():
+        _sync_all(child) if isinstance(child, _Directory) else _sync(child)
 
 
 def _sectors(at: int, data: bytes) -> Iterable[_Write]:
@@ -208,8 +236,11 @@ def _sectors(at: int, data: bytes) -> Iterable[_Write]:
 
 
 def lay_out(state: dict[str, bytes], root: Path) -> None:
-    """Write the files of a state below a directory."""
+    """Write the files and empty directories of a state below a directory."""
     for name, data in state.items():
         path = root / name
+        if name.endswith("/"):
+            path.mkdir(parents=True)
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from traceark.codec.counted import Counted
 from traceark.codec.parquet import PartRecord
 from traceark.headers import Header, TreeFile
 from traceark.models import GoalStats
@@ -11,7 +12,7 @@ from traceark.requests import fold_record
 from traceark.stats import TOTALS, MessageFold, totals_of, with_stats
 
 
-def wrong_totals(header: Header, fold: MessageFold) -> Iterator[tuple[str, int | float, int | float]]:
+def wrong_totals(header: Header, fold: MessageFold | Counted) -> Iterator[tuple[str, int | float, int | float]]:
     """Yield each total that is not what the messages up to the header's checkpoint give: its name, stated, counted."""
     counted: dict[str, int | float] = {**totals_of(fold.total, header.adjustments)}
     counted["last_sequence"] = max(fold.last_sequence, header.floor)
@@ -22,9 +23,9 @@ def wrong_totals(header: Header, fold: MessageFold) -> Iterator[tuple[str, int |
             yield name, stated, counted[name]
 
 
-def wrong_stats(tree: TreeFile, fold: MessageFold) -> Iterator[tuple[str, str, GoalStats, GoalStats]]:
+def wrong_stats(tree: TreeFile, fold: MessageFold | Counted) -> Iterator[tuple[str, str, GoalStats, GoalStats]]:
     """Yield stats of goals that are not what the messages up to the tree's give: name, goal, stated, counted."""
-    recounted = with_stats(tree.tree, fold, tree.was_set)
+    recounted = with_stats(tree.tree, fold.by_goal, tree.was_set)
     for stored, counted in zip(tree.tree.goals, recounted.goals, strict=True):
         for name in ("self_stats", "cumulative_stats"):
             if getattr(stored, name) != getattr(counted, name):

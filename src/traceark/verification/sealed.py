@@ -9,11 +9,12 @@ import zlib
 from collections.abc import Mapping
 
 from traceark.codec.checked import SoundPart, sound_part
+from traceark.codec.counted import Counted
 from traceark.errors import CorruptFileError, InvalidValueError, UnsupportedFormatError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, PartName, parse_log_name
 from traceark.manifest import decode_manifest, sha256
-from traceark.stats import MessageFold
+from traceark.stats import Sums
 from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.verification.links import Links
 from traceark.verification.recount import wrong_stats, wrong_totals
@@ -55,19 +56,18 @@ class _Quick:
         names = self._parts(header)
         if names is None:
             return None
-        fold = MessageFold()
+        sums = Counted(Sums(), {}, 0)
         for log, (name, parsed) in names.items():
             part = await self._part(log, name, parsed)
             if part is None:
                 return None
-            for message_id, facts in part.facts:
-                fold.add(message_id, facts)
-        if any(wrong_totals(header, fold)):
+            sums = part.sums or sums
+        if any(wrong_totals(header, sums)):
             return None
         if GOAL_TREE not in self.entries:
             return Links.of(header, None)
         tree = await self._tree(header)
-        return None if tree is None or any(wrong_stats(tree, fold)) else Links.of(header, tree)
+        return None if tree is None or any(wrong_stats(tree, sums)) else Links.of(header, tree)
 
     def _parts(self, header: Header) -> dict[LogName, tuple[str, PartName]] | None:
         """Return the one part of each log that has any, if they and the headers are all that is there."""

@@ -247,9 +247,11 @@ class TraceCheck:
         for name, stated, counted in wrong_totals(header, fold_to(messages, end)) if self._tells_of(end) else ():
             self.find(HEADER, f"{name} is {stated}, and a recount gives {counted}", self.repair)
         if tree is not None and self._tells_of(tree.messages):
-            for name, goal_id, was, is_now in wrong_stats(tree, fold_to(messages, tree.messages)):
-                self.find(
-                    GOAL_TREE,
-                    f"{name} of goal {goal_id!r} are {was}, and a recount gives {is_now}",
-                    self.repair,
-                )
+            try:
+                wrong = list(wrong_stats(tree, fold_to(messages, tree.messages)))
+            except InvalidValueError as error:
+                self.find("messages", f"they add up to what no goal can hold ({error})", RESTORE)
+                return
+            for name, goal_id, was, is_now in wrong:
+                meaning = f"{name} of goal {goal_id!r} are {was}, and a recount gives {is_now}"
+                self.find(GOAL_TREE, meaning, self.repair)
