@@ -118,9 +118,11 @@ def _message_records(trace_id: str, messages: Iterable[Message], fold: MessageFo
             raise InvalidValueError(f"the message id {message_id!r} comes twice", "message_id")
         record["sequence"], record["message_id"] = sequence, message_id
         facts = facts_of(record, offset)
-        if not fold.surely_fits(facts):
+        if fold.surely_fits(facts):
+            fold.add_fitting(message_id, facts)
+        else:
             fold.check_room({message_id: facts})
-        fold.add(message_id, facts)
+            fold.add(message_id, facts)
         last = max(last, sequence)
         yield record
 

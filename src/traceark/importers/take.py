@@ -90,6 +90,8 @@ class Taker:
         self._pieces = pieces
         self._store = store
         self._candidates = candidates
+        # Told once: to ask what an importer can takes as long as reading a small file.
+        self._beside = [each for each in candidates if isinstance(each, Beside)]
         self._among = among
         self._strict = strict
         self._guard = guard
@@ -202,9 +204,9 @@ class Taker:
         return Awaited([path for path in among if len(among) > 1 and isinstance(self._detect(path), InPieces)])
 
     def _is_beside(self, path: Path) -> bool:
-        for importer in self._candidates:
+        for importer in self._beside:
             with asked(importer.name):
-                if isinstance(importer, Beside) and importer.is_beside(path):
+                if importer.is_beside(path):
                     return True
         return False
 
