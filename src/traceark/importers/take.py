@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Self
 
+from traceark.computing import computed
 from traceark.errors import DamagedTraceError, ImportFailedError, InvalidValueError
 from traceark.importers.awaited import Awaited
 from traceark.importers.base import (
@@ -142,7 +143,7 @@ class Taker:
                 if path != next((each for each in together if each in self._among), None):
                     return
                 self.report.covered.update(map(str, together))
-            sources = await asyncio.to_thread(_read, importer, path, counts)
+            sources = await computed(_read, importer, path, counts)
         except (OSError, ImportFailedError) as error:
             self.report.unreadable(str(path), error)
             self._stop(str(path), self.report.files[-1].problems)
