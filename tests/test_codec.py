@@ -21,6 +21,7 @@ from traceark.codec.lines import (
     loads,
     message_json,
     record_text,
+    time_text,
     to_record,
 )
 from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, write_part
@@ -85,6 +86,14 @@ def test_the_quick_way_to_a_messages_json_says_the_same(
             message_json(message)
         return
     assert exactly(sorted(json.loads(message_json(message)).items())) == exactly(sorted(expected.items()))
+
+
+@settings(max_examples=tried(50, 1000), deadline=None)
+@example(datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC))
+@example(datetime(2026, 1, 2, tzinfo=UTC))
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_a_time_is_written_to_the_microsecond_whatever_its_fraction(moment: datetime) -> None:
+    assert time_text(moment) == moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 @settings(max_examples=tried(50, 1000), deadline=None)

@@ -41,6 +41,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "showing",
         "redaction",
         "pending",
+        "computing",
     ),
     ("storage", "database", "packed"),
     (
@@ -197,7 +198,9 @@ def test_imports_point_down_only(name: str) -> None:
             more = {
                 "importers.archive": LEVELS[1] + LEVELS[2] + LEVELS[3],
                 "importers.copies": ("codec",),
-                "importers.parallel": ("processes",),
+                "importers.parallel": ("processes", "computing"),
+                "importers.run": ("computing",),
+                "importers.take": ("computing",),
             }
             allowed = room(other) in ("errors", "models", "plugins", "protocol", "importers", *more.get(name, ()))
             assert allowed, f"{name} imports {other}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -13,6 +12,7 @@ from typing import Any, Self
 from traceark import goals, lifecycle, query, questions
 from traceark.codec.lines import to_record
 from traceark.codec.parquet import PartRecord
+from traceark.computing import computed
 from traceark.errors import (
     InvalidValueError,
     MessageConflictError,
@@ -251,7 +251,7 @@ class ArchiveStore(Retention):
         tree = None if goal_tree is None else GoalTree.coerce(goal_tree)
         # All are checked before the first is written, where it is not written in this form, too.
         header = lifecycle.first_header(given.model_copy())
-        files = await asyncio.to_thread(sealed_files, header, said, told, tree)
+        files = await computed(sealed_files, header, said, told, tree)
         storage = self.storage
         if not isinstance(storage, AppendStorage) or not self.adds_at_once:
             return await self._add_in_turn(given, said, told, tree)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from traceark import goals
 from traceark.codec.lines import check_texts, dumps, json_bytes, now_text, seal_record, to_record
-from traceark.codec.parquet import PartInfo, PartRecord, PartRow, Run, encode_rows, part_row
+from traceark.codec.parquet import LOG_COLUMNS, PartInfo, PartRow, Run, encode_rows, to_row
 from traceark.errors import InvalidValueError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, LogName, PartName
@@ -95,7 +95,7 @@ def _taken(log: LogName, records: Iterable[JsonObject], digest: hashlib._Hash) -
     record: JsonObject = {}
     for offset, record in enumerate(records, start=1):
         digest.update(json_bytes(record))
-        rows.append(part_row(log, PartRecord(offset, None, record)))
+        rows.append(to_row(LOG_COLUMNS[log], record) | {"_offset": offset})
     return _Log(log, rows, record)
 
 
@@ -127,7 +127,8 @@ def _message_records(trace_id: str, messages: Iterable[Message], fold: MessageFo
 
 def _event_records(trace_id: str, events: Iterable[GivenEvent]) -> Iterator[JsonObject]:
     for number, event in enumerate(events, start=1):
-        yield {"event_id": number, "created_at": now_text(), **event_fields(trace_id, *event)}
+        fields = event_fields(trace_id, *event)
+        yield {"event_id": number, "created_at": fields.get("created_at") or now_text(), **fields}
 
 
 def _part(log: _Log, trace_id: str, incarnation: str, writer: str) -> bytes:

@@ -12,7 +12,8 @@ from typing import Literal
 Kind = Literal["text", "int64", "float64", "bool", "time", "json", "usage", "stats", "texts"]
 
 
-@dataclass(frozen=True, slots=True)
+# A column is itself and no other: tuples of them are looked up for every record, and hashing all they say takes long.
+@dataclass(frozen=True, slots=True, eq=False)
 class Column:
     """One column.
 

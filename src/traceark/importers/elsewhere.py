@@ -57,7 +57,10 @@ def shorten(message: Message, call: Message | None = None) -> None:
     if "timestamp" in source and message.created_at and source["timestamp"] == _milliseconds(message.created_at):
         source["timestamp"], found["/timestamp"] = None, "/created_at"
     if texts := list(_texts(source.get("toolUseResult"), "/toolUseResult")):
-        known = _known(message, call)
+        own = list(_texts(message.content, "/content"))
+        known: dict[str, Any] = {text: place for place, text in own}
+        if not all(text in known for _, text in texts):
+            known = _further(own, call) | known
         for place, text in texts:
             if text in known:
                 found[place] = known[text]
@@ -88,14 +91,12 @@ def whole(message: Message, others: Mapping[str, Message]) -> Message:
     return found
 
 
-def _known(message: Message, call: Message | None) -> dict[str, Any]:
-    """Return where each text stands, by text: best in the message, as it is."""
-    own = list(_texts(message.content, "/content"))
+def _further(own: list[tuple[str, str]], call: Message | None) -> dict[str, Any]:
+    """Return where further texts stand, by text: the message's `own` without numbers, else those of the call."""
     known: dict[str, Any] = {}
     if call is not None:
         known = {text: {"is": place, "of": call.message_id} for place, text in _texts(call.content, "/content")}
-    known |= {_unnumbered(text): {"is": place, "as": "unnumbered"} for place, text in own}
-    return known | {text: place for place, text in own}
+    return known | {_unnumbered(text): {"is": place, "as": "unnumbered"} for place, text in own}
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -124,7 +125,7 @@ def _steps(place: str) -> list[str]:
 
 
 def _unnumbered(text: str) -> str:
-    return _LINE_NUMBER.sub("", text)
+    return _LINE_NUMBER.sub("", text) if "→" in text or "\t" in text else text
 
 
 def _milliseconds(moment: datetime) -> str:

@@ -35,7 +35,7 @@ def exact_value(text: bytes) -> Any:
     Traceback (most recent call last):
     ValueError: the text says more than its value, or says it otherwise
     """
-    value = from_json(text, allow_inf_nan=False)
+    value = from_json(text, allow_inf_nan=False, cache_strings="keys")
     indent = 2 if text[1:2] == b"\n" else None
     if to_json(value, indent=indent) != text or _LONG_NUMBER.search(text[::_STEP]):
         raise ValueError("the text says more than its value, or says it otherwise")

@@ -156,9 +156,8 @@ def _begins(source: SourceTrace, importer: str) -> State:
 
 def ended(source: SourceTrace, importer: str) -> Trace:
     """Return the header of a new trace that is written in one piece."""
-    trace = source.trace.model_copy()
-    trace.metadata = {**source.trace.metadata, STATE: _reached(source, State(importer)).to_json()}
-    return trace
+    metadata = {**source.trace.metadata, STATE: _reached(source, State(importer)).to_json()}
+    return source.trace.model_copy(update={"metadata": metadata})
 
 
 def settled(source: SourceTrace, stored: Trace) -> Outcome | None:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from traceark import processes
+from traceark.computing import in_turns
 from traceark.errors import ImportFailedError
 from traceark.importers.base import Importer
 from traceark.importers.find import size_of
@@ -187,7 +188,8 @@ def _begin(shared: _Shared) -> None:
 
 
 def _take_chunk(files: Sequence[Path], pieces: bool) -> _Taken:
-    taken = asyncio.run(_take(files, pieces=pieces))
+    with in_turns():
+        taken = asyncio.run(_take(files, pieces=pieces))
     gc.collect()
     return taken
 

@@ -12,6 +12,8 @@ from traceark.importers.jsonl import Row
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Message
 
+_ABSENT: dict[str, Any] = dict.fromkeys(Message.model_fields)
+
 
 class RowTrace:
     """One trace, put together row by row.
@@ -74,6 +76,10 @@ class RowTrace:
 
 def _message(fields: Mapping[str, Any]) -> Message:
     """Return the message of fields that `Typed` made, which are as the model wants them."""
-    values = {name: fields.get(name) for name in Message.model_fields}
-    extra = {name: value for name, value in fields.items() if name not in values}
+    values, extra = _ABSENT.copy(), {}
+    for name, value in fields.items():
+        if name in values:
+            values[name] = value
+        else:
+            extra[name] = value
     return Message.restored(values, extra)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from traceark.computing import in_turns
 from traceark.errors import InvalidValueError
 from traceark.importers.base import Importer
 from traceark.importers.find import files_in, importers, size_of
@@ -87,14 +88,15 @@ async def import_paths(
         await take_in_parallel(store, files, sizes, candidates, report, kin, tell, strict=strict, workers=workers)
     else:
         done = 0
-        async with Taker(store, candidates, dict.fromkeys(files), strict=strict) as taker:
-            for path, size in zip(files, sizes, strict=True):
-                tell(path, done)
-                await taker.take(path)
-                done += size
-                if taker.report.stopped_at is not None:
-                    break
-            await taker.finish()
+        with in_turns():
+            async with Taker(store, candidates, dict.fromkeys(files), strict=strict) as taker:
+                for path, size in zip(files, sizes, strict=True):
+                    tell(path, done)
+                    await taker.take(path)
+                    done += size
+                    if taker.report.stopped_at is not None:
+                        break
+                await taker.finish()
         report.add(taker.report)
         kin.add(taker.kin)
     for circle in await link(store, kin):

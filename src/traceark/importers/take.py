@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Self
 
+from traceark.computing import computed
 from traceark.errors import DamagedTraceError, ImportFailedError, InvalidValueError
 from traceark.importers.awaited import Awaited
 from traceark.importers.base import (
@@ -90,6 +91,8 @@ class Taker:
         self._pieces = pieces
         self._store = store
         self._candidates = candidates
+        # Told once: to ask what an importer can takes as long as reading a small file.
+        self._beside = [each for each in candidates if isinstance(each, Beside)]
         self._among = among
         self._strict = strict
         self._guard = guard
@@ -140,7 +143,7 @@ class Taker:
                 if path != next((each for each in together if each in self._among), None):
                     return
                 self.report.covered.update(map(str, together))
-            sources = await asyncio.to_thread(_read, importer, path, counts)
+            sources = await computed(_read, importer, path, counts)
         except (OSError, ImportFailedError) as error:
             self.report.unreadable(str(path), error)
             self._stop(str(path), self.report.files[-1].problems)
@@ -202,9 +205,9 @@ class Taker:
         return Awaited([path for path in among if len(among) > 1 and isinstance(self._detect(path), InPieces)])
 
     def _is_beside(self, path: Path) -> bool:
-        for importer in self._candidates:
+        for importer in self._beside:
             with asked(importer.name):
-                if isinstance(importer, Beside) and importer.is_beside(path):
+                if importer.is_beside(path):
                     return True
         return False
 

@@ -14,7 +14,7 @@ from traceark.models import INT64_MAX
 
 # Keeps the sum over any real trace within 64 bits.
 _MOST_TOKENS = 2**53
-_FRACTION = re.compile(r"(\.\d{6})(\d+)")
+_FRACTION = re.compile(r"\.\d{6}(\d+)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NAIVE, _TOO_FINE = "a time without a zone, taken as UTC", "a time finer than a microsecond, cut"
 
@@ -66,16 +66,17 @@ class Typed:
     def _iso(self, value: object) -> datetime | None:
         if not isinstance(value, str):
             return None
-        fraction = _FRACTION.search(value)
         try:
-            moment = datetime.fromisoformat(_FRACTION.sub(r"\1", value, count=1))
-            if moment.utcoffset() is None:
+            # What is finer than a microsecond is cut.
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is None:
                 self._repaired[_NAIVE] += 1
                 moment = moment.replace(tzinfo=UTC)
             moment = moment.astimezone(UTC)
         except (ValueError, OverflowError):
             return None
-        if fraction and fraction[2].strip("0"):
+        fraction = _FRACTION.search(value)
+        if fraction and fraction[1].strip("0"):
             self._repaired[_TOO_FINE] += 1
         return moment
 
