@@ -758,7 +758,7 @@ async def _fold_and_write(url: str, name: str) -> None:
 async def test_processes_that_fold_at_once_lose_nothing(tmp_path: Path) -> None:
     reader = store_at(tmp_path)
     await reader.create_trace(Trace(trace_id="shared"))
-    for number in range(tried(1, 3, 10)):
+    for number in range(tried(1, 2, 10)):
         writers = [
             await asyncio.create_subprocess_exec(sys.executable, __file__, str(tmp_path), "fold", f"{number}-{at}")
             for at in range(3)

@@ -72,7 +72,7 @@ def test_a_row_that_says_nothing_twice_is_kept_as_it_is(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=tried(100, 3000), deadline=None)
+@settings(max_examples=tried(100, 1500, 3000), deadline=None)
 def test_every_row_comes_back_whole(data: st.DataObject) -> None:
     rows = []
     for number in range(data.draw(st.integers(1, 4))):

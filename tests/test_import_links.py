@@ -344,7 +344,7 @@ def test_traces_that_name_each_other_are_below_neither_in_any_order_and_that_is_
 IDS = st.sampled_from("abcdef")
 
 
-@settings(max_examples=tried(200, 5000))
+@settings(max_examples=tried(200, 2500, 5000))
 @given(st.dictionaries(IDS, st.lists(st.tuples(st.sampled_from("12"), IDS), max_size=3)), st.data())
 def test_links_never_go_in_a_circle_and_planning_again_changes_nothing(
     names: dict[str, list[tuple[str, str]]], data: st.DataObject

@@ -464,7 +464,7 @@ def sessions(draw: st.DrawFn) -> bytes:
     return "\n".join(lines).encode() + draw(st.sampled_from([b"", b"\n", b'\n{"type":', b"\r\n"]))
 
 
-@settings(max_examples=tried(60, 500, 1500))
+@settings(max_examples=tried(60, 250, 1500))
 @given(sessions(), st.data())
 def test_any_beginnings_in_any_order_and_the_whole_end_as_the_whole(session: bytes, data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(0, len(session)), max_size=3))
