@@ -239,10 +239,11 @@ async def test_a_damaged_rollup_is_left_out(tmp_path: Path, monkeypatch: pytest.
                     assert (message.trace_id, message.tokens) == (IDS[0], 70)
                 answers = [_sorted(await store.sql(query)) for query in QUERIES]
                 wrong += sum(map(operator.ne, answers, right))
-                if at % 5 == 0:
+                if at % 5 == 0 or at == len(whole) - 1:
                     assert any(path.name in finding.file for finding in await store.verify(deep=True))
         path.write_bytes(whole)
-    assert wrong == 0 or (checked == "what fails" and wrong < 20)
+    # Of large files only what DuckDB fails on is noticed, which an error here would show.
+    assert wrong == 0 or checked == "what fails"
 
 
 def _sorted(result: QueryResult) -> list[str]:

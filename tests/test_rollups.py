@@ -50,7 +50,7 @@ from traceark.rollups.plan import Candidate, Limits, Weight, cut, in_order, plan
 from traceark.rollups.reader import RollupReader
 from traceark.rollups.workshop import OptimizeReport, PurgeReport
 from traceark.storage import storage_for
-from traceark.storage.base import AppendStorage, Storage
+from traceark.storage.base import AppendStorage, KeyMissingError, Storage
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.testing.values import hard_object
@@ -489,6 +489,39 @@ def test_a_damaged_rollup_is_removed_by_a_merge_and_made_again(place: Place, dam
             await place.optimize(limits=EAGER)
         await place.optimize(limits=EAGER)
         await check(place)
+
+    run(story())
+
+
+def test_to_look_for_damage_fetches_nothing_that_was_not_read(tmp_path: Path) -> None:
+    async def story() -> None:
+        place = Place("memory://fetches", tmp_path / "cache")
+        await place.record("a")
+        await place.optimize()
+        reader = place.reader()
+        [rollup] = await reader.refresh()
+        [[path]] = await reader.paths("messages")
+        for name in rollup.files:
+            place.cache.forget(rollup.key(name))
+        assert not await reader.leave_out_damaged({str(path.with_name("of another archive"))})
+        assert list(path.parent.iterdir()) == []
+
+    run(story())
+
+
+def test_all_that_are_damaged_are_left_out_at_once(place: Place) -> None:
+    async def story() -> None:
+        for trace_id in ("a", "b", "c"):
+            await place.record(trace_id)
+            await place.optimize()
+        reader = place.reader()
+        for rollup in await reader.refresh():
+            key = rollup.key(rollup.names("messages")[0])
+            await place.storage.replace(key, bytes(len(await place.storage.read(key))))
+            place.cache.forget(key)
+        with pytest.warns(DamagedTraceWarning), pytest.raises(KeyMissingError, match="left out"):
+            await reader.paths("messages")
+        assert await reader.refresh() == []
 
     run(story())
 

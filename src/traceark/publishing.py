@@ -14,32 +14,18 @@ async def put(storage: Storage, key: str, data: bytes, known: str | None) -> str
     VersionMismatchError
         Another one is there.
     """
-    return await (_create(storage, key, data) if known is None else _replace(storage, key, data, known))
-
-
-async def _replace(storage: Storage, key: str, data: bytes, version: str) -> str:
     try:
-        return await storage.replace(key, data, version)
-    except VersionMismatchError as error:
-        # The answer to our own replacement may have been lost.
-        try:
-            stored, now = await storage.read_versioned(key)
-        except KeyMissingError:
-            raise error from None
-        if stored != data:
-            raise
-        return now
-
-
-async def _create(storage: Storage, key: str, data: bytes) -> str:
-    try:
-        return await storage.create(key, data)
+        return await (storage.create(key, data) if known is None else storage.replace(key, data, known))
     except StorageError as error:
-        # The answer to our own creation may have been lost.
+        if known is not None and not isinstance(error, VersionMismatchError):
+            raise
+        # The answer to our own may have been lost.
         try:
             stored, version = await storage.read_versioned(key)
         except KeyMissingError:
             raise error from None
-        if stored != data:
-            raise VersionMismatchError(f"{key} was created meanwhile") from error
-        return version
+        if stored == data:
+            return version
+        if known is not None:
+            raise
+        raise VersionMismatchError(f"{key} was created meanwhile") from error

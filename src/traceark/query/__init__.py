@@ -48,9 +48,7 @@ async def run(pool: TracePool, text: str, parameters: Parameters = None, *, sand
         except (QueryError, KeyMissingError) as error:
             # A file went between the look and the reading: merged into another rollup, or its trace reopened.
             vanished = isinstance(error, KeyMissingError) or not all(Path(path).exists() for path in paths)
-            if not vanished and await _leaves_out(pool, error, paths):
-                continue
-            if not vanished:
+            if not vanished and not await _leaves_out(pool, error, paths):
                 raise
             if not again:
                 raise QueryError(

@@ -66,11 +66,8 @@ class FileCache:
         StorageError
             It has another size.
         """
-        local = self._storage.local_path(key)
-        if local is not None:
-            return local
-        path = self._path(key)
-        if _touch(path, size):
+        path = self.place(key)
+        if self._storage.local_path(key) is not None or _touch(path, size):
             return path
         lock = self._fetching.setdefault(key, asyncio.Lock())
         try:
@@ -89,9 +86,13 @@ class FileCache:
     def forget(self, key: str) -> None:
         """Drop the copy of an object, so that none of its bytes stay."""
         if self._storage.local_path(key) is None:
-            self._path(key).unlink(missing_ok=True)
+            self.place(key).unlink(missing_ok=True)
 
-    def _path(self, key: str) -> Path:
+    def place(self, key: str) -> Path:
+        """Return the path of an object whether or not it was fetched."""
+        local = self._storage.local_path(key)
+        if local is not None:
+            return local
         name = hashlib.sha256(f"{self._storage.url}/{key}".encode()).hexdigest()[:32]
         return self._directory / f"{name}.parquet"
 

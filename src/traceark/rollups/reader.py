@@ -173,7 +173,9 @@ class RollupReader:
             A rollup was merged into another since the last `refresh`, or is damaged: refresh and ask again.
         """
         for rollup in self.rollups:
-            await self._check(rollup, rollup.names(view))
+            await self._proves_small(rollup, rollup.names(view))
+        if any(rollup.id in self.damaged for rollup in self.rollups):
+            raise KeyMissingError(f"{', '.join(self.damaged.values())}: damaged, and left out from now on")
         return [await self.paths_of(rollup, view) for rollup in self.rollups]
 
     async def paths_of(self, rollup: Rollup, view: str) -> list[Path]:
@@ -233,27 +235,16 @@ class RollupReader:
         """
         before = len(self.damaged)
         for rollup in self.rollups:
-            files = {name: await self._path(rollup, name) for name in rollup.files}
-            await self._proves(
-                rollup,
-                [
-                    name
-                    for name, path in files.items()
-                    if str(path) in paths and not (by_columns and await asyncio.to_thread(_has_columns, path, name))
-                ],
-            )
+            # Of an object store nothing is fetched that was not read.
+            read = {name: place for name in rollup.files if str(place := self._cache.place(rollup.key(name))) in paths}
+            if by_columns:
+                read = {name: place for name, place in read.items() if not _has_columns(place, name)}
+            await self._proves(rollup, read)
         return len(self.damaged) > before
 
-    async def _check(self, rollup: Rollup, names: Collection[str]) -> None:
-        """Check some files before they are asked, but for large ones: that would take longer than most answers.
-
-        Raises
-        ------
-        KeyMissingError
-            One is damaged, and its rollup is left out from the next `refresh` on.
-        """
-        if not await self._proves(rollup, [name for name in names if rollup.files[name] <= _CHECKED_BYTES]):
-            raise KeyMissingError(f"the rollup {rollup.id} is damaged")
+    async def _proves_small(self, rollup: Rollup, names: Collection[str]) -> bool:
+        """Do as `_proves` before files are asked, but for large ones: that would take longer than most answers."""
+        return await self._proves(rollup, [name for name in names if rollup.files[name] <= _CHECKED_BYTES])
 
     async def _proves(self, rollup: Rollup, names: Collection[str]) -> bool:
         """Say whether some files are whole; where one is not, do without the rollup, and say so."""
@@ -286,7 +277,8 @@ class RollupReader:
                 try:
                     index = self._indexes.get(rollup.id)
                     if index is None:
-                        await self._check(rollup, [IDS])
+                        if not await self._proves_small(rollup, [IDS]):
+                            raise KeyMissingError(f"{rollup.key(IDS)} is damaged, and left out from now on")
                         index = self._indexes[rollup.id] = await asyncio.to_thread(_open, path)
                     told = _lookup(index, wanted)
                 except FileNotFoundError as error:
