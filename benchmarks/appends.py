@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks.data import messages
 from benchmarks.measure import Figure, at_least, at_most, take_turns
 from traceark import ArchiveStore, Message, Trace
-from traceark.codec.lines import message_json, seal_record, to_record
+from traceark.codec.lines import seal_record, to_record
+from traceark.codec.messages import message_json
 from traceark.models import JsonObject
 from traceark.storage.base import Durability
 

@@ -19,11 +19,11 @@ from traceark.codec.lines import (
     dumps,
     encode_line,
     loads,
-    message_json,
     record_text,
     time_text,
     to_record,
 )
+from traceark.codec.messages import message_json
 from traceark.codec.parquet import PartInfo, PartRecord, Run, part_info, write_part
 from traceark.codec.parts import read_part
 from traceark.errors import CorruptFileError, InvalidValueError

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -126,14 +126,19 @@ async def reopened(folder: Path, ledger: Ledger) -> list[str]:
     return faults
 
 
-def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[str]:
+FaultT = TypeVar("FaultT", bound=Fault)
+
+
+def at_each_call(
+    folder: Path, make: Callable[[int], FaultT], faults_of: Callable[[Path, FaultT], list[str]], step: int
+) -> Iterator[str]:
     """Yield what is wrong after a fault at each call in turn."""
     at = 1 + SEED % step
     while True:
-        fault, ledger, root = make(at), Ledger(now=lambda: 0), folder / str(at)
+        fault, root = make(at), folder / str(at)
         root.mkdir()
         try:
-            faults = asyncio.run(met(root, fault, ledger)) + asyncio.run(reopened(root, ledger))
+            faults = faults_of(root, fault)
         except Exception as error:  # whatever goes wrong is what is looked for
             faults = [repr(error)]
         shutil.rmtree(root)
@@ -142,6 +147,16 @@ def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[
         for each in faults:
             yield f"call {at} ({fault.hit.name} {fault.hit.path}): {each}"
         at += step
+
+
+def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[str]:
+    """Yield what is wrong after a fault at each call of the workload in turn."""
+
+    def faults_of(root: Path, fault: Fault) -> list[str]:
+        ledger = Ledger(now=lambda: 0)
+        return asyncio.run(met(root, fault, ledger)) + asyncio.run(reopened(root, ledger))
+
+    yield from at_each_call(folder, make, faults_of, step)
 
 
 def test_an_error_loses_nothing_and_is_told(tmp_path: Path) -> None:
@@ -282,22 +297,13 @@ def wrong_in_a_sync(
     ledger = Ledger(now=lambda: moment)
     with promised(ledger, is_known=is_known):
         moment = 1
-    at = 1 + SEED % step
-    while True:
-        fault, root = make_fault(at), folder / str(at)
-        root.mkdir()
+
+    def faults_of(root: Path, fault: RecordedFault) -> list[str]:
         if is_known:
             shutil.copytree(before, root / "target")
-        try:
-            faults = asyncio.run(faults_of_sync(source, root, way, fault, ledger))
-        except Exception as error:  # whatever goes wrong is what is looked for
-            faults = [repr(error)]
-        shutil.rmtree(root)
-        if fault.hit is None:
-            break
-        for each in faults:
-            yield f"call {at} ({fault.hit.name} {fault.hit.path}): {each}"
-        at += step
+        return asyncio.run(faults_of_sync(source, root, way, fault, ledger))
+
+    yield from at_each_call(folder, make_fault, faults_of, step)
     assert files(source) == as_it_was
 
 

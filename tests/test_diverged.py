@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from profiles import some
-from traceark.codec.lines import message_json, seal_record
+from traceark.codec.lines import seal_record
+from traceark.codec.messages import message_json
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, DivergedTraceError
 from traceark.folding import build_part
 from traceark.layout import HEADER, trace_prefix

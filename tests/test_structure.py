@@ -77,7 +77,7 @@ PURE, STORAGE, LOGS, STORE, TOP = 1, 2, 3, 4, 6
 # Which modules may import a library that is not Python's own.
 ROOMS: dict[str, tuple[str, ...]] = {
     "pydantic": ("models",),
-    "pydantic_core": ("codec.lines", "codec.checked", "importers.exact"),
+    "pydantic_core": ("codec", "importers.exact"),
     "pyarrow": (
         "codec",
         "query",

@@ -18,13 +18,13 @@ from traceark.codec.lines import (
     check_json,
     check_texts,
     dumps,
-    message_json,
     now_text,
     seal_record,
     time_text,
     to_record,
 )
 from traceark.codec.malformed import MALFORMED
+from traceark.codec.messages import message_json, typed
 from traceark.errors import CorruptFileError, InvalidValueError, MessageNotFoundError, UnknownFieldError
 from traceark.layout import LogName
 from traceark.models import INT64_MAX, Event, Json, JsonObject, Message, Usage
@@ -146,7 +146,7 @@ class AddMessage(Request):
     """A message to add, as it was when it was given: its caller may change it while it waits."""
 
     def __init__(self, message: Message) -> None:
-        self.message = message
+        self.message = message = typed(message)
         self.json = message_json(message)
         # A model's attributes take several times as long.
         values = message.__dict__

@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from traceark.codec.malformed import MALFORMED
 from traceark.errors import CorruptFileError, InvalidValueError
-from traceark.models import RESERVED_FIELDS, ArchiveModel, Json, JsonObject, Message, path_of
+from traceark.models import RESERVED_FIELDS, ArchiveModel, Json, JsonObject, path_of
 
 MAX_DEPTH = 500
 # Python refuses to print or parse longer integers (sys.int_info.default_max_str_digits is 4300).
@@ -44,7 +44,7 @@ def _encoding(encoder: json.JSONEncoder, texts: Callable[[str], str]) -> Callabl
 _to_readable = _encoding(_readable, json.encoder.encode_basestring)
 
 
-def _is_plain(value: object, depth: int) -> bool:
+def is_plain(value: object, depth: int) -> bool:
     """Say quickly that a value is certainly right; `check_json` looks closer at the others."""
     if type(value) is str or value is None:
         return True
@@ -52,12 +52,12 @@ def _is_plain(value: object, depth: int) -> bool:
         for key, child in value.items():
             if type(key) is not str:
                 return False
-            if type(child) is not str and child is not None and not (depth and _is_plain(child, depth - 1)):
+            if type(child) is not str and child is not None and not (depth and is_plain(child, depth - 1)):
                 return False
         return True
     if type(value) is list:
         for child in value:
-            if type(child) is not str and child is not None and not (depth and _is_plain(child, depth - 1)):
+            if type(child) is not str and child is not None and not (depth and is_plain(child, depth - 1)):
                 return False
         return True
     if type(value) is int:
@@ -80,7 +80,7 @@ def check_json(value: object, path: tuple[str | int, ...] = ()) -> None:
     Traceback (most recent call last):
     traceark.errors.InvalidValueError: content.a[1]: nan is no JSON number
     """
-    if _is_plain(value, MAX_DEPTH):
+    if is_plain(value, MAX_DEPTH):
         return
     stack: list[tuple[object, tuple[str | int, ...]]] = [(value, path)]
     base = len(path)
@@ -254,7 +254,7 @@ def to_record(model: ArchiveModel, path: tuple[str | int, ...] = ()) -> JsonObje
         if type(value) is str:
             record[name] = value
         elif name in JSON_FIELDS:
-            if not _is_plain(value, MAX_DEPTH):
+            if not is_plain(value, MAX_DEPTH):
                 check_json(value, (*path, name))
             record[name] = value
         elif isinstance(value, datetime):
@@ -282,44 +282,6 @@ def to_record(model: ArchiveModel, path: tuple[str | int, ...] = ()) -> JsonObje
 def _check_name(name: str, path: tuple[str | int, ...]) -> None:
     if not name.isascii() and not _is_utf8(name):
         raise InvalidValueError(f"the field name {name!a} holds a lone surrogate", path_of(path))
-
-
-# pydantic's encoder gives up somewhat deeper.
-_PLAIN_DEPTH = 100
-_encode = Message.__pydantic_serializer__.to_json
-# The types of all fields of validated messages: of one that was made otherwise, what is written could not be read.
-_known_types: set[tuple[type, ...]] = set()
-
-
-def message_json(message: Message) -> bytes:
-    """Return `record_text(message, to_record(message))` in UTF-8, in half the time where all is plain.
-
-    pydantic's encoder writes the same; what it would take otherwise (NaN, tuples, keys that are no text, lone
-    surrogates) never reaches it or makes it fail, and goes the longer way.
-    """
-    if (*map(type, message.__dict__.values()),) not in _known_types:
-        message = _typed(message)
-    values, extra = message.__dict__, message.__pydantic_extra__
-    usage, created = values["usage"], values["created_at"]
-    if (
-        not extra
-        and _is_plain(values["content"], _PLAIN_DEPTH)
-        and (usage is None or not usage.__pydantic_extra__)
-        # pydantic leaves out a fraction of zero.
-        and (created is None or created.microsecond)
-    ):
-        try:
-            return _encode(message, exclude_none=True)
-        except PydanticSerializationError:
-            pass  # the longer way says what is wrong
-    return record_text(_typed(message), to_record(message)).encode()
-
-
-def _typed(message: Message) -> Message:
-    """Return a message with its fields validated, and keep in mind that their types are right."""
-    typed = Message.parse(message.__dict__ | (message.__pydantic_extra__ or {}))
-    _known_types.add(tuple(map(type, typed.__dict__.values())))
-    return typed
 
 
 def record_text(model: ArchiveModel, record: JsonObject) -> str:

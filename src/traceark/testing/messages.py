@@ -360,7 +360,13 @@ class MessageTests(StoreTests):
                     fields = {"trace_id": "t", "role": "user", field: value, **extra}
                     await store.add_message(Message.model_construct(**fields))
                 assert caught.value.path == path
-        assert len(await store.get_trace_messages("t")) == 1
+        # What the model would have taken is taken.
+        right: dict[str, Any] = {"usage": {"input_tokens": 5}, "created_at": "2026-01-02T00:00:00Z", "mine": 1}
+        given: list[dict[str, Any]] = [{}, {"usage": right["usage"]}, right]
+        for fields in given:
+            await store.add_message(Message.model_construct(trace_id="t", role="user", **fields))
+        assert len(await store.get_trace_messages("t")) == 4
+        assert (await header(store)).total_tokens == 10
 
     @scenario
     async def test_a_value_that_a_field_cannot_hold_is_refused_by_its_path(self, store: TraceStore) -> None:
