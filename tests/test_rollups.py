@@ -493,6 +493,23 @@ def test_a_damaged_rollup_is_removed_by_a_merge_and_made_again(place: Place, dam
     run(story())
 
 
+def test_a_damaged_rollup_is_made_again_by_the_next_run(tmp_path: Path) -> None:
+    async def story() -> None:
+        place = Place(str(tmp_path / "a"), tmp_path / "cache")
+        await place.record("a")
+        await place.optimize()
+        [rollup] = await place.reader().refresh()
+        key = rollup.key(rollup.names("messages")[0])
+        data = await place.storage.read(key)
+        await place.storage.replace(key, data[:9] + bytes([data[9] ^ 1]) + data[10:])
+        with pytest.warns(DamagedTraceWarning, match=rollup.id):
+            assert (await place.optimize()).made == 1
+        await check(place)
+        assert rollup.id not in {each.id for each in await place.reader().refresh()}
+
+    run(story())
+
+
 def test_to_look_for_damage_fetches_nothing_that_was_not_read(tmp_path: Path) -> None:
     async def story() -> None:
         place = Place("memory://fetches", tmp_path / "cache")

@@ -258,8 +258,10 @@ class TextOutput(Output):
             self.console.print(Text(f"  and {len(notes) - 1} more of this kind; --json has them all"))
         looked_at = f"{count_of(verified.traces, 'trace')} verified{', deep' if verified.deep else ''}"
         if verified.wrong:
-            wrong = len({finding.trace_id for finding in verified.wrong})
-            found = f"{count_of(len(verified.wrong), 'finding')} in {count_of(wrong, 'trace')}"
+            traces = {finding.trace_id for finding in verified.wrong}
+            where = [f"in {count_of(len(traces - {''}), 'trace')}"] if traces - {""} else []
+            where += ["outside of traces"] if "" in traces else []
+            found = f"{count_of(len(verified.wrong), 'finding')} {' and '.join(where)}"
             self.console.print(Text(f"{looked_at}: {found}", style="bold red"))
         else:
             self.console.print(Text(f"{looked_at}: nothing is wrong", style="green"))

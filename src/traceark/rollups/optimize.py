@@ -63,6 +63,7 @@ async def optimize(
     report = OptimizeReport()
     async with _workshop(storage, binding, memory_bytes) as shop:
         bounds = limits or (REMOTE_LIMITS if shop.remote else Limits())
+        await shop.remove_damaged()
         await shop.remove_dead(report)
         await shop.roll_up(rows, bounds, report, progress or (lambda done, total: None))
         await shop.merge(rows, bounds, report)

@@ -242,9 +242,15 @@ class RollupReader:
             await self._proves(rollup, read)
         return len(self.damaged) > before
 
+    def small(self, rollup: Rollup, names: Collection[str] | None = None) -> list[str]:
+        """Return those of a rollup's files, or of some, that are read whole before they are asked."""
+        return [
+            name for name in rollup.files if rollup.files[name] <= _CHECKED_BYTES and (names is None or name in names)
+        ]
+
     async def _proves_small(self, rollup: Rollup, names: Collection[str]) -> bool:
         """Do as `_proves` before files are asked, but for large ones: that would take longer than most answers."""
-        return await self._proves(rollup, [name for name in names if rollup.files[name] <= _CHECKED_BYTES])
+        return await self._proves(rollup, self.small(rollup, names))
 
     async def _proves(self, rollup: Rollup, names: Collection[str]) -> bool:
         """Say whether some files are whole; where one is not, do without the rollup, and say so."""

@@ -239,21 +239,32 @@ class Workshop:
         await asyncio.to_thread(write)
         return counts
 
+    async def remove_damaged(self) -> None:
+        """Remove rollups that are damaged, where that is found in no time: on a disk, in files that are not large."""
+        if not self.remote:
+            rollups = await self._reader.refresh()
+            await self._drop(
+                [each for each in rollups if await self._reader.broken_file(each, self._reader.small(each))]
+            )
+
     async def _drop_damaged(self, rollups: Sequence[Rollup]) -> bool:
         """Remove rollups whose bytes are not those that were published; say whether there were any.
 
         What is wrong in one would be in what it is merged into, and proven there.
         """
         damaged = [rollup for rollup in rollups if await self._reader.broken_file(rollup) is not None]
+        await self._drop(damaged)
+        return bool(damaged)
+
+    async def _drop(self, damaged: Sequence[Rollup]) -> None:
         for rollup in damaged:
             warnings.warn(
                 f"the rollup {rollup.id} is damaged and was removed; the traces are not touched, "
-                "and the next `optimize` makes it again",
+                "and `optimize` makes it again",
                 DamagedTraceWarning,
                 stacklevel=2,
             )
             await self._remove(rollup.id, rollup.keys())
-        return bool(damaged)
 
     async def remove_dead(self, report: OptimizeReport) -> None:
         """Remove rollups that were replaced a while ago, and what runs that were killed left unfinished."""

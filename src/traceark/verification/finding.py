@@ -12,7 +12,7 @@ class Finding:
     Attributes
     ----------
     trace_id : str
-        The trace, or the directory's name where it names none.
+        The trace, or the directory's name where it names none; empty for what is of no trace.
     file : str
         Relative to the archive.
     offset : int or None
