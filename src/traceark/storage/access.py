@@ -17,6 +17,7 @@ from traceark.storage.local_plain import open_plain
 
 Access = Literal["owner", "group", "others"]
 _FIRST: dict[Access, int] = {"owner": 0o600, "group": 0o660, "others": 0o664}
+_OF_GROUP = stat.S_IRWXG | stat.S_ISGID
 
 
 class Permissions:
@@ -82,8 +83,8 @@ def make_directory(path: Path | str, of_files: int) -> None:
     FileExistsError
     """
     mode = of_files | (of_files & 0o444) >> 2 | (stat.S_ISGID if of_files & stat.S_IWGRP else 0)
-    Path(path).mkdir(mode)
-    if mode & stat.S_IRWXG:
+    os.mkdir(path, mode)  # noqa: PTH102  # a path's object takes as long as the call
+    if ~os.lstat(path).st_mode & mode & _OF_GROUP:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             open_to_group(descriptor, mode)
@@ -93,7 +94,7 @@ def make_directory(path: Path | str, of_files: int) -> None:
 
 def open_to_group(descriptor: int, mode: int) -> None:
     """Give a file of one's own what the umask took from its group."""
-    wanted = mode & (stat.S_IRWXG | stat.S_ISGID)
+    wanted = mode & _OF_GROUP
     if not wanted:
         return
     status = os.fstat(descriptor)

@@ -20,7 +20,7 @@ from traceark.errors import CorruptFileError, StorageError
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, TRACES
 from traceark.manifest import decode_manifest, sha256
 from traceark.storage.access import Permissions, make_directory, open_to_group
-from traceark.storage.local_plain import open_plain, plain_path, read_plain
+from traceark.storage.local_plain import plain_path, read_plain
 from traceark.storage.staging import staging
 from traceark.storage.syncing import sync_directory, sync_file_system
 
@@ -28,7 +28,7 @@ from traceark.storage.syncing import sync_directory, sync_file_system
 _GROUP, _GROUP_BYTES = 1_000, 1 << 28
 # Files that are synced at the same time share what the file system writes for it.
 _SYNCING_THREADS = 32
-_EXCLUSIVE = os.O_RDWR | os.O_CREAT | os.O_EXCL
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _OUTSIDE = frozenset({"", ".", ".."})
 # What can come of a trace that is being written to, there already, damaged or hostile: `carry` tells.
 _NOT_PLAIN = (OSError, CorruptFileError, ValueError)
@@ -154,7 +154,7 @@ class Copying:
     def _moved(self, key: str, size: int) -> int | None:
         try:
             # It fails where a trace is, or the beginnings of one.
-            Path(self.place, key).rename(f"{self.target}/{key}")
+            os.rename(f"{self.place}/{key}", f"{self.target}/{key}")  # noqa: PTH104
         except OSError:
             return None
         return size
@@ -189,7 +189,7 @@ class Copying:
         return written
 
     def _write(self, path: str, data: bytes) -> int:
-        descriptor = open_plain(path, _EXCLUSIVE, self.mode)
+        descriptor = os.open(path, _NEW, self.mode)
         try:
             open_to_group(descriptor, self.mode)
             view = memoryview(data)

@@ -1,10 +1,10 @@
-"""One verify by several processes, on a local disk, where each of them can read the archive by itself."""
+"""Many traces at a time: what waits or works in C is done together, and on a local disk several processes share it."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
 
 from traceark import processes
@@ -17,6 +17,9 @@ Listed = Mapping[str, Mapping[str, Entry]]
 
 # Starting a process takes about a second, in which one looks deep into 700 small traces or 50 MB of large ones.
 _WORTH_TRACES, _WORTH_BYTES = 1_500, 128 * 2**20
+# How many traces are looked at together by one process, where requests are waited for and on a local disk, and of how
+# many bytes, so that memory stays bounded. A smaller one on a local disk is looked at without waiting for anything.
+_TOGETHER, _TOGETHER_ON_DISK, _TOGETHER_BYTES, _ALONE_BYTES = 16, 2, 64 * 2**20, 2**20
 # A chunk is small enough to share the work evenly, and to show how far it is.
 _MOST_TRACES, _CHUNKS_PER_WORKER = 256, 8
 
@@ -30,13 +33,40 @@ def sensible_workers(storage: Storage, listed: Listed) -> int:
     """Return how many processes to share a deep look at these traces among; one where starting others costs more."""
     if not can_share(storage):
         return 1
-    size = sum(entry.size for entries in listed.values() for entry in entries.values())
+    size = sum(map(_size, listed.values()))
     return (os.cpu_count() or 1) if len(listed) >= _WORTH_TRACES or size >= _WORTH_BYTES else 1
+
+
+async def check_together(storage: Storage, listed: Listed, *, deep: bool) -> AsyncGenerator[dict[str, Checked]]:
+    """Check traces, some at a time; yield what is found of each as it is done."""
+    on_disk = can_share(storage)
+    most = _TOGETHER_ON_DISK if on_disk else _TOGETHER
+    running: dict[asyncio.Task[Checked], tuple[str, int]] = {}
+
+    async def some_done() -> dict[str, Checked]:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        return {running.pop(task)[0]: task.result() for task in done}
+
+    try:
+        for each, entries in listed.items():
+            size = _size(entries)
+            if on_disk and size < _ALONE_BYTES:
+                yield {each: await check(storage, each, entries, deep=deep)}
+                continue
+            while running and (len(running) == most or size + sum(s for _, s in running.values()) > _TOGETHER_BYTES):
+                yield await some_done()
+            running[asyncio.create_task(check(storage, each, entries, deep=deep))] = each, size
+        while running:
+            yield await some_done()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def check_by_workers(
     storage: Storage, listed: Listed, *, deep: bool, workers: int
-) -> AsyncIterator[dict[str, Checked]]:
+) -> AsyncGenerator[dict[str, Checked]]:
     """Check traces; yield them a chunk at a time, as they are done."""
     pool = processes.pool(workers)
     try:
@@ -51,9 +81,13 @@ async def check_by_workers(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _size(entries: Mapping[str, Entry]) -> int:
+    return sum(entry.size for entry in entries.values())
+
+
 def _chunks(listed: Listed, workers: int) -> Iterator[Listed]:
     shares = workers * _CHUNKS_PER_WORKER
-    weights = {trace_id: sum(entry.size for entry in entries.values()) for trace_id, entries in listed.items()}
+    weights = {trace_id: _size(entries) for trace_id, entries in listed.items()}
     most_traces, most_bytes = min(_MOST_TRACES, -(-len(listed) // shares)), sum(weights.values()) // shares
     chunk: dict[str, Mapping[str, Entry]] = {}
     weight = 0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Set
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Set
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from pathlib import Path
 
 from traceark.catalog import beside
@@ -18,7 +18,7 @@ from traceark.verification import burials
 from traceark.verification.finding import Finding
 from traceark.verification.links import broken_links
 from traceark.verification.one import Checked, check
-from traceark.verification.parallel import can_share, check_by_workers, sensible_workers
+from traceark.verification.parallel import can_share, check_by_workers, check_together, sensible_workers
 from traceark.verification.plain import strange_names
 from traceark.verification.resuming import Progress
 
@@ -79,11 +79,12 @@ async def verify(
         checked = kept.checked(listed) if kept is not None else {}
         tell(len(checked))
         todo = {each: entries for each, entries in listed.items() if each not in checked}
-        async for chunk in _check_all(storage, todo, deep=deep, workers=workers):
-            if kept is not None:
-                kept.add(chunk, listed)
-            checked.update(chunk)
-            tell(len(checked))
+        async with aclosing(_check_all(storage, todo, deep=deep, workers=workers)) as chunks:
+            async for chunk in chunks:
+                if kept is not None:
+                    kept.add(chunk, listed)
+                checked.update(chunk)
+                tell(len(checked))
         tombstones = await buried(storage)
         for each in sorted(checked):
             found += _with_burials(storage, checked[each].findings, listed[each], tombstones)
@@ -109,18 +110,15 @@ def _progress(
     return Progress(Path(resume), storage, bound, deep=deep)
 
 
-async def _check_all(
+def _check_all(
     storage: Storage, listed: Listed, *, deep: bool, workers: int | None
-) -> AsyncIterator[dict[str, Checked]]:
+) -> AsyncGenerator[dict[str, Checked]]:
     """Yield what is found of some traces at a time, as it is."""
     if workers is None:
         workers = sensible_workers(storage, listed)
     if workers > 1:
-        async for chunk in check_by_workers(storage, listed, deep=deep, workers=workers):
-            yield chunk
-        return
-    for each, entries in listed.items():
-        yield {each: await check(storage, each, entries, deep=deep)}
+        return check_by_workers(storage, listed, deep=deep, workers=workers)
+    return check_together(storage, listed, deep=deep)
 
 
 def _with_burials(
