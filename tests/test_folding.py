@@ -306,7 +306,7 @@ async def write_together(stores: list[ArchiveStore], each: int) -> None:
 
 
 async def test_stores_that_write_together_in_memory_lose_nothing(name: str, few: None) -> None:
-    await write_together([on(Counting(name)) for _ in range(4)], tried(40, 150, 400))
+    await write_together([on(Counting(name)) for _ in range(4)], tried(40, 90, 400))
     assert any(isinstance(each, PartName) for each in await objects(MemoryStorage(name)))
 
 

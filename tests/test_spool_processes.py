@@ -96,7 +96,7 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(
     url, options, spool = ministack_server.place(), ministack_server.storage_options, tmp_path / "spool"
     choose = random.Random(resumed)
     acknowledged: dict[str, list[int]] = {}
-    for _ in range(tried(1, 6, 60)):
+    for _ in range(tried(1, 4, 60)):
         writer = Writer(url, spool, options, first=max(acknowledged.get(RUN, [-1])) + 1000)
         writer.hear(choose.randrange(3, 160))
         acknowledged = merged(acknowledged, writer.kill())
