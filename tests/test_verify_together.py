@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from traceark.catalog.lookup import scan
 from traceark.models import Message, Trace
+from traceark.reading import scan
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.verification import parallel

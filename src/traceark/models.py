@@ -122,10 +122,7 @@ class ArchiveModel(BaseModel):
         'hi'
         """
         if type(value) is cls:
-            if not cls.checked_later:
-                # It may have been made, copied or changed without validation.
-                cls.parse({**value.__dict__, **(value.__pydantic_extra__ or {})})
-            return value
+            return value if cls.checked_later else value._checked()
         return cls.parse(attributes_of(value))
 
     @classmethod
@@ -161,11 +158,33 @@ class ArchiveModel(BaseModel):
         put(model, "__pydantic_private__", None)
         return model
 
+    def _checked(self) -> Self:
+        """Return this itself, but what it should be where it was made, copied or changed without validation."""
+        checked = self.parse(self.given())
+        if checked.__dict__ == self.__dict__:
+            return self
+        object.__setattr__(checked, "__pydantic_private__", self.__pydantic_private__)
+        return checked
+
+    def given(self) -> dict[str, Any]:
+        """Return all fields, and those of models in them, to be validated anew: pydantic takes a model as it is."""
+        return {name: _given(value) for name, value in self.__dict__.items()} | (self.__pydantic_extra__ or {})
+
     def fields(self) -> dict[str, Any]:
         """Return the known fields that are not None and all extra ones, unconverted."""
         known = {name: value for name, value in self.__dict__.items() if value is not None}
         extra = self.__pydantic_extra__
         return {**known, **extra} if extra else known
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, ArchiveModel):
+        return value.given()
+    return (
+        [*map(_given, value)]
+        if type(value) is list and any(isinstance(each, ArchiveModel) for each in value)
+        else value
+    )
 
 
 class Usage(ArchiveModel):

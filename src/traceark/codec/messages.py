@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic_core import PydanticSerializationError
 
 from traceark.codec.lines import is_plain, record_text, to_record
-from traceark.models import Message
+from traceark.models import Message, Usage
 
 # pydantic's encoder gives up somewhat deeper.
 _PLAIN_DEPTH = 100
@@ -44,10 +44,19 @@ def typed(message: Message) -> Message:
     ------
     InvalidValueError
     """
-    return message if (*map(type, message.__dict__.values()),) in _known_types else _validated(message)
+    return message if _types(message) in _known_types else _validated(message)
 
 
 def _validated(message: Message) -> Message:
-    typed = Message.parse(message.__dict__ | (message.__pydantic_extra__ or {}))
-    _known_types.add(tuple(map(type, typed.__dict__.values())))
+    typed = Message.parse(message.given())
+    _known_types.add(_types(typed))
     return typed
+
+
+def _types(message: Message) -> tuple[type, ...]:
+    """Return the types of all fields, and of those of the usage."""
+    values = message.__dict__
+    usage = values["usage"]
+    if type(usage) is Usage:
+        return (*map(type, values.values()), *map(type, usage.__dict__.values()))
+    return (*map(type, values.values()),)

@@ -129,6 +129,14 @@ class GoalTests(StoreTests):
                 with pytest.raises(InvalidValueError) as caught:
                     await store.update_goal_tree("t", as_given(goals=[{"id": "0"}, {"id": "1", field: value}]))
                 assert caught.value.path.startswith(f"goals[1].{field}")
+                # Nor does it pass in a goal that was made without validation.
+                unchecked = Goal.model_construct(**{"id": "1", field: value})
+                with pytest.raises(InvalidValueError) as caught:
+                    await store.add_goal("t", unchecked)
+                assert field in caught.value.path
+                with pytest.raises(InvalidValueError) as caught:
+                    await store.update_goal_tree("t", GoalTree(goals=[Goal(id="0"), unchecked]))
+                assert caught.value.path.startswith(f"goals[1].{field}")
         assert await store.get_goal_tree("t") is None
         await store.add_goal("t", Goal(id="1", created_at=NEW_YEAR))
         for field, value in refused:

@@ -353,6 +353,8 @@ class MessageTests(StoreTests):
             ("role", 5, "role"), ("role", None, "role"), ("tokens", "5", "tokens"), ("tokens", 2**63, "tokens"),
             ("cost", float("nan"), "cost"), ("sequence", 2**63, "sequence"), ("message_id", 7, "message_id"),
             ("usage", {"input_tokens": "x"}, "usage.input_tokens"), ("created_at", "yesterday", "created_at"),
+            ("usage", Usage.model_construct(output_tokens="5"), "usage.output_tokens"),
+            ("usage", Usage().model_copy(update={"input_tokens": 1.5}), "usage.input_tokens"),
         ]  # fmt: skip
         for field, value, path in refused:
             for extra in ({}, {"mine": 1}):
@@ -362,7 +364,7 @@ class MessageTests(StoreTests):
                 assert caught.value.path == path
         # What the model would have taken is taken.
         right: dict[str, Any] = {"usage": {"input_tokens": 5}, "created_at": "2026-01-02T00:00:00Z", "mine": 1}
-        given: list[dict[str, Any]] = [{}, {"usage": right["usage"]}, right]
+        given: list[dict[str, Any]] = [{}, {"usage": Usage.model_construct(input_tokens=5)}, right]
         for fields in given:
             await store.add_message(Message.model_construct(trace_id="t", role="user", **fields))
         assert len(await store.get_trace_messages("t")) == 4

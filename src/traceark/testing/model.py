@@ -95,7 +95,7 @@ def _sequence(message: Message) -> int:
 def _checked(model: M) -> M:
     """Return a deep copy of a model whose every value the archive can keep exactly."""
     to_record(model)
-    model = model.parse({**model.__dict__, **(model.__pydantic_extra__ or {})})
+    model = model.parse(model.given())
     check_texts(model.model_copy(update=dict.fromkeys(JSON_FIELDS & model.__dict__.keys())))
     return model.model_copy(deep=True)
 
