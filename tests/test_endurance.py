@@ -20,6 +20,8 @@ from profiles import tried
 MESSAGES, TRACES = tried(10_000, 120_000, 1_000_000), tried(400, 2_000, 100_000)
 # What is kept of each message of an open trace: its id and what the totals need to change it by.
 MOST_BYTES_PER_MESSAGE = 400
+# Both stores keep the catalog in memory, which grows by a row of each trace; besides, what is in use comes and goes.
+MOST_BYTES_PER_ROW, STORES, COMES_AND_GOES = 400, 2, 30_000_000
 # A hundred and twenty-eight open traces, with their locks and segments, and a few that are on their way.
 MOST_OPEN_FILES = 3 * 128 + 40
 
@@ -45,4 +47,4 @@ async def test_very_many_traces_go_through_one_store(tmp_path: Path, capsys: pyt
         print(f"\n{told(figures(f'{TRACES:,} traces', 'a hundred', endured, TRACES))}")
     assert max(endured.handles) < MOST_OPEN_FILES
     assert max(endured.handles[-2:]) <= max(endured.handles[:-2]) + 8
-    assert grown(endured) < 30_000_000
+    assert grown(endured) < TRACES // 2 * STORES * MOST_BYTES_PER_ROW + COMES_AND_GOES

@@ -31,7 +31,7 @@ from traceark.catalog.rows import fingerprint
 from traceark.catalog.snapshot import SCHEMA, SnapshotInfo
 from traceark.catalog.table import CatalogTable
 from traceark.errors import CorruptFileError, DamagedTraceWarning, StorageError
-from traceark.layout import TRACES, trace_id_of
+from traceark.layout import TRACES
 from traceark.reading import scan
 from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
 
@@ -206,9 +206,7 @@ class Catalog:
         stamped = self._storage.stamp(TRACES)
         if stamped is None or stamped[0] == self._info.stamp:
             return
-        ids = {key: trace_id_of(key) for key in await self._storage.children(TRACES)}
-        known.strangers = tuple(key for key, trace_id in ids.items() if trace_id is None)
-        new, missing = await known.names_apart([each for each in ids.values() if each is not None])
+        new, missing = await known.names_apart(await self._storage.children(TRACES))
         rows = await self._lookup.rows(new)
         await known.remove(missing)
         await known.put([with_openings(row, [COPIED]) for row in rows])

@@ -16,6 +16,7 @@ from traceark.catalog.lookup import COPIED, Lookup, merged, with_openings
 from traceark.catalog.notes import Note, changed, is_doubtful
 from traceark.catalog.rows import DAMAGED, OPEN
 from traceark.catalog.table import CatalogTable
+from traceark.layout import trace_id_of
 from traceark.models import JsonObject
 
 _numbers = itertools.count(1)
@@ -165,10 +166,17 @@ class KnownTraces:
         own = all(opening.startswith(self._writer) for opening in openings)
         return bool(openings) and own and trace_id not in self.doubted
 
-    async def names_apart(self, present: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return which of these traces nothing is known of, and which known ones are not among them."""
+    async def names_apart(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return which traces of these directories nothing is known of, and which known ones are not among them."""
+        return await asyncio.to_thread(self._names_apart, keys)
+
+    def _names_apart(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+        ids = [*map(trace_id_of, keys)]
+        present = [each for each in ids if each is not None]
+        strangers = len(present) < len(ids)
+        self.strangers = [key for key, each in zip(keys, ids, strict=True) if each is None] if strangers else []
         self.doubted |= self.open.keys() - set(present)
-        return await asyncio.to_thread(self.table.names_apart, present)
+        return self.table.names_apart(present)
 
     def told_problems(self) -> list[str]:
         """Return what is wrong with what is left out."""

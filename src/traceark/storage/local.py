@@ -33,10 +33,18 @@ from traceark.storage.syncing import sync_directory
 
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
+# A directory of at least a thousand names, on most file systems.
+_INLINE_DIRECTORY_BYTES = 64 * 1024
 # So often a directory is read in which files go at every look.
 _SCANS = 8
 # What is not there did not just change.
 _ANCIENT_SECONDS = 1e9
+
+
+def _children(path: Path) -> list[str]:
+    with os.scandir(path) as entries:
+        # What is no directory where one belongs is refused when it is read, and not passed over.
+        return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
 
 
 def _sync_directories(paths: Iterable[Path]) -> None:
@@ -147,9 +155,10 @@ class LocalStorage(AppendStorage):
     async def children(self, prefix: str) -> Sequence[str]:
         path = self.path(prefix)
         try:
-            with told_errors(str(path)), os.scandir(path) as entries:
-                # What is no directory where one belongs is refused when it is read, and not passed over.
-                return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+            with told_errors(str(path)):
+                if path.stat().st_size <= _INLINE_DIRECTORY_BYTES:
+                    return _children(path)
+                return await asyncio.to_thread(_children, path)
         except KeyMissingError:
             return []
 
