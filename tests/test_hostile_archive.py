@@ -267,6 +267,7 @@ def test_a_check_that_is_left_out_is_found(made: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("traceark.storage.local.path_to_open", followed)
     for module in ("storage.local", "sync.disk"):
         monkeypatch.setattr(f"traceark.{module}.plain_path", followed)
+    for module in ("storage.local", "storage.local_plain"):
         monkeypatch.setattr(f"traceark.{module}.open_plain", opened)
     found = "\n".join(wrong_with(made, tmp_path, "traces", link))
     assert "it followed the link" in found

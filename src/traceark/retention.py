@@ -7,6 +7,7 @@ stay as they are and no copy of it differs for it; each archive says for itself 
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from traceark.keeping import Keeping
 from traceark.layout import PINS, pin_key, trace_id_of, trace_prefix
 from traceark.models import Json, JsonObject, Trace, utc_now
 from traceark.storage.base import KeyExistsError
+from traceark.together import for_each
 
 # Called with traces done, and of how many.
 Progress = Callable[[int, int], None]
@@ -196,11 +198,15 @@ class Retention(Asking, Keeping):
         return total
 
     async def _let_go(self, report: ExpiryReport, reason: str, progress: Progress | None) -> None:
-        for number, trace_id in enumerate(report.trace_ids, start=1):
+        gone = itertools.count(1)
+
+        async def delete(trace_id: str) -> None:
             with suppress(TraceNotFoundError):  # another process deleted it meanwhile
                 await self.delete_trace(trace_id, reason=reason)
             if progress is not None:
-                progress(number, len(report.trace_ids))
+                progress(next(gone), len(report.trace_ids))
+
+        await for_each(report.trace_ids, delete, _AT_A_TIME)
         if report.trace_ids:
             purged = await self.purge(report.trace_ids)
             report.rollups, report.unread = purged.rewritten + purged.removed, list(purged.unread)

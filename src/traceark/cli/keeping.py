@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +18,13 @@ from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
 from traceark.errors import DamagedTraceError, TraceNotFoundError
 from traceark.showing import count_of, one_line
+from traceark.together import for_each
+
+if TYPE_CHECKING:
+    from traceark import Archive
+
+# Sealing a trace takes memory for all of it.
+_AT_A_TIME = 4
 
 
 @click.command("compact")
@@ -27,7 +37,7 @@ def compact_verb(settings: Settings, archive: str, names: tuple[str, ...], every
     _check_choice(names, every)
     with opened_existing(settings, archive) as target:
         chosen = trace_ids(target) if every else find_all(target, names)
-        done, failed = _each("compacting", chosen, target.compact)
+        done, failed = _each(target, "compacting", chosen, target.store.compact)
     return _tell(settings, Kept("compacted", done, failed=failed))
 
 
@@ -51,7 +61,7 @@ def seal_verb(settings: Settings, archive: str, names: tuple[str, ...], every: b
             running = sorted(trace.trace_id for trace in traces if trace.status == "running")
         else:
             chosen = find_all(target, names)
-        done, failed = _each("sealing", chosen, target.seal)
+        done, failed = _each(target, "sealing", chosen, target.store.seal)
     return _tell(settings, Kept("sealed", done, running, failed))
 
 
@@ -125,7 +135,7 @@ def rm_verb(settings: Settings, archive: str, names: tuple[str, ...], purge: boo
     """
     with opened_existing(settings, archive) as target:
         chosen = list(dict.fromkeys(find_exactly(target, name) for name in names))
-        done, failed = _each("removing", chosen, lambda trace_id: target.delete_trace(trace_id, reason=reason))
+        done, failed = _each(target, "removing", chosen, partial(target.store.delete_trace, reason=reason))
         left = target.rollups_with(done)
         if done and purge:
             report = target.purge(done)
@@ -169,20 +179,24 @@ def _check_choice(names: Sequence[str], every: bool) -> None:
         raise click.UsageError("give TRACE_IDs, or --all", click.get_current_context())
 
 
-def _each(what: str, chosen: Sequence[str], work: Callable[[str], None]) -> tuple[list[str], dict[str, str]]:
-    """Do something to each trace; return those it was done to, and why others failed."""
-    done: list[str] = []
+def _each(
+    target: Archive, what: str, chosen: Sequence[str], work: Callable[[str], Awaitable[None]]
+) -> tuple[list[str], dict[str, str]]:
+    """Do something to each trace, some at a time; return those it was done to, and why others failed."""
     failed: dict[str, str] = {}
+    begun = itertools.count()
     with progress(what) as advance:
-        for number, trace_id in enumerate(chosen):
-            advance(trace_id, number, len(chosen))
+
+        async def one(trace_id: str) -> None:
+            advance(trace_id, next(begun), len(chosen))
             try:
-                work(trace_id)
+                await work(trace_id)
             except (DamagedTraceError, TraceNotFoundError) as error:
                 failed[trace_id] = str(error)
-            else:
-                done.append(trace_id)
-    return done, failed
+
+        target.run(for_each(chosen, one, _AT_A_TIME))
+    failed = {each: failed[each] for each in chosen if each in failed}
+    return [each for each in chosen if each not in failed], failed
 
 
 def _tell(settings: Settings, kept: Kept) -> int:

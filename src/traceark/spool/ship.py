@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from traceark.sync.burials import carried
 from traceark.sync.carry import ChangedMeanwhileError, is_md5
 from traceark.sync.compare import compare, compare_contents
 from traceark.sync.sides import Side, look
+from traceark.together import for_each
 
 log = logging.getLogger("traceark.spool")
 _AT_A_TIME = 8
@@ -87,11 +88,11 @@ class Shipper:
         now = time.monotonic()
         waiting = [trace for trace in await self._place.traces() if not trace.is_shipped]
         due = [trace for trace in waiting if hurry or self._not_before.get(trace.trace_id, 0.0) <= now]
-        await _all(self._ship, due)
+        await for_each(due, self._ship, _AT_A_TIME)
         traces = await self._place.traces()
         still = time.time() - _STILL_SECONDS
         done = [each for each in traces if each.is_shipped and MANIFEST in each.entries and each.written_at < still]
-        await _all(self._remove, done)
+        await for_each(done, self._remove, _AT_A_TIME)
         return all(trace.is_settled for trace in traces)
 
     async def finish(self) -> None:
@@ -100,7 +101,8 @@ class Shipper:
             if MANIFEST not in trace.entries:
                 await self._seal_finished(trace.trace_id)
         await self.round(hurry=True)
-        await _all(self._remove, [trace for trace in await self._place.traces() if trace.is_shipped])
+        shipped = [trace for trace in await self._place.traces() if trace.is_shipped]
+        await for_each(shipped, self._remove, _AT_A_TIME)
         for trace_id in await self._place.remains():
             await remove_remains(self._place.storage, trace_id)
             await self._place.drop_mark(trace_id)
@@ -262,23 +264,6 @@ async def closing(target: ArchiveStore) -> AsyncIterator[ArchiveStore]:
     finally:
         with suppress(StorageError, ExceptionGroup):
             await target.close()
-
-
-async def _all(work: Callable[[SpooledTrace], Awaitable[None]], traces: list[SpooledTrace]) -> None:
-    """Do something for all traces, begun in their order, some at a time; after an error none is begun any more."""
-    pending, running = iter(traces), set[asyncio.Task[None]]()
-
-    async def one_after_the_other() -> None:
-        for trace in pending:
-            await work(trace)
-
-    running = {asyncio.ensure_future(one_after_the_other()) for _ in range(min(_AT_A_TIME, len(traces)))}
-    try:
-        await asyncio.gather(*running)
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _is_copied(side: Side, there: Side | None) -> bool:
