@@ -146,7 +146,7 @@ def tree(name: str) -> ast.Module:
 @cache
 def imports(name: str) -> frozenset[str]:
     """Return the modules that a module imports when it runs, by full name; those for types only are left out."""
-    found = set()
+    found: set[str] = set()
     pending: list[ast.AST] = [tree(name)]
     while pending:
         node = pending.pop()
@@ -159,7 +159,9 @@ def imports(name: str) -> frozenset[str]:
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
                 found.add(full if full.removeprefix("traceark.") in MODULES else node.module)
-        pending += ast.iter_child_nodes(node)
+        # Imports are statements, and no expression holds one.
+        for block in ("body", "orelse", "handlers", "finalbody", "cases"):
+            pending += getattr(node, block, ())
     return frozenset(found)
 
 
