@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Here and in all programs that tests start: numpy starts no threads for linear algebra, which nobody does.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # What is collected stays to the end: to look for garbage in it takes a fifth of the collection.
 gc.disable()
 pytest.register_assert_rewrite("traceark.testing")
