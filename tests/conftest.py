@@ -11,6 +11,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Here and in all programs that tests start: numpy starts no threads for linear algebra, which nobody does.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# What is collected stays to the end: to look for garbage in it takes a fifth of the collection.
+gc.disable()
 pytest.register_assert_rewrite("traceark.testing")
 
 from profiles import SEED, THOROUGH  # noqa: E402
@@ -39,6 +43,7 @@ def pytest_collection_finish() -> None:
     """Keep the garbage collector from walking through what was collected, half a million objects, ever again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from hypothesis import settings
+if TYPE_CHECKING:
+    from hypothesis import settings
 
 Case = TypeVar("Case")
 
@@ -34,5 +35,7 @@ def some(cases: Iterable[Case], count: int) -> list[Case]:
 
 def machine_settings(max_examples: int, steps: int) -> settings:
     """Return the settings of a state machine; a thorough run has six times the examples."""
+    from hypothesis import settings  # nothing else here needs it, and programs of tests import this module
+
     examples = max_examples * tried(1, 6, 60)
     return settings(max_examples=examples, stateful_step_count=steps, deadline=None)

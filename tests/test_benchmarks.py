@@ -33,7 +33,7 @@ async def _measured(name: str, folder: Path) -> list[Figure]:
     return await figures_of(TINY)[name](folder)
 
 
-@pytest.mark.parametrize("name", some(figures_of(TINY), 4))
+@pytest.mark.parametrize("name", some(figures_of(TINY), 2))
 def test_each_figure_stands_beside_its_floor(name: str, tmp_path: Path) -> None:
     figures = asyncio.run(_measured(name, tmp_path))
     assert figures

@@ -641,3 +641,21 @@ assert "pandas" not in sys.modules
 assert list(pyarrow.table({"a": [1]}).to_pandas()["a"]) == [1]
 """
     subprocess.run([sys.executable, "-c", program, "ls", imported], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("given", [None, "3"])
+def test_a_verb_lets_numpy_start_no_threads_unless_it_is_told_to(imported: Path, given: str | None) -> None:
+    program = """
+import os
+from contextlib import suppress
+from traceark.cli import main
+with suppress(SystemExit):
+    main()
+print(os.environ["OPENBLAS_NUM_THREADS"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    if given is not None:
+        environment["OPENBLAS_NUM_THREADS"] = given
+    command = [sys.executable, "-c", program, "ls", str(imported), "--limit", "1", "--json"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == (given or "1")

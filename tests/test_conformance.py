@@ -155,9 +155,12 @@ class TestSpooledInMemory(Spooled, InMemory, SharingTests, _AskedInMemory):  # t
         pytest.skip("which storage a trace is read from depends on how far shipping has come")
 
 
-# Whole runs ask all of the protocol of the spool in front of a server too.
+# What is asked of the spool in memory is asked in front of a server too: of events, of messages where tests are
+# thorough, and in whole runs all of the protocol.
 _Asked: type[ArchiveTests] = (
-    ArchiveProtocolConformance if WHOLE else type("_Asked", (ArchiveTests, MessageTests, EventTests), {})
+    ArchiveProtocolConformance
+    if WHOLE
+    else type("_Asked", (ArchiveTests, *((MessageTests,) if THOROUGH else ()), EventTests), {})
 )
 
 

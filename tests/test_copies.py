@@ -41,9 +41,11 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Frame], Histo
 
 def test_a_copy_between_any_two_file_operations_is_an_earlier_state(filmed: tuple[list[Frame], History]) -> None:
     frames, history = filmed
-    found = asyncio.run(judge_copies(iter(frames), history))
+    step = tried(3, 1)
+    chosen = frames[SEED % step :: step]
+    found = asyncio.run(judge_copies(iter(chosen), history))
     assert "damaged" not in found, "a copy of one moment is whole"
-    assert found["whole"] > len(frames) * 0.9
+    assert found["whole"] > len(chosen) * 0.9
 
 
 def test_a_copy_in_any_file_order_is_an_earlier_state_or_says_what_is_missing(

@@ -24,7 +24,7 @@ from traceark.storage.staging import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.verification import Finding
 
-ROUNDS = tried(3, 8, 40)
+ROUNDS = tried(2, 8, 40)
 
 
 async def write_for_ever(store: ArchiveStore, first: int) -> None:

@@ -472,7 +472,7 @@ class Unsteady(MemoryStorage):
             await super().delete([key])
 
 
-@pytest.mark.parametrize("seed", range(SEED, SEED + tried(8, 50, 100)))
+@pytest.mark.parametrize("seed", range(SEED, SEED + tried(5, 50, 100)))
 async def test_whatever_answers_are_lost_what_was_acknowledged_is_there_once(name: str, few: None, seed: int) -> None:
     stores = [on(Unsteady(name, 3 * seed + at)) for at in range(3)]
     reader = ArchiveStore(f"memory://{name}")
@@ -658,7 +658,7 @@ def test_killed_at_any_call_it_leaves_a_trace_that_reads_the_same(name: str, few
         await store.close()
 
     folded = merged = False
-    for calls in itertools.count(1 + after, tried(3, 1)):
+    for calls in itertools.count(1 + after, tried(5, 1)):
         at = f"{name}-{calls}"
         acknowledged, killed = asyncio.run(write(at, calls))
         parts = [each for each in asyncio.run(objects(MemoryStorage(at))) if isinstance(each, PartName)]

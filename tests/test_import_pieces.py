@@ -116,7 +116,7 @@ def split(draw: st.DrawFn, rows: Sequence[Json]) -> list[list[Json]]:
 
 
 @pytest.mark.parametrize("name", some(FORMATS, 3))
-@settings(max_examples=tried(8, 25, 200), deadline=None)
+@settings(max_examples=tried(6, 25, 200), deadline=None)
 @given(data=st.data())
 def test_pieces_that_are_imported_at_once_end_as_one_file_that_tells_them(name: str, data: st.DataObject) -> None:
     pieces = data.draw(split(FORMATS[name]))
@@ -139,7 +139,7 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", some(FORMATS, 3))
-@settings(max_examples=tried(12, 60, 400), deadline=None)
+@settings(max_examples=tried(7, 60, 400), deadline=None)
 @given(data=st.data())
 def test_pieces_that_are_imported_one_by_one_say_the_same_in_any_order(name: str, data: st.DataObject) -> None:
     pieces = data.draw(split(FORMATS[name]))

@@ -57,7 +57,7 @@ def test_no_format_takes_a_time_from_the_import_or_the_file(tmp_path: Path, name
     assert held and "2099" not in json.dumps(held)
 
 
-@pytest.mark.parametrize("name", some(FOLDERS, 5))
+@pytest.mark.parametrize("name", some(FOLDERS, 3))
 def test_a_corpus_is_the_same_in_any_order_by_any_number_of_processes(tmp_path: Path, name: str) -> None:
     paths = first_of(corpus(name), tried(1_500_000, 6_000_000, 1 << 40))
 

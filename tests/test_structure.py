@@ -5,10 +5,9 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import traceark
 
@@ -139,21 +138,32 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(name: str) -> Iterator[str]:
-    """Yield the modules that a module imports when it runs, by full name; those for types only are left out."""
-    pending: list[ast.AST] = [ast.parse(MODULES[name].read_text())]
+@cache
+def tree(name: str) -> ast.Module:
+    """Return a module's syntax tree."""
+    return ast.parse(MODULES[name].read_text())
+
+
+@cache
+def imports(name: str) -> frozenset[str]:
+    """Return the modules that a module imports when it runs, by full name; those for types only are left out."""
+    found: set[str] = set()
+    pending: list[ast.AST] = [tree(name)]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, f"{name} imports relatively"
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                yield full if full.removeprefix("traceark.") in MODULES else node.module
-        pending += ast.iter_child_nodes(node)
+                found.add(full if full.removeprefix("traceark.") in MODULES else node.module)
+        # Imports are statements, and no expression holds one.
+        for block in ("body", "orelse", "handlers", "finalbody", "cases"):
+            pending += getattr(node, block, ())
+    return frozenset(found)
 
 
 def own(name: str) -> set[str]:
@@ -168,52 +178,66 @@ def room(name: str) -> str:
     return name.split(".")[0]
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_module_says_what_it_is_for(name: str) -> None:
-    assert ast.get_docstring(ast.parse(MODULES[name].read_text())), f"{MODULES[name]} opens without a docstring"
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [str(MODULES[name]) for name in MODULES if not ast.get_docstring(tree(name))]
+    assert not silent, f"open without a docstring: {', '.join(silent)}"
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_can_be_read_in_one_sitting(name: str) -> None:
-    lines = len(MODULES[name].read_text().splitlines())
-    assert (lines > MAX_LINES) == (name in LONG), f"{name} has {lines} lines; {MAX_LINES} are allowed without a reason"
+def test_a_module_can_be_read_in_one_sitting() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
+    wrong = {name: count for name, count in lines.items() if (count > MAX_LINES) != (name in LONG)}
+    assert not wrong, f"{MAX_LINES} lines are allowed without a reason: {wrong}"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name and room(name) != "testing"])
-def test_imports_point_down_only(name: str) -> None:
-    assert room(name) in LEVEL, f"give {room(name)!r} a level"
+def test_imports_point_down_only() -> None:
+    modules = [name for name in MODULES if name and room(name) != "testing"]
+    wrong = [each for name in modules for each in upward(name)]
+    assert not wrong, "\n".join(wrong)
+
+
+def upward(name: str) -> Iterator[str]:
+    """Yield what is wrong with what a module imports of the package."""
+    if room(name) not in LEVEL:
+        yield f"give {room(name)!r} a level"
+        return
     level = LEVEL[room(name)]
     for other in own(name):
         if other == "":
-            assert level == TOP, f"{name} imports the whole package"
-            continue
-        assert room(other) != "testing", f"{name} imports from the tests' part"
-        assert LEVEL[room(other)] <= level, f"{name} imports {other}, which is above it"
-        if level == STORAGE:
-            # Layout gives the names of files and traces; nothing else of them is known down here.
-            assert room(other) in ("errors", "storage", room(name)) or other == "layout", f"{name} imports {other}"
-        if level == LOGS and room(other) == "storage":
-            assert other == "storage.base", f"{name} imports {other} and not the base"
-        if room(name) == "importers":
-            # The importer of archives reads them as the package does.
-            more = {
-                "importers.archive": LEVELS[1] + LEVELS[2] + LEVELS[3],
-                "importers.copies": ("codec",),
-                "importers.parallel": ("processes", "computing"),
-                "importers.run": ("computing",),
-                "importers.take": ("computing",),
-            }
-            allowed = room(other) in ("errors", "models", "plugins", "protocol", "importers", *more.get(name, ()))
-            assert allowed, f"{name} imports {other}"
-        if room(name) == "exporters" and name != "exporters.run":
-            assert room(other) in ("errors", "models", "layout", "showing", "packed", "exporters"), (
-                f"{name} imports {other}"
-            )
-        if room(name) == "cli":
-            # Of what lies deep, only the words, models, names, findings, cursors, how to start, and some at a time.
-            words = ("errors", "models", "layout", "verification", "filters", "showing", "starting", "together")
-            allowed = LEVEL[room(other)] >= STORE or other in words or other == "redaction.patterns"
-            assert allowed, f"{name} imports {other}"
+            if level != TOP:
+                yield f"{name} imports the whole package"
+        elif room(other) == "testing":
+            yield f"{name} imports from the tests' part"
+        elif LEVEL[room(other)] > level:
+            yield f"{name} imports {other}, which is above it"
+        elif not allowed(name, other):
+            yield f"{name} imports {other}"
+
+
+def allowed(name: str, other: str) -> bool:
+    """Say whether a module may import another one that is not above it."""
+    level = LEVEL[room(name)]
+    if level == STORAGE:
+        # Layout gives the names of files and traces; nothing else of them is known down here.
+        return room(other) in ("errors", "storage", room(name)) or other == "layout"
+    if level == LOGS and room(other) == "storage":
+        return other == "storage.base"
+    if room(name) == "importers":
+        # The importer of archives reads them as the package does.
+        more = {
+            "importers.archive": LEVELS[1] + LEVELS[2] + LEVELS[3],
+            "importers.copies": ("codec",),
+            "importers.parallel": ("processes", "computing"),
+            "importers.run": ("computing",),
+            "importers.take": ("computing",),
+        }
+        return room(other) in ("errors", "models", "plugins", "protocol", "importers", *more.get(name, ()))
+    if room(name) == "exporters" and name != "exporters.run":
+        return room(other) in ("errors", "models", "layout", "showing", "packed", "exporters")
+    if room(name) == "cli":
+        # Of what lies deep, only the words, models, names, findings, cursors, and how to start.
+        words = ("errors", "models", "layout", "verification", "filters", "showing", "starting", "together")
+        return LEVEL[room(other)] >= STORE or other in words or other == "redaction.patterns"
+    return True
 
 
 def test_imports_make_no_circle() -> None:
@@ -221,15 +245,20 @@ def test_imports_make_no_circle() -> None:
     assert list(order.static_order())
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_heavy_libraries_stay_in_their_room(name: str) -> None:
-    for full in imports(name):
-        library = full.split(".")[0]
+def test_heavy_libraries_stay_in_their_room() -> None:
+    wrong = [each for name in MODULES for each in astray(name)]
+    assert not wrong, "\n".join(wrong)
+
+
+def astray(name: str) -> Iterator[str]:
+    """Yield what is wrong with the libraries that a module imports."""
+    for library in {full.split(".")[0] for full in imports(name)}:
         if library in ("traceark", "__future__") or library in sys.stdlib_module_names:
             continue
-        assert library in ROOMS, f"{name} imports {library}, which is no dependency with a room"
-        allowed = any(name == each or name.startswith(f"{each}.") for each in ROOMS[library])
-        assert allowed, f"{name} imports {library}, whose room is {', '.join(ROOMS[library])}"
+        if library not in ROOMS:
+            yield f"{name} imports {library}, which is no dependency with a room"
+        elif not any(name == each or name.startswith(f"{each}.") for each in ROOMS[library]):
+            yield f"{name} imports {library}, whose room is {', '.join(ROOMS[library])}"
 
 
 def test_public_names_are_these() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from damages import tree_state
+from traceark.catalog.contents import CATALOG
 from traceark.codec.crc import file_crc
 from traceark.codec.lines import decode_line, encode_line
 from traceark.models import Goal, Message, Trace, Usage
@@ -24,13 +25,10 @@ from traceark.testing.values import hard_object
 from traceark.verification import Finding
 
 
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """An archive with four traces in one rollup, one of them written to since, and one that is in none.
-
-    It is made where it is used, since a rollup is bound to its place and ignored in a copy.
-    """
-    folder = tmp_path / "archive"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive with four traces in one rollup, one of them written to since, and one that is in none."""
+    folder = tmp_path_factory.mktemp("rollups") / "archive"
 
     async def record(store: ArchiveStore, trace_id: str) -> None:
         await store.create_trace(Trace(trace_id=trace_id))
@@ -55,7 +53,16 @@ def archive(tmp_path: Path) -> Path:
             await record(store, "new")
 
     asyncio.run(make())
+    shutil.copytree(folder / CATALOG, folder.with_name("catalog"))
     return folder
+
+
+@pytest.fixture
+def archive(made: Path) -> Iterator[Path]:
+    """The archive as it was made; it stays in its place, since a rollup is bound to that and ignored in a copy."""
+    yield made
+    shutil.rmtree(made / CATALOG)
+    shutil.copytree(made.with_name("catalog"), made / CATALOG)
 
 
 def rollup(archive: Path) -> Path:

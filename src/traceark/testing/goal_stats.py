@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 
 import pytest
@@ -106,12 +107,11 @@ class GoalStatsTests(StoreTests):
     async def test_a_preview_finds_older_tools_when_newer_ones_leave(self, store: TraceStore) -> None:
         await store.create_trace(Trace(trace_id="t"))
         await add_family(store)
-        for at in range(60):
-            await store.add_message(message(goal_id="1", tool_name=f"tool{at}"))
-        for at in range(50, 60):
-            await store.update_message(f"t-{at + 1:04d}", goal_id="2")
-        assert (await goal_of(store, "1")).self_stats.preview == "tool45 → tool46 → tool47 → tool48 → tool49"
-        assert (await goal_of(store, "2")).self_stats.preview == "tool55 → tool56 → tool57 → tool58 → tool59"
+        said = (message(message_id=f"m{at}", sequence=at, goal_id="1", tool_name=f"tool{at}") for at in range(1, 61))
+        await asyncio.gather(*(store.add_message(each) for each in said))
+        await asyncio.gather(*(store.update_message(f"m{at}", goal_id="2") for at in range(51, 61)))
+        assert (await goal_of(store, "1")).self_stats.preview == "tool46 → tool47 → tool48 → tool49 → tool50"
+        assert (await goal_of(store, "2")).self_stats.preview == "tool56 → tool57 → tool58 → tool59 → tool60"
 
     @scenario
     async def test_own_stats_that_are_set_are_read_back_and_added_to(self, store: TraceStore) -> None:

@@ -5,6 +5,7 @@ Files are read and put through a storage of their own, so that no store knows of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,23 +96,10 @@ async def record_run(store: TraceStore, trace_id: str = "t") -> None:
     context: dict[str, Any] = hard_object()
     await store.create_trace(Trace.parse({"trace_id": trace_id, "context": context, "own": [1.0, None]}))
     await add_family(store, trace_id)
-    for at in range(6):
-        await store.add_message(
-            Message.parse(
-                {
-                    "trace_id": trace_id,
-                    "role": "assistant",
-                    "goal_id": ("1", "1.1", "1.1.1", "2", "later", None)[at],
-                    "tool_name": f"tool{at}",
-                    "content": hard_object() if at % 2 else f"text {at}",
-                    "usage": Usage.parse({"input_tokens": at, "own": {"deep": [2**70]}}),
-                    "cost": 0.1,
-                    "duration_ms": at,
-                    "own": {"_offset": -0.0},
-                }
-            )
-        )
-        await store.append_event(trace_id, "step", {"at": at, "hard": hard_object()})
+    # What is written at the same time shares a segment where it can, and what is written alone has its own.
+    for together in ((0, 1), (2,), (3, 4, 5)):
+        await asyncio.gather(*(store.add_message(_said(trace_id, at)) for at in together))
+        await asyncio.gather(*(store.append_event(trace_id, "step", _stepped(at)) for at in together))
     await store.add_message(message(trace_id, message_id=f"{trace_id}/own", sequence=3, tokens=1000))
     second = f"{trace_id}-0002"
     await store.update_message(second, content={"new": hard_object()}, goal_id="2", error=None, usage=None, tokens=7)
@@ -120,3 +108,23 @@ async def record_run(store: TraceStore, trace_id: str = "t") -> None:
     await store.update_trace(trace_id, total_tokens=99, task="sort the mail", model="m-1")
     await store.add_goal(trace_id, Goal(id="later", parent_id="2"))
     await store.add_message(message(trace_id, goal_id="1.1", tokens=5, cost=0.7, tool_name="last"))
+
+
+def _said(trace_id: str, at: int) -> Message:
+    return Message.parse(
+        {
+            "trace_id": trace_id,
+            "role": "assistant",
+            "goal_id": ("1", "1.1", "1.1.1", "2", "later", None)[at],
+            "tool_name": f"tool{at}",
+            "content": hard_object() if at in (1, 5) else f"text {at}",
+            "usage": Usage.parse({"input_tokens": at, "own": {"deep": [2**70]}}),
+            "cost": 0.1,
+            "duration_ms": at,
+            "own": {"_offset": -0.0},
+        }
+    )
+
+
+def _stepped(at: int) -> dict[str, Any]:
+    return {"at": at, "hard": hard_object() if at in (0, 4) else [at, 2**70, -0.0]}
