@@ -1,10 +1,12 @@
-"""Tasks that add at once share a sync, and one of them that is cancelled takes nothing from the others."""
+"""Tasks that add at once share a sync, one that is cancelled takes nothing from the others, and no thread is
+waited for where the disk is quick."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,3 +93,35 @@ async def test_a_slow_sync_that_is_cancelled_leaves_no_offset_to_be_used_twice(
             go_on.set()
         await store.add_message(said(2))
     assert await contents(tmp_path) == [0, 1, 2]
+
+
+async def test_syncs_go_to_a_thread_where_most_take_long_and_not_for_one_that_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, in_threads = 0.0, list[bool]()
+    real, here = LocalAppender.sync, threading.get_ident()
+
+    async def threads_after(*seconds: float) -> list[bool]:
+        """Add a message for each sync that takes so long; say which of them were in a thread."""
+        in_threads.clear()
+
+        def sync(self: LocalAppender) -> None:
+            nonlocal now
+            now += seconds[len(in_threads)]
+            in_threads.append(threading.get_ident() != here)
+            real(self)
+
+        monkeypatch.setattr(LocalAppender, "sync", sync)
+        for number in range(len(seconds)):
+            await store.add_message(said(number))
+        return in_threads.copy()
+
+    async with ArchiveStore(tmp_path) as store:
+        await store.create_trace(Trace(trace_id="run"))
+        await store.add_message(said(-1))
+        monkeypatch.setattr(writing, "time", SimpleNamespace(perf_counter=lambda: now))
+        assert not any(await threads_after(0.0003, 0.0003, 60.0, 0.0003, 0.0003))
+        slow = await threads_after(*[0.01] * 20)
+        assert not slow[0] and all(slow[-10:])
+        assert not any((await threads_after(*[0.0003] * 20))[-10:])
+        monkeypatch.undo()

@@ -27,10 +27,10 @@ from traceark.storage.base import (
 if TYPE_CHECKING:
     from traceark.live import OpenTrace
 
-# A sync that takes less than this is done in the event loop: a thread would take as long.
+# Where syncs take less than this, they are done in the event loop: a thread would take as long.
 _INLINE_SYNC_SECONDS = 0.002
-# For so long the time that syncs take is known well enough.
-_MEASURED_SECONDS = 0.005
+# A sync that took longer counts for no more: one that waited for a busy machine tells nothing of the disk.
+_COUNTED_SECONDS = 0.004
 # The generation of a lock that was just opened.
 _UNKNOWN = -2
 
@@ -154,9 +154,8 @@ class FileWriter(LogWriter):
         self._held: Lock | None = None
         self._generation = 0
         self._segments = _Segments()
-        # How long a sync takes, on average, and until when that need not be measured again.
+        # How long a sync takes, on average of the last few.
         self._sync_seconds = 0.0
-        self._measured_until = 0.0
 
     def _open_lock(self) -> Lock:
         if self._lock is None:
@@ -334,15 +333,11 @@ class FileWriter(LogWriter):
                 await asyncio.to_thread(self._sync, segment)
 
     def _sync(self, segment: _OpenSegment) -> None:
-        appender, now = segment.appender, self._trace.used_at
+        appender, start = segment.appender, time.perf_counter()
         assert appender is not None
-        if now < self._measured_until:
-            appender.sync()
-        else:
-            start = time.perf_counter()
-            appender.sync()
-            self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
-            self._measured_until = now + _MEASURED_SECONDS
+        appender.sync()
+        seconds = min(time.perf_counter() - start, _COUNTED_SECONDS)
+        self._sync_seconds += (seconds - self._sync_seconds) / 8
         segment.unsynced = False
 
     async def _sync_closed(self, segment: _OpenSegment) -> None:
