@@ -1,5 +1,5 @@
-"""Tasks that add at once share a sync, one that is cancelled takes nothing from the others, and no thread is
-waited for where the disk is quick."""
+"""Tasks that add at once share a sync, one that is cancelled takes nothing from the others, and who adds alone waits
+for nothing else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from traceark import ArchiveStore, Message, Trace, writing
+from traceark.storage.base import Entry
+from traceark.storage.local import LocalStorage
 from traceark.storage.local_files import LocalAppender
 
 TASKS = 16
@@ -125,3 +127,29 @@ async def test_syncs_go_to_a_thread_where_most_take_long_and_not_for_one_that_do
         assert not slow[0] and all(slow[-10:])
         assert not any((await threads_after(*[0.0003] * 20))[-10:])
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_who_adds_to_one_log_lists_nothing_for_what_others_wrote_to_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sealed: bool
+) -> None:
+    listed = list[str]()
+    real = LocalStorage.list
+
+    async def listing(self: LocalStorage, prefix: str) -> dict[str, Entry]:
+        listed.append(prefix)
+        return await real(self, prefix)
+
+    async with ArchiveStore(tmp_path) as other:
+        await other.create_trace(Trace(trace_id="run"))
+        await other.append_event("run", "begun")
+        if sealed:
+            await other.update_trace("run", status="completed")
+    async with ArchiveStore(tmp_path) as store:
+        await store.add_message(said(0))
+        monkeypatch.setattr(LocalStorage, "list", listing)
+        for number in range(1, 5):
+            await store.add_message(said(number))
+        assert listed == []
+        assert await store.append_event("run", "ended") == 2
+    assert await contents(tmp_path) == [0, 1, 2, 3, 4]

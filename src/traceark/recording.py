@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 from traceark.changes import Change, Untold
 from traceark.codec.lines import dumps, now_text
-from traceark.layout import LogName
+from traceark.layout import LOGS, LogName
 from traceark.live import Announce, OpenTrace
 from traceark.log import LogRead
 from traceark.requests import Request, Staged
@@ -64,6 +64,9 @@ class RecordedTrace(OpenTrace):
             self.untold.take_messages(read.records)
         else:
             self.untold.take_events(read.records, self.ends["messages"])
+
+    def _logs_of(self, batch: list[Request]) -> set[LogName]:
+        return {*LOGS}
 
     def _applied(self, staged: Staged) -> None:
         super()._applied(staged)

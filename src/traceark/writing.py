@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError, TraceNotFoundError
-from traceark.layout import HEADER, LOCK, LogName, SegmentName
+from traceark.layout import HEADER, LOCK, LOGS, LogName, SegmentName
 from traceark.log import Tail
 from traceark.requests import Staged
 from traceark.storage.base import (
@@ -50,8 +50,8 @@ class LogWriter(ABC):
         """Keep other processes out, and take in what they wrote."""
         yield
 
-    def try_lock(self) -> Lock | None:
-        """Take the lock, and return it, if that needs no waiting and nobody else wrote meanwhile."""
+    def try_lock(self, logs: Iterable[LogName]) -> Lock | None:
+        """Take the lock, and return it, if that needs no waiting and nobody else wrote to these logs meanwhile."""
         return None
 
     def is_quick(self) -> bool:
@@ -194,7 +194,7 @@ class FileWriter(LogWriter):
     async def locked(self) -> AsyncIterator[None]:
         lock = await self._acquire()
         try:
-            while not self._is_current(lock):
+            while not self._is_current(lock, LOGS):
                 if lock.generation() != self._generation and (self._generation, lock.generation()) != (_UNKNOWN, 1):
                     # Who changed it may have told others that nobody writes here; creation itself leaves 1.
                     self._trace.announced_at = None
@@ -211,25 +211,26 @@ class FileWriter(LogWriter):
             self._held = None
             lock.release()
 
-    def try_lock(self) -> Lock | None:
+    def try_lock(self, logs: Iterable[LogName]) -> Lock | None:
         lock = self._lock
         if lock is None or not lock.try_acquire():
             return None
-        if self._is_current(lock):
+        if self._is_current(lock, logs):
             return lock
         lock.release()
         return None
 
-    def _is_current(self, lock: Lock) -> bool:
-        """Whether nobody else wrote: the generation is the one known, and the segments end where they did."""
+    def _is_current(self, lock: Lock, logs: Iterable[LogName]) -> bool:
+        """Whether nobody else wrote: the generation is the one known, and the logs' segments end where they did."""
         if lock.generation() != self._generation:
             return False
-        for segment in self._segments.values():
+        for log in logs:
+            segment = self._segments[log]
             tail, appender = segment.tail, segment.appender
             if tail is not None and appender is not None:
                 if appender.current_size() != tail.size:
                     return False
-            elif self._trace.ends[segment.log] or self._trace.tails[segment.log] is not None:
+            elif self._trace.ends[log] or self._trace.tails[log] is not None:
                 # Where a part covers the end: who has not seen it may have appended to the last segment since.
                 return False
         return True
