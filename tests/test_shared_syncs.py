@@ -83,7 +83,7 @@ async def test_a_slow_sync_that_is_cancelled_leaves_no_offset_to_be_used_twice(
         await store.create_trace(Trace(trace_id="run"))
         await store.add_message(said(0))
         with monkeypatch.context() as slow:
-            slow.setattr(writing, "_INLINE_SYNC_SECONDS", 0.0)
+            slow.setattr(writing, "_SLOW_SYNCS", 0)
             slow.setattr(LocalAppender, "sync", sync)
             adding = asyncio.ensure_future(store.add_message(said(1)))
             await asyncio.to_thread(begun.wait)
@@ -97,7 +97,7 @@ async def test_a_slow_sync_that_is_cancelled_leaves_no_offset_to_be_used_twice(
     assert await contents(tmp_path) == [0, 1, 2]
 
 
-async def test_syncs_go_to_a_thread_where_most_take_long_and_not_for_one_that_does(
+async def test_syncs_go_to_a_thread_where_all_take_long_and_not_for_one_that_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, in_threads = 0.0, list[bool]()
@@ -122,10 +122,10 @@ async def test_syncs_go_to_a_thread_where_most_take_long_and_not_for_one_that_do
         await store.create_trace(Trace(trace_id="run"))
         await store.add_message(said(-1))
         monkeypatch.setattr(writing, "time", SimpleNamespace(perf_counter=lambda: now))
-        assert not any(await threads_after(0.0003, 0.0003, 60.0, 0.0003, 0.0003))
+        assert not any(await threads_after(0.0003, 60.0, 60.0, 0.0003, 60.0, 0.0003))
         slow = await threads_after(*[0.01] * 20)
         assert not slow[0] and all(slow[-10:])
-        assert not any((await threads_after(*[0.0003] * 20))[-10:])
+        assert await threads_after(*[0.0003] * 5) == [True, False, False, False, False]
         monkeypatch.undo()
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 # Where syncs take less than this, they are done in the event loop: a thread would take as long.
 _INLINE_SYNC_SECONDS = 0.002
-# A sync that took longer counts for no more: one that waited for a busy machine tells nothing of the disk.
-_COUNTED_SECONDS = 0.004
+# So many in a row must take longer before the next goes to a thread: fewer tell of a busy machine, not of a slow disk.
+_SLOW_SYNCS = 4
 # The generation of a lock that was just opened.
 _UNKNOWN = -2
 
@@ -154,8 +154,8 @@ class FileWriter(LogWriter):
         self._held: Lock | None = None
         self._generation = 0
         self._segments = _Segments()
-        # How long a sync takes, on average of the last few.
-        self._sync_seconds = 0.0
+        # How many of the last syncs were slow, up to the first that was not.
+        self._slow_syncs = 0
 
     def _open_lock(self) -> Lock:
         if self._lock is None:
@@ -236,7 +236,7 @@ class FileWriter(LogWriter):
         return True
 
     def is_quick(self) -> bool:
-        return self._sync_seconds < _INLINE_SYNC_SECONDS
+        return self._slow_syncs < _SLOW_SYNCS
 
     def append_now(self, staged: Staged) -> None:
         written = self._write(staged)
@@ -337,8 +337,8 @@ class FileWriter(LogWriter):
         appender, start = segment.appender, time.perf_counter()
         assert appender is not None
         appender.sync()
-        seconds = min(time.perf_counter() - start, _COUNTED_SECONDS)
-        self._sync_seconds += (seconds - self._sync_seconds) / 8
+        slow = time.perf_counter() - start > _INLINE_SYNC_SECONDS
+        self._slow_syncs = self._slow_syncs + 1 if slow else 0
         segment.unsynced = False
 
     async def _sync_closed(self, segment: _OpenSegment) -> None:
