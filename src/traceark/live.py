@@ -80,8 +80,6 @@ class OpenTrace(KnownTrace):
 
         Then `Request.outcome` tells what came of it.
         """
-        if self._broken is not None:
-            raise self._closed(self._broken)
         if self.used_at < self._alone_until and not self._queue and asyncio.current_task() is self._alone:
             # Nothing to wait for, and nobody to share a sync with.
             lock = self._lock_now((request.log,))
