@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -80,11 +80,9 @@ class OpenTrace(KnownTrace):
 
         Then `Request.outcome` tells what came of it.
         """
-        if self._broken is not None:
-            raise self._closed(self._broken)
         if self.used_at < self._alone_until and not self._queue and asyncio.current_task() is self._alone:
             # Nothing to wait for, and nobody to share a sync with.
-            lock = self._lock_now()
+            lock = self._lock_now((request.log,))
             if lock is not None:
                 try:
                     self._commit_now([request])
@@ -103,11 +101,11 @@ class OpenTrace(KnownTrace):
             await waiting
         return request.outcome()
 
-    def _lock_now(self) -> Lock | None:
-        """Take the lock among processes, if an append needs no more, and nobody has it or wrote meanwhile."""
+    def _lock_now(self, logs: Iterable[LogName]) -> Lock | None:
+        """Take the lock among processes, if an append needs no more, and nobody has it or wrote to these logs."""
         if self._holders or self._broken is not None or self.announced_at is None or MANIFEST in self.entries:
             return None
-        return self._writer.try_lock()
+        return self._writer.try_lock(logs)
 
     async def submit_all(self, requests: list[Request], *, raising: bool = True) -> list[Any]:
         """Append requests in order, sharing one sync; return their results.
@@ -146,7 +144,7 @@ class OpenTrace(KnownTrace):
         self._leading = False
         if not self._queue:
             return
-        lock = self._lock_now()
+        lock = self._lock_now({request.log for request in self._queue})
         if lock is None:
             self._start_draining()
             return

@@ -7,16 +7,16 @@ that record no changes. What an event says, and what is untold, is in `changes`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from traceark.changes import Change, Untold
 from traceark.codec.lines import dumps, now_text
-from traceark.layout import LogName
+from traceark.layout import LOGS, LogName
 from traceark.live import Announce, OpenTrace
 from traceark.log import LogRead
 from traceark.requests import Request, Staged
-from traceark.storage.base import Storage
+from traceark.storage.base import Lock, Storage
 from traceark.writing import LogWriter
 
 
@@ -64,6 +64,9 @@ class RecordedTrace(OpenTrace):
             self.untold.take_messages(read.records)
         else:
             self.untold.take_events(read.records, self.ends["messages"])
+
+    def _lock_now(self, logs: Iterable[LogName]) -> Lock | None:
+        return super()._lock_now(LOGS)  # events tell of whatever is added
 
     def _applied(self, staged: Staged) -> None:
         super()._applied(staged)

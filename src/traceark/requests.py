@@ -52,9 +52,11 @@ class Staged:
         Of the logs that something is added to.
     facts : dict
         Of the messages that change, as they will be.
+    fitting : bool
+        Whether all of them are new and fit surely.
     """
 
-    __slots__ = ("_begins", "_crcs", "_fitting", "_writer", "ends", "facts", "floor", "fold", "last_sequence", "lines")
+    __slots__ = ("_begins", "_crcs", "_writer", "ends", "facts", "fitting", "floor", "fold", "last_sequence", "lines")
 
     def __init__(
         self,
@@ -71,8 +73,7 @@ class Staged:
         self.floor = floor
         self.lines: dict[LogName, list[bytes]] = {}
         self.facts: dict[str, Facts] = {}
-        # Whether all of them are new and fit surely.
-        self._fitting = True
+        self.fitting = True
         self._writer = writer
         # A record that begins a segment names the `_crc` of the one before it.
         self._crcs, self._begins = crcs, begins
@@ -93,17 +94,10 @@ class Staged:
             lines.append(seal_record(body, offset, self._writer))
         return offset
 
-    def takes(self, message_id: str, facts: Facts) -> bool:
-        """Take a message that is not known yet, and say so, if it needs no closer look."""
-        if self._fitting and self.fold.surely_fits(facts):
-            self.facts[message_id] = facts
-            return True
-        return False
-
     def change(self, message_id: str, facts: Facts) -> None:
         """Take a message as it will be; refuse it where a total would pass 64 bits."""
         self.fold.check_room({**self.facts, message_id: facts})
-        self._fitting = False
+        self.fitting = False
         self.facts[message_id] = facts
 
     def current(self, message_id: str) -> Facts | None:
@@ -113,7 +107,7 @@ class Staged:
     def apply(self) -> None:
         """Fold the staged messages in, once they are durable."""
         fold = self.fold
-        if self._fitting:
+        if self.fitting:
             fold.add_fitting(self.facts, self.last_sequence)
             return
         for message_id, facts in self.facts.items():
@@ -173,7 +167,9 @@ class AddMessage(Request):
             message_id, sequence, body = self._completed(staged)
         # To unpack them would take half as long again.
         facts = as_facts((staged.ends["messages"] + 1, sequence) + self.counted)  # noqa: RUF005
-        if not staged.takes(message_id, facts):
+        if staged.fitting and staged.fold.surely_fits(facts):
+            staged.facts[message_id] = facts
+        else:
             # Its numbers are large, or it was made without validation.
             Message.parse(self.message.fields())
             staged.change(message_id, facts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError, TraceNotFoundError
-from traceark.layout import HEADER, LOCK, LogName, SegmentName
+from traceark.layout import HEADER, LOCK, LOGS, LogName, SegmentName
 from traceark.log import Tail
 from traceark.requests import Staged
 from traceark.storage.base import (
@@ -27,10 +27,10 @@ from traceark.storage.base import (
 if TYPE_CHECKING:
     from traceark.live import OpenTrace
 
-# A sync that takes less than this is done in the event loop: a thread would take as long.
+# Where syncs take less than this, they are done in the event loop: a thread would take as long.
 _INLINE_SYNC_SECONDS = 0.002
-# For so long the time that syncs take is known well enough.
-_MEASURED_SECONDS = 0.005
+# So many in a row must take longer before the next goes to a thread: fewer tell of a busy machine, not of a slow disk.
+_SLOW_SYNCS = 4
 # The generation of a lock that was just opened.
 _UNKNOWN = -2
 
@@ -50,8 +50,8 @@ class LogWriter(ABC):
         """Keep other processes out, and take in what they wrote."""
         yield
 
-    def try_lock(self) -> Lock | None:
-        """Take the lock, and return it, if that needs no waiting and nobody else wrote meanwhile."""
+    def try_lock(self, logs: Iterable[LogName]) -> Lock | None:
+        """Take the lock, and return it, if that needs no waiting and nobody else wrote to these logs meanwhile."""
         return None
 
     def is_quick(self) -> bool:
@@ -154,9 +154,8 @@ class FileWriter(LogWriter):
         self._held: Lock | None = None
         self._generation = 0
         self._segments = _Segments()
-        # How long a sync takes, on average, and until when that need not be measured again.
-        self._sync_seconds = 0.0
-        self._measured_until = 0.0
+        # How many of the last syncs were slow, up to the first that was not.
+        self._slow_syncs = 0
 
     def _open_lock(self) -> Lock:
         if self._lock is None:
@@ -195,7 +194,7 @@ class FileWriter(LogWriter):
     async def locked(self) -> AsyncIterator[None]:
         lock = await self._acquire()
         try:
-            while not self._is_current(lock):
+            while not self._is_current(lock, LOGS):
                 if lock.generation() != self._generation and (self._generation, lock.generation()) != (_UNKNOWN, 1):
                     # Who changed it may have told others that nobody writes here; creation itself leaves 1.
                     self._trace.announced_at = None
@@ -212,31 +211,32 @@ class FileWriter(LogWriter):
             self._held = None
             lock.release()
 
-    def try_lock(self) -> Lock | None:
+    def try_lock(self, logs: Iterable[LogName]) -> Lock | None:
         lock = self._lock
         if lock is None or not lock.try_acquire():
             return None
-        if self._is_current(lock):
+        if self._is_current(lock, logs):
             return lock
         lock.release()
         return None
 
-    def _is_current(self, lock: Lock) -> bool:
-        """Whether nobody else wrote: the generation is the one known, and the segments end where they did."""
+    def _is_current(self, lock: Lock, logs: Iterable[LogName]) -> bool:
+        """Whether nobody else wrote: the generation is the one known, and the logs' segments end where they did."""
         if lock.generation() != self._generation:
             return False
-        for segment in self._segments.values():
+        for log in logs:
+            segment = self._segments[log]
             tail, appender = segment.tail, segment.appender
             if tail is not None and appender is not None:
                 if appender.current_size() != tail.size:
                     return False
-            elif self._trace.ends[segment.log] or self._trace.tails[segment.log] is not None:
+            elif self._trace.ends[log] or self._trace.tails[log] is not None:
                 # Where a part covers the end: who has not seen it may have appended to the last segment since.
                 return False
         return True
 
     def is_quick(self) -> bool:
-        return self._sync_seconds < _INLINE_SYNC_SECONDS
+        return self._slow_syncs < _SLOW_SYNCS
 
     def append_now(self, staged: Staged) -> None:
         written = self._write(staged)
@@ -334,15 +334,11 @@ class FileWriter(LogWriter):
                 await asyncio.to_thread(self._sync, segment)
 
     def _sync(self, segment: _OpenSegment) -> None:
-        appender, now = segment.appender, self._trace.used_at
+        appender, start = segment.appender, time.perf_counter()
         assert appender is not None
-        if now < self._measured_until:
-            appender.sync()
-        else:
-            start = time.perf_counter()
-            appender.sync()
-            self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
-            self._measured_until = now + _MEASURED_SECONDS
+        appender.sync()
+        slow = time.perf_counter() - start > _INLINE_SYNC_SECONDS
+        self._slow_syncs = self._slow_syncs + 1 if slow else 0
         segment.unsynced = False
 
     async def _sync_closed(self, segment: _OpenSegment) -> None:
