@@ -41,7 +41,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "redaction",
         "pending",
         "computing",
-        "together",
+        "at_a_time",
     ),
     ("storage", "database", "packed"),
     (
@@ -235,7 +235,7 @@ def allowed(name: str, other: str) -> bool:
         return room(other) in ("errors", "models", "layout", "showing", "packed", "exporters")
     if room(name) == "cli":
         # Of what lies deep, only the words, models, names, findings, cursors, and how to start.
-        words = ("errors", "models", "layout", "verification", "filters", "showing", "starting", "together")
+        words = ("errors", "models", "layout", "verification", "filters", "showing", "starting", "at_a_time")
         return LEVEL[room(other)] >= STORE or other in words or other == "redaction.patterns"
     return True
 

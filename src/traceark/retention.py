@@ -15,13 +15,13 @@ from datetime import timedelta
 from typing import Unpack
 
 from traceark.asking import Asking
+from traceark.at_a_time import for_each
 from traceark.errors import InvalidValueError, TraceNotFoundError
 from traceark.filters import Filters
 from traceark.keeping import Keeping
 from traceark.layout import PINS, pin_key, trace_id_of, trace_prefix
 from traceark.models import Json, JsonObject, Trace, utc_now
 from traceark.storage.base import KeyExistsError
-from traceark.together import for_each
 
 # Called with traces done, and of how many.
 Progress = Callable[[int, int], None]

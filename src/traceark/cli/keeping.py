@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from traceark.at_a_time import for_each
 from traceark.cli.archives import find_all, find_exactly, opened_existing, trace_ids
 from traceark.cli.output import Kept, Verified
 from traceark.cli.progress import progress
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
 from traceark.errors import DamagedTraceError, TraceNotFoundError
 from traceark.showing import count_of, one_line
-from traceark.together import for_each
 
 if TYPE_CHECKING:
     from traceark import Archive

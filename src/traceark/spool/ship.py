@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from traceark.at_a_time import for_each
 from traceark.errors import (
     BusyError,
     DamagedTraceError,
@@ -36,7 +37,6 @@ from traceark.sync.burials import carried
 from traceark.sync.carry import ChangedMeanwhileError, is_md5
 from traceark.sync.compare import compare, compare_contents
 from traceark.sync.sides import Side, look
-from traceark.together import for_each
 
 log = logging.getLogger("traceark.spool")
 _AT_A_TIME = 8

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from traceark.together import for_each
+from traceark.at_a_time import for_each
 
 ITEMS, AT_A_TIME = range(20), 3
 
