@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -143,17 +144,29 @@ def test_a_strict_import_stops_before_what_cannot_be_taken_whole(tmp_path: Path,
     assert PARENT in on_disk(tmp_path / "archive")
 
 
-class Surroundings:
-    """An importer that counts a row of the kind which the environment says."""
+class Elsewhere:
+    """An importer that reads in other processes only: this one waits until another has begun."""
 
-    name = "surroundings"
+    name = "elsewhere"
+
+    def __init__(self, begun: Path) -> None:
+        self._begun = begun
 
     def detect(self, path: Path) -> bool:
         return True
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
-        counts.rows[os.environ["SURROUNDINGS"]] += 1
+        if multiprocessing.parent_process() is None:
+            deadline = time.monotonic() + 60
+            while not self._begun.exists():
+                assert time.monotonic() < deadline
+        else:
+            self._begun.touch()
+            self.read_there(counts)
         return iter(())
+
+    def read_there(self, counts: ImportCounts) -> None:
+        counts.rows[os.environ["SURROUNDINGS"]] += 1
 
 
 def test_processes_that_share_an_import_have_the_environment_of_its_moment(
@@ -161,26 +174,23 @@ def test_processes_that_share_an_import_have_the_environment_of_its_moment(
 ) -> None:
     for now in ("first", "second"):
         monkeypatch.setenv("SURROUNDINGS", now)
-        report = asyncio.run(into(tmp_path / "runs", PARENT_FILE, workers=2, importer=Surroundings()))
-        assert report.rows == {now: 1}
+        importer = Elsewhere(tmp_path / now)
+        report = asyncio.run(into(tmp_path / "runs", SAMPLES, workers=2, importer=importer))
+        assert report.rows.keys() == {now}
 
 
-class Deadly:
+class Deadly(Elsewhere):
     """An importer whose process dies."""
 
     name = "deadly"
 
-    def detect(self, path: Path) -> bool:
-        return True
-
-    def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+    def read_there(self, counts: ImportCounts) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
-        return iter(())
 
 
 def test_a_process_that_dies_is_told_and_the_import_can_go_on(tmp_path: Path) -> None:
     with pytest.raises(ImportFailedError, match="import again"):
-        asyncio.run(into(tmp_path / "runs", SAMPLES, workers=2, importer=Deadly()))
+        asyncio.run(into(tmp_path / "runs", SAMPLES, workers=2, importer=Deadly(tmp_path / "begun")))
     assert asyncio.run(into(tmp_path / "runs", SAMPLES)).ok
 
 
