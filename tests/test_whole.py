@@ -13,14 +13,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import example, given, settings
 
-import traceark.storage.local
 from profiles import tried
 from test_stateful import contents, goal_ids, message_fields, new_fields
 from traceark.errors import (
     InvalidIdError,
     InvalidValueError,
     MessageConflictError,
-    StorageError,
     TraceExistsError,
 )
 from traceark.layout import HEADER, LOCK, MANIFEST, trace_prefix
@@ -113,38 +111,6 @@ def test_it_is_as_if_it_had_been_added_bit_by_bit(
         asyncio.run(run(folder))
 
 
-async def test_a_trace_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said, tree = [message({"content": at}) for at in range(3)], GoalTree(mission="m", goals=[Goal(id="1")])
-    ended = Trace(trace_id="t", status="completed")
-    publish = traceark.storage.local.LocalStorage._publish
-    for lucky in range(6):
-        left = lucky
-
-        def dying(storage: Any, file: Any, *, exclusive: bool) -> str:
-            nonlocal left
-            if file.path.is_relative_to(storage.root / "traces"):
-                if not left:
-                    raise StorageError("the disk is gone")
-                left -= 1
-            return publish(storage, file, exclusive=exclusive)
-
-        store = ArchiveStore(tmp_path / str(lucky), durability="os")
-        with monkeypatch.context() as patch:
-            patch.setattr(traceark.storage.local.LocalStorage, "_publish", dying)
-            outcome = await asyncio.gather(store.add_trace(ended, said, [("e", 1)], tree), return_exceptions=True)
-        there = await store.get_trace("t") is not None
-        # Two parts, the tree, the header, the manifest: from the header on it is there.
-        assert (there, isinstance(outcome[0], StorageError)) == (lucky >= 4, lucky < 5)
-        fresh = ArchiveStore(tmp_path / str(lucky))
-        assert [each.trace_id for each in await fresh.list_traces()] == ["t"] * there
-        if not there:
-            await store.add_trace(ended, said, [("e", 1)], tree)
-        assert len(await fresh.get_trace_messages("t")) == 3
-        assert await fresh.verify(deep=True) == []
-        await store.close()
-        await fresh.close()
-
-
 async def test_what_cannot_be_added_leaves_nothing(tmp_path: Path) -> None:
     async with ArchiveStore(tmp_path) as store:
         ended = Trace(trace_id="t", status="completed")
@@ -200,7 +166,7 @@ async def test_the_same_run_is_the_same_bytes_wherever_it_is_added(tmp_path: Pat
         async with ArchiveStore(tmp_path / name, durability="os") as store:
             await store.add_trace(*_run())
     one, other = _bytes(tmp_path / "one"), _bytes(tmp_path / "other")
-    assert len(one) == 6  # two parts, the headers, the manifest, the lock
+    assert len(one) == 5  # two parts, the headers, the manifest
     assert one == other
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
+from traceark.computing import computed
 from traceark.errors import (
     DamagedTraceError,
     InvalidValueError,
@@ -24,6 +26,7 @@ from traceark.storage.base import (
     KeyExistsError,
     KeyMissingError,
     Lock,
+    Staged,
     Storage,
     VersionMismatchError,
     acquire,
@@ -80,11 +83,33 @@ async def create(storage: Storage, prefix: str, header: bytes) -> None:
             if await storage.read(f"{prefix}/{HEADER}") != header:
                 raise TraceExistsError(f"{storage.url}/{prefix} holds a trace of this id already") from None
         return
-    await create_all(storage, prefix, {HEADER: header})
+    await _create_in_place(storage, prefix, {HEADER: header})
 
 
 async def create_all(storage: AppendStorage, prefix: str, files: Mapping[str, bytes]) -> None:
-    """Make a trace's directory with its first files, in their order, exclusively; raises as `create` does."""
+    """Make a trace's directory with all its files, in their order, exclusively; raises as `create` does."""
+    async with storage.room():
+        staging = asyncio.create_task(computed(storage.stage, prefix, files, LOGS))
+        try:
+            staged = await asyncio.shield(staging)
+        except asyncio.CancelledError:
+            staging.add_done_callback(_discard)
+            raise
+        try:
+            if await staged.publish():
+                return
+        finally:
+            staged.discard()
+    # A trace is there, or what was left of one.
+    await _create_in_place(storage, prefix, files)
+
+
+def _discard(staging: asyncio.Task[Staged]) -> None:
+    if not staging.cancelled() and staging.exception() is None:
+        staging.result().discard()
+
+
+async def _create_in_place(storage: AppendStorage, prefix: str, files: Mapping[str, bytes]) -> None:
     storage.make_directory(prefix)
     async with locked(storage, prefix) as lock:
         entries = await storage.list(prefix)

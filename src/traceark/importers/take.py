@@ -34,7 +34,7 @@ from traceark.importers.times import give_times
 from traceark.protocol import TraceStore
 
 # Traces of one file that are written at a time, so that one's sync is another's time to compute.
-_AT_A_TIME = 8
+_AT_A_TIME = 32
 STRIPES = 64
 
 Guard = Callable[[str], AbstractAsyncContextManager[None]]

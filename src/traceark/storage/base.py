@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -218,6 +219,18 @@ class Lock(ABC):
         """Close the lock."""
 
 
+class Staged(ABC):
+    """A directory that is made, with all its files, and not where it belongs yet."""
+
+    @abstractmethod
+    async def publish(self) -> bool:
+        """Put it where it belongs, all of it at once, when it lasts; say whether nothing was there yet."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Give back what it holds, and remove it unless it was published."""
+
+
 async def acquire(lock: Lock) -> None:
     """Take a lock, waiting for it without a thread: threads that wait would leave none to publish with."""
     delay = 0.0005
@@ -236,6 +249,17 @@ class AppendStorage(Storage):
     @abstractmethod
     def make_directory(self, prefix: str) -> None:
         """Make a directory if it is not there, and its name durable in any case."""
+
+    @abstractmethod
+    def room(self) -> AbstractAsyncContextManager[None]:
+        """Wait for room to stage one directory and publish it; those that are in it at a time share a sync."""
+
+    @abstractmethod
+    def stage(self, prefix: str, files: Mapping[str, bytes], directories: Iterable[str]) -> Staged:
+        """Make a directory with files and directories, by their keys relative to it, where nobody looks.
+
+        To be called in a thread; what is staged is to be published there, and discarded in any case.
+        """
 
     @abstractmethod
     def remove_directory(self, prefix: str) -> None:

@@ -13,7 +13,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from pathlib import Path
 
 from traceark.errors import StorageError
@@ -28,6 +28,7 @@ from traceark.storage.base import (
 from traceark.storage.local_files import LocalAppender, LocalLock, told_errors
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
 from traceark.storage.local_publish import Unpublished, version_of
+from traceark.storage.local_staged import LocalStaged, Publishing
 from traceark.storage.staging import LEFTOVER, TEMPORARY, remove_abandoned
 from traceark.storage.syncing import sync_directory
 
@@ -72,6 +73,7 @@ class LocalStorage(AppendStorage):
         self.permissions = Permissions(self.root, access)
         self.url = str(self.root)
         self._sync_names = durability == "fsync"
+        self._publishing = Publishing(names=self._sync_names)
 
     def path(self, key: str) -> Path:
         """Return where a key lies; raises `CorruptFileError` where that is no plain file or directory."""
@@ -261,6 +263,15 @@ class LocalStorage(AppendStorage):
             if is_there and self._sync_names:
                 # Who made it may have been killed before that was on stable storage.
                 sync_directory(path.parent)
+
+    def room(self) -> AbstractAsyncContextManager[None]:
+        return self._publishing.room()
+
+    def stage(self, prefix: str, files: Mapping[str, bytes], directories: Iterable[str]) -> LocalStaged:
+        path = self.path(prefix)
+        with told_errors(path):
+            self._make(path.parent)
+        return LocalStaged(self._publishing, self.root, path, self.permissions.mode(), files, directories)
 
     def remove_directory(self, prefix: str) -> None:
         shutil.rmtree(self.path(prefix), ignore_errors=True)

@@ -46,6 +46,11 @@ def sync_file_system(path: Path) -> None:
         os.close(descriptor)
 
 
+def can_sync_file_systems() -> bool:
+    """Whether `sync_file_system` waits for one file system, and says whether that worked."""
+    return _syncfs() is not None
+
+
 def syncfs(descriptor: int) -> None:
     """Return when all that was written to the file system of an open file is on stable storage.
 
