@@ -1,16 +1,15 @@
-"""Tasks that add at once share a sync, one that is cancelled takes nothing from the others, and who adds alone waits
-for nothing else."""
+"""Tasks that add at once share a sync, one that is cancelled takes nothing from the others, and who adds to one log
+does not look for the other."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from traceark import ArchiveStore, Message, Trace, live, writing
+from traceark import ArchiveStore, Message, Trace, writing
 from traceark.storage.base import Entry
 from traceark.storage.local import LocalStorage
 from traceark.storage.local_files import LocalAppender
@@ -83,7 +82,7 @@ async def test_a_slow_sync_that_is_cancelled_leaves_no_offset_to_be_used_twice(
         await store.create_trace(Trace(trace_id="run"))
         await store.add_message(said(0))
         with monkeypatch.context() as slow:
-            slow.setattr(writing, "_SLOW_SYNCS", 0)
+            slow.setattr(writing, "_INLINE_SYNC_SECONDS", 0.0)
             slow.setattr(LocalAppender, "sync", sync)
             adding = asyncio.ensure_future(store.add_message(said(1)))
             await asyncio.to_thread(begun.wait)
@@ -95,39 +94,6 @@ async def test_a_slow_sync_that_is_cancelled_leaves_no_offset_to_be_used_twice(
             go_on.set()
         await store.add_message(said(2))
     assert await contents(tmp_path) == [0, 1, 2]
-
-
-async def test_syncs_go_to_a_thread_where_all_take_long_and_not_for_one_that_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, in_threads = 0.0, list[bool]()
-    real, here = LocalAppender.sync, threading.get_ident()
-
-    async def threads_after(*seconds: float) -> list[bool]:
-        """Add a message for each sync that takes so long; say which of them were in a thread."""
-        in_threads.clear()
-
-        def sync(self: LocalAppender) -> None:
-            nonlocal now
-            now += seconds[len(in_threads)]
-            in_threads.append(threading.get_ident() != here)
-            real(self)
-
-        monkeypatch.setattr(LocalAppender, "sync", sync)
-        for number in range(len(seconds)):
-            await store.add_message(said(number))
-        return in_threads.copy()
-
-    async with ArchiveStore(tmp_path) as store:
-        await store.create_trace(Trace(trace_id="run"))
-        await store.add_message(said(-1))
-        monkeypatch.setattr(writing, "time", SimpleNamespace(perf_counter=lambda: now))
-        # Who was alone in appending goes on so for 5 ms by the true clock, before it looks how long syncs take.
-        monkeypatch.setattr(live, "_GIVE_WAY_SECONDS", 0.0)
-        assert not any(await threads_after(0.0003, 60.0, 60.0, 0.0003, 60.0, 0.0003))
-        assert await threads_after(*[0.01] * 8) == [False] * 4 + [True] * 4
-        assert await threads_after(*[0.0003] * 5) == [True, False, False, False, False]
-        monkeypatch.undo()
 
 
 @pytest.mark.parametrize("sealed", [True, False])

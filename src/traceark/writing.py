@@ -27,10 +27,10 @@ from traceark.storage.base import (
 if TYPE_CHECKING:
     from traceark.live import OpenTrace
 
-# Where syncs take less than this, they are done in the event loop: a thread would take as long.
+# A sync that takes less than this is done in the event loop: a thread would take as long.
 _INLINE_SYNC_SECONDS = 0.002
-# So many in a row must take longer before the next goes to a thread: fewer tell of a busy machine, not of a slow disk.
-_SLOW_SYNCS = 4
+# For so long the time that syncs take is known well enough.
+_MEASURED_SECONDS = 0.005
 # The generation of a lock that was just opened.
 _UNKNOWN = -2
 
@@ -154,8 +154,9 @@ class FileWriter(LogWriter):
         self._held: Lock | None = None
         self._generation = 0
         self._segments = _Segments()
-        # How many of the last syncs were slow, up to the first that was not.
-        self._slow_syncs = 0
+        # How long a sync takes, on average, and until when that need not be measured again.
+        self._sync_seconds = 0.0
+        self._measured_until = 0.0
 
     def _open_lock(self) -> Lock:
         if self._lock is None:
@@ -236,7 +237,7 @@ class FileWriter(LogWriter):
         return True
 
     def is_quick(self) -> bool:
-        return self._slow_syncs < _SLOW_SYNCS
+        return self._sync_seconds < _INLINE_SYNC_SECONDS
 
     def append_now(self, staged: Staged) -> None:
         written = self._write(staged)
@@ -334,11 +335,15 @@ class FileWriter(LogWriter):
                 await asyncio.to_thread(self._sync, segment)
 
     def _sync(self, segment: _OpenSegment) -> None:
-        appender, start = segment.appender, time.perf_counter()
+        appender, now = segment.appender, self._trace.used_at
         assert appender is not None
-        appender.sync()
-        slow = time.perf_counter() - start > _INLINE_SYNC_SECONDS
-        self._slow_syncs = self._slow_syncs + 1 if slow else 0
+        if now < self._measured_until:
+            appender.sync()
+        else:
+            start = time.perf_counter()
+            appender.sync()
+            self._sync_seconds += (time.perf_counter() - start - self._sync_seconds) / 8
+            self._measured_until = now + _MEASURED_SECONDS
         segment.unsynced = False
 
     async def _sync_closed(self, segment: _OpenSegment) -> None:
