@@ -17,7 +17,8 @@ from traceark.errors import StoreClosedError, TracearkError, UnsafeStorageError
 from traceark.storage.base import KeyExistsError, KeyMissingError, VersionMismatchError
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
-from traceark.storage.objects import S3Storage, _parse_time
+from traceark.storage.objects import S3Storage
+from traceark.storage.s3_session import parse_time
 
 
 class ForgetfulS3(S3Storage):
@@ -71,12 +72,12 @@ def test_a_server_without_conditional_writes_is_refused(s3rver_server: S3Server)
     "text", ["2026-01-02T03:04:05.678Z", "2026-01-02T04:04:05.678+01:00", "2026-01-02T03:04:05.678"]
 )
 def test_times_of_a_listing_are_read(text: str) -> None:
-    assert _parse_time(text) == datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
+    assert parse_time(text) == datetime(2026, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)
 
 
 def test_times_of_headers_are_read() -> None:
-    assert _parse_time("Fri, 02 Jan 2026 03:04:05 GMT") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert _parse_time(1_767_323_045) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert parse_time("Fri, 02 Jan 2026 03:04:05 GMT") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert parse_time(1_767_323_045) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def test_conditions_hold_on_s3(ministack_server: S3Server) -> None:
@@ -95,6 +96,26 @@ def test_conditions_hold_on_s3(ministack_server: S3Server) -> None:
             await storage.read("k")
 
     asyncio.run(run())
+
+
+async def test_what_is_short_is_sent_to_s3_without_asking_first(ministack_server: S3Server) -> None:
+    storage = S3Storage(ministack_server.place(), ministack_server.storage_options)
+    await asyncio.to_thread(storage._fs.connect)
+    asked: list[bool] = []
+
+    def sent(request: Any, **_: object) -> None:
+        if request.method == "PUT":
+            asked.append("Expect" in request.headers)
+
+    storage._fs.s3.meta.events.register("before-send.s3", sent)
+    try:
+        await storage.create("short", b"x")
+        await storage.replace("long", b"x" * 2_000_000)
+    finally:
+        storage._fs.s3.meta.events.unregister("before-send.s3", sent)
+    assert asked == [False, True]
+    assert await storage.read("short") == b"x"
+    assert len(await storage.read("long")) == 2_000_000
 
 
 def test_a_long_listing_on_s3_is_whole_whatever_the_names(ministack_server: S3Server) -> None:

@@ -14,8 +14,7 @@ import asyncio
 import errno
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -172,7 +171,8 @@ class S3Storage(Storage):
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
         try:
             import s3fs
-            from aiobotocore.session import AioSession
+
+            from traceark.storage.s3_session import session_with
         except ImportError:
             raise StorageError("archives on S3 need s3fs: pip install 'traceark[s3]'") from None
         if "@" in urlsplit(url).netloc:
@@ -183,9 +183,7 @@ class S3Storage(Storage):
         self._root = f"{root}/" if root else ""
         self._fs = self._secrets.keep(lambda: s3fs.S3FileSystem(**dict(storage_options)))
         if self._fs.session is None:
-            session = AioSession(**self._fs.kwargs)
-            session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_parse_time)
-            self._fs.session = session
+            self._fs.session = session_with(self._fs.kwargs)
 
     async def _run(self, work: Coroutine[Any, Any, Answer], what: str) -> Answer:
         """Run a coroutine of s3fs on fsspec's own loop, and turn its errors into ours."""
@@ -374,14 +372,3 @@ class S3Storage(Storage):
         finally:
             await self.delete([key])
         _proven.add((self._fs, self._bucket))
-
-
-def _parse_time(text: Any) -> datetime:
-    """Return a time in an answer; botocore's own way takes most of the time of a long listing."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        from botocore.utils import parse_timestamp
-
-        return cast("datetime", parse_timestamp(text))
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
