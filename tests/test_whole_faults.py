@@ -78,7 +78,7 @@ async def wrong_in(folder: Path, ledger: Ledger, at: int) -> list[str]:
 
 @pytest.mark.parametrize("runs", [1, MANY])
 def test_a_run_is_there_whole_or_not_at_all_whatever_call_fails(tmp_path: Path, runs: int) -> None:
-    for at in itertools.count(1 + SEED % tried(43, 1), tried(43, 1)):
+    for at in itertools.count(1 + SEED % tried(43, 7, 1), tried(43, 7, 1)):
         folder, fault, ledger = tmp_path / str(at), Fault(at), Ledger(now=lambda: 0)
         folder.mkdir()
         asyncio.run(_begun(folder))
@@ -104,7 +104,7 @@ async def _begun(folder: Path) -> None:
 def test_a_run_that_was_added_when_the_process_dies_is_there_and_the_others_can_be_added(
     tmp_path: Path, runs: int
 ) -> None:
-    for at in itertools.count(SEED % tried(43, 1), tried(43, 1)):
+    for at in itertools.count(SEED % tried(43, 7, 1), tried(43, 7, 1)):
         folder, killing, ledger = tmp_path / str(at), Killing(at), Ledger(now=lambda: 0)
         with watched(tmp_path, killing):
             try:
@@ -140,7 +140,7 @@ def losses(folder: Path, runs: int, *, step: int) -> Iterator[str]:
         left = root / "archive"
         return await wrong_in(left, ledger, at) if left.is_dir() else ledger.faults({}, at)
 
-    yield from faults(folder, recorded(folder, seen, runs, "fsync", ledger), judge, step=step, samples=tried(1, 3))
+    yield from faults(folder, recorded(folder, seen, runs, "fsync", ledger), judge, step=step, samples=tried(1, 2, 3))
 
 
 def recorded(folder: Path, seen: Waiting, runs: int, durability: Durability, ledger: Ledger) -> list[Call]:
@@ -164,13 +164,13 @@ async def wrong_or_incomplete(root: Path, runs: int) -> list[str]:
 
 @pytest.mark.parametrize("runs", [1, MANY])
 def test_a_loss_of_power_takes_no_run_that_was_added(tmp_path: Path, runs: int) -> None:
-    assert list(losses(tmp_path, runs, step=tried(23, 1))) == []
+    assert list(losses(tmp_path, runs, step=tried(23, 5, 1))) == []
 
 
 @pytest.mark.parametrize("runs", [1, MANY])
 def test_a_loss_of_power_leaves_no_run_that_is_wrong_with_durability_os(tmp_path: Path, runs: int) -> None:
     calls = recorded(tmp_path, Waiting(runs), runs, "os", Ledger(now=lambda: 0))
-    found = faults(tmp_path, calls, lambda root, at: wrong_or_incomplete(root, runs), step=tried(23, 1), samples=1)
+    found = faults(tmp_path, calls, lambda root, at: wrong_or_incomplete(root, runs), step=tried(23, 5, 1), samples=1)
     assert list(found) == []
 
 
