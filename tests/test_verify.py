@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,18 @@ def test_several_processes_find_the_same_in_the_same_order(archive: Path) -> Non
         assert told[-1] == (3, 3)
 
     asyncio.run(check())
+
+
+def test_a_script_that_starts_processes_whenever_it_is_loaded_is_told_so(archive: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio\nfrom traceark import ArchiveStore\n"
+        f"asyncio.run(ArchiveStore({str(archive)!r}).verify(deep=True, workers=2))\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    told = "StorageError: a process that shared the check died, for want of memory, or since the script"
+    assert (ended.returncode, told in ended.stderr) == (1, True), ended.stderr
+    assert "never retrieved" not in ended.stderr
 
 
 def test_processes_share_an_archive_on_a_disk_only() -> None:

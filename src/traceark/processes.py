@@ -13,6 +13,8 @@ from multiprocessing.context import BaseContext
 
 from traceark.starting import leave_pandas_for_later
 
+# What to say where one of them is gone.
+DIED = "died, for want of memory, or since the script that started it does so outside of `if __name__ == '__main__':`"
 # What those that share some work need; a program's own main module is loaded there, as is usual.
 _LOADED = ["__main__", "traceark.store", "traceark.importers.parallel"]
 

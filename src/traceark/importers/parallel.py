@@ -179,8 +179,8 @@ class _Sharing:
             await asyncio.gather(*tasks)
         except BrokenProcessPool as error:
             raise ImportFailedError(
-                "a process that shared the import died, perhaps for want of memory; import again, "
-                "which goes on from here, or with one job"
+                f"a process that shared the import {processes.DIED}; import again, which goes on from here, "
+                "or with one job"
             ) from error
         finally:
             for task in tasks:

@@ -69,16 +69,19 @@ async def check_by_workers(
 ) -> AsyncGenerator[dict[str, Checked]]:
     """Check traces; yield them a chunk at a time, as they are done."""
     pool = processes.pool(workers)
+    checking: list[asyncio.Future[dict[str, Checked]]] = []
     try:
         chunks = [pool.submit(_check, storage, chunk, deep) for chunk in _chunks(listed, workers)]
-        for each in asyncio.as_completed(map(asyncio.wrap_future, chunks)):
+        checking = [asyncio.wrap_future(each) for each in chunks]
+        for each in asyncio.as_completed(checking):
             yield await each
     except BrokenProcessPool as error:
-        raise StorageError(
-            "a process that shared the check died, perhaps for want of memory; verify again with one worker"
-        ) from error
+        raise StorageError(f"a process that shared the check {processes.DIED}; verify again with one worker") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        for left in checking:
+            left.cancel()
+        await asyncio.gather(*checking, return_exceptions=True)
 
 
 def _size(entries: Mapping[str, Entry]) -> int:
