@@ -168,7 +168,7 @@ class TestStats:
             ["2026-03-04", "1"],
             ["2026-03-05", "1"],
         ]
-        assert lines[0].endswith("█" * 20) and together.split()[:3] == ["at_a_time", "5", "1"]
+        assert lines[0].endswith("█" * 20) and together.split()[:3] == ["together", "5", "1"]
 
     @pytest.mark.parametrize("by", ["day", "agent", "model", "status"])
     @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -525,7 +525,7 @@ def test_the_files_of_one_run_are_read_once(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
 
     class Together:
-        name = "at_a_time"
+        name = "together"
 
         def detect(self, path: Path) -> bool:
             return True

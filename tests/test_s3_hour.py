@@ -31,7 +31,7 @@ HOUR_SECONDS = 3600.0
 # What writers do, and how often.
 _FREQUENT = {
     "add": 30,
-    "at_a_time": 8,
+    "together": 8,
     "tell": 10,
     "correct": 8,
     "goal": 4,
@@ -177,7 +177,7 @@ class Hour:
         number = source.randrange(2)
         trace_id = source.choice("ttu")
         what = source.choices(list(_FREQUENT), list(_FREQUENT.values()))[0]
-        if what in ("add", "at_a_time"):
+        if what in ("add", "together"):
             adds = []
             for _ in range(1 if what == "add" else 5):
                 self.at[trace_id] += 1

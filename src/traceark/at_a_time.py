@@ -40,7 +40,7 @@ async def for_each(items: Iterable[Item], work: Callable[[Item], Awaitable[objec
                 waiting.clear()
                 raise
 
-    running = {asyncio.create_task(one_after_the_other()) for _ in range(at_a_time)}
+    running = {asyncio.create_task(one_after_the_other()) for _ in range(min(at_a_time, len(waiting)))}
     try:
         await asyncio.gather(*running)
     finally:

@@ -124,7 +124,7 @@ def print_stats(console: TerminalConsole, rows: Sequence[Mapping[str, Any]]) -> 
     columns += [Column("cost", right=True)] if measure == "cost" else []
     total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in rows[0] if name != by}
     cells = [_stat_cells(row, by)[: len(columns)] for row in rows]
-    cells.append(_stat_cells({by: "at_a_time", **total}, by)[: len(columns)])
+    cells.append(_stat_cells({by: "together", **total}, by)[: len(columns)])
     room = console.width - len(GAP) - _LEAST_BAR
     heading, *lines = lay_out(columns, cells, room)
     used = cell_len(GAP.join(heading)) + len(GAP)
