@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
+from traceark.at_a_time import for_each
 from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
 from traceark.layout import HEADER, TRACES, trace_key
@@ -176,21 +177,12 @@ class _Sync:
         wanted = sorted(ours.traces if chosen is None else ours.traces.keys() & set(chosen))
         total = len(wanted)
         wanted = await self._on_disk(wanted, theirs)
-        at_a_time = asyncio.Semaphore(_AT_A_TIME)
 
         async def one(trace_id: str) -> None:
-            async with at_a_time:
-                await self._one(trace_id, ours, theirs)
-                self._advance(1, total)
+            await self._one(trace_id, ours, theirs)
+            self._advance(1, total)
 
-        tasks = [asyncio.ensure_future(one(trace_id)) for trace_id in wanted]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            # Where one failed, no other goes on behind the caller's back.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await for_each(wanted, one, _AT_A_TIME)
         if self.options.delete:
             for trace_id in sorted(theirs.traces.keys() - ours.traces.keys() - gone):
                 if trace_id not in pinned and not self.options.dry_run:

@@ -1,4 +1,4 @@
-"""Many traces at a time: what waits or works in C is done together, and on a local disk several processes share it."""
+"""Many traces at a time: of an object store by one process, which waits for all of them, on a local disk by several."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ Listed = Mapping[str, Mapping[str, Entry]]
 
 # Starting a process takes about a second, in which one looks deep into 700 small traces or 50 MB of large ones.
 _WORTH_TRACES, _WORTH_BYTES = 1_500, 128 * 2**20
-# How many traces are looked at together by one process, where requests are waited for and on a local disk, and of how
-# many bytes, so that memory stays bounded. A smaller one on a local disk is looked at without waiting for anything.
-_TOGETHER, _TOGETHER_ON_DISK, _TOGETHER_BYTES, _ALONE_BYTES = 16, 2, 64 * 2**20, 2**20
+# How many traces of an object store are looked at together, and of how many bytes, so that memory stays bounded.
+_TOGETHER, _TOGETHER_BYTES = 16, 64 * 2**20
 # A chunk is small enough to share the work evenly, and to show how far it is.
 _MOST_TRACES, _CHUNKS_PER_WORKER = 256, 8
 
@@ -38,9 +37,12 @@ def sensible_workers(storage: Storage, listed: Listed) -> int:
 
 
 async def check_together(storage: Storage, listed: Listed, *, deep: bool) -> AsyncGenerator[dict[str, Checked]]:
-    """Check traces, some at a time; yield what is found of each as it is done."""
-    on_disk = can_share(storage)
-    most = _TOGETHER_ON_DISK if on_disk else _TOGETHER
+    """Check traces, those of an object store some at a time; yield what is found of each as it is done."""
+    if can_share(storage):
+        # A disk is hardly waited for: what there is to do, threads would do no faster.
+        for each, entries in listed.items():
+            yield {each: await check(storage, each, entries, deep=deep)}
+        return
     running: dict[asyncio.Task[Checked], tuple[str, int]] = {}
 
     async def some_done() -> dict[str, Checked]:
@@ -50,10 +52,9 @@ async def check_together(storage: Storage, listed: Listed, *, deep: bool) -> Asy
     try:
         for each, entries in listed.items():
             size = _size(entries)
-            if on_disk and size < _ALONE_BYTES:
-                yield {each: await check(storage, each, entries, deep=deep)}
-                continue
-            while running and (len(running) == most or size + sum(s for _, s in running.values()) > _TOGETHER_BYTES):
+            while running and (
+                len(running) == _TOGETHER or size + sum(s for _, s in running.values()) > _TOGETHER_BYTES
+            ):
                 yield await some_done()
             running[asyncio.create_task(check(storage, each, entries, deep=deep))] = each, size
         while running:

@@ -5,7 +5,6 @@ What is wrong, if anything is, the careful look tells: `verification.trace`.
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from collections.abc import Mapping
 
@@ -19,9 +18,6 @@ from traceark.stats import Sums
 from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.verification.links import Links
 from traceark.verification.recount import wrong_stats, wrong_totals
-
-# A part for which it is worth to let other traces go on meanwhile.
-_IN_A_THREAD_FROM = 2**20
 
 
 async def sound_links(storage: Storage, prefix: str, trace_id: str, entries: Mapping[str, Entry]) -> Links | None:
@@ -92,13 +88,8 @@ class _Quick:
         return found if others <= {HEADER, GOAL_TREE, MANIFEST, LOCK} else None
 
     async def _part(self, log: LogName, name: str, parsed: PartName) -> SoundPart | None:
-        data = await self.storage.read(f"{self.prefix}/{name}")
-        if len(data) < _IN_A_THREAD_FROM:
-            return self._proven(data, log, name, parsed)
-        return await asyncio.to_thread(self._proven, data, log, name, parsed)
-
-    def _proven(self, data: bytes, log: LogName, name: str, parsed: PartName) -> SoundPart | None:
-        if sha256(data) != self.hashes[name] or f"{zlib.crc32(data):08x}" != parsed.crc:
+        data = await self._read(name)
+        if data is None or f"{zlib.crc32(data):08x}" != parsed.crc:
             return None
         part = sound_part(data, log, self.trace_id)
         if part is None or (part.info.first, part.info.last) != (parsed.first, parsed.last):
