@@ -225,7 +225,7 @@ async def test_a_damaged_rollup_is_left_out(tmp_path: Path, monkeypatch: pytest.
         await store.refresh()
         await store.optimize()
         right = [_sorted(await store.sql(query)) for query in QUERIES]
-    wrong = 0
+    asked = wrong = 0
     for path in sorted(tmp_path.glob("catalog/rollups/*/*.parquet")):
         whole = path.read_bytes()
         step = tried(4801, 97, 13)
@@ -238,12 +238,13 @@ async def test_a_damaged_rollup_is_left_out(tmp_path: Path, monkeypatch: pytest.
                 else:
                     assert (message.trace_id, message.tokens) == (IDS[0], 70)
                 answers = [_sorted(await store.sql(query)) for query in QUERIES]
+                asked += len(answers)
                 wrong += sum(map(operator.ne, answers, right))
                 if at % 5 == 0 or at == len(whole) - 1:
                     assert any(path.name in finding.file for finding in await store.verify(deep=True))
         path.write_bytes(whole)
-    # Of large files only what DuckDB fails on is noticed, which an error here would show.
-    assert wrong == 0 or checked == "what fails"
+    # Of large files only what DuckDB fails on is noticed, and few other bits are one of an answer.
+    assert wrong <= (asked // 10 if checked == "what fails" else 0)
 
 
 def _sorted(result: QueryResult) -> list[str]:
