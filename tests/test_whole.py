@@ -19,10 +19,12 @@ from traceark.errors import (
     InvalidIdError,
     InvalidValueError,
     MessageConflictError,
+    StorageError,
     TraceExistsError,
 )
 from traceark.layout import HEADER, LOCK, MANIFEST, trace_prefix
 from traceark.models import Goal, GoalTree, Message, Trace
+from traceark.storage.local import LocalStorage
 from traceark.store import ArchiveStore
 from traceark.testing.compare import exact_text, exact_texts
 
@@ -133,6 +135,38 @@ async def test_what_cannot_be_added_leaves_nothing(tmp_path: Path) -> None:
             await store.add_trace(ended)
         names = set(await store.storage.list(trace_prefix("t"))) - {LOCK}
         assert names == {HEADER, MANIFEST}
+
+
+async def test_a_trace_that_comes_where_something_was_left_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, tree = [message({"content": at}) for at in range(3)], GoalTree(mission="m", goals=[Goal(id="1")])
+    ended = Trace(trace_id="t", status="completed")
+    publish = LocalStorage._publish
+    for lucky in range(6):
+        folder, left = tmp_path / str(lucky), lucky
+        (folder / trace_prefix("t") / "messages").mkdir(parents=True)
+
+        def dying(storage: Any, file: Any, *, exclusive: bool) -> str:
+            nonlocal left
+            if file.path.is_relative_to(storage.root / "traces"):
+                if not left:
+                    raise StorageError("the disk is gone")
+                left -= 1
+            return publish(storage, file, exclusive=exclusive)
+
+        async with ArchiveStore(folder, durability="os") as store, ArchiveStore(folder) as fresh:
+            with monkeypatch.context() as patch:
+                patch.setattr(LocalStorage, "_publish", dying)
+                outcome = await asyncio.gather(store.add_trace(ended, said, [("e", 1)], tree), return_exceptions=True)
+            there = await store.get_trace("t") is not None
+            # Two parts, the tree, the header, the manifest: from the header on it is there.
+            assert (there, isinstance(outcome[0], StorageError)) == (lucky >= 4, lucky < 5)
+            assert [each.trace_id for each in await fresh.list_traces()] == ["t"] * there
+            if not there:
+                await store.add_trace(ended, said, [("e", 1)], tree)
+            assert len(await fresh.get_trace_messages("t")) == 3
+            assert await fresh.verify(deep=True) == []
 
 
 async def test_of_many_who_add_the_same_trace_one_wins(tmp_path: Path) -> None:
