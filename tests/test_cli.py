@@ -629,7 +629,7 @@ class TestRepair:
         assert result.exit_code == 1 and part.name in result.stdout
 
 
-def test_a_verb_leaves_pandas_alone_which_can_be_used_all_the_same(imported: Path) -> None:
+def test_a_list_leaves_alone_what_is_slow_to_import_and_pandas_can_be_used_all_the_same(imported: Path) -> None:
     program = """
 import sys
 from contextlib import suppress
@@ -637,7 +637,7 @@ import pyarrow
 from traceark.cli import main
 with suppress(SystemExit):
     main()
-assert "pandas" not in sys.modules
+assert not {"pandas", "pyarrow.compute"} & sys.modules.keys()
 assert list(pyarrow.table({"a": [1]}).to_pandas()["a"]) == [1]
 """
     subprocess.run([sys.executable, "-c", program, "ls", imported], capture_output=True, check=True)

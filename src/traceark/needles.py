@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from traceark.codec import compute as pc
 from traceark.errors import InvalidValueError
 from traceark.models import Json
 

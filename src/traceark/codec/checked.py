@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic_core import SchemaValidator, core_schema
 
+from traceark.codec import compute as pc
 from traceark.codec.columns import are_all, are_between, are_distinct, are_same, is_rising
 from traceark.codec.counted import Counted, counted
 from traceark.codec.fields import Kind

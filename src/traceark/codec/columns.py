@@ -8,7 +8,8 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from traceark.codec import compute as pc
 
 # From so many values on a column is long.
 LONG_FROM = 256

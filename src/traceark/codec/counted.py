@@ -13,8 +13,8 @@ from math import isfinite
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from traceark.codec import compute as pc
 from traceark.codec.columns import is_long
 from traceark.stats import EXACT, PREVIEW_TOOLS, Sums, exact, usage_tokens
 

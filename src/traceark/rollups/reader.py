@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from traceark.codec import compute as pc
 from traceark.codec.crc import file_crc
 from traceark.codec.malformed import MALFORMED
 from traceark.errors import DamagedTraceWarning, StorageError

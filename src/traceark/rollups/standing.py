@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from traceark.catalog.catalog import Catalog, Mark
+from traceark.codec import compute as pc
 from traceark.rollups.cache import FileCache
 from traceark.rollups.coverage import Coverage, cover
 from traceark.rollups.reader import RollupReader

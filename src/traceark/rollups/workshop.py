@@ -18,9 +18,9 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from traceark.codec import compute as pc
 from traceark.codec.crc import file_crc
 from traceark.codec.lines import now_text
 from traceark.errors import DamagedTraceWarning, StorageError
