@@ -18,7 +18,7 @@ from test_import_otlp import RUN, document
 from test_import_run import store
 from traceark.errors import ImportFailedError, InvalidValueError
 from traceark.importers.base import ImportCounts, Importer, SourceTrace
-from traceark.importers.find import importers
+from traceark.importers.find import GROUP, importers
 from traceark.importers.otlp import Otlp
 from traceark.importers.pieces import PiecedTrace
 from traceark.importers.report import ImportReport
@@ -84,7 +84,8 @@ def sources(tmp_path: Path) -> Path:
 
 def use(monkeypatch: pytest.MonkeyPatch, importer: Importer) -> None:
     """Install an importer as another package does."""
-    monkeypatch.setattr("traceark.plugins.entry_points", lambda group: [EntryPoint("mine", "other:Mine", group)])
+    point = EntryPoint("mine", "other:Mine", GROUP)
+    monkeypatch.setattr("traceark.plugins.points", lambda group, places: [point])
     monkeypatch.setattr(EntryPoint, "load", lambda point: lambda: importer)
 
 

@@ -563,6 +563,21 @@ def test_a_trace_that_names_itself_is_not_its_own_parent(tmp_path: Path) -> None
     assert asyncio.run(parents()) == [None, "t"]
 
 
+def test_a_package_that_is_installed_while_the_process_runs_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "late" not in {importer.name for importer in importers()}
+    information = tmp_path / "late-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Name: late\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(f"[{GROUP}]\nlate = late:Late\n")
+    (tmp_path / "late.py").write_text(
+        "from traceark.importers.claude_code import ClaudeCode\nclass Late(ClaudeCode):\n    name = 'late'\n"
+    )
+    assert "late" in {importer.name for importer in importers()}
+
+
 def test_other_packages_add_formats_and_one_that_does_not_load_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Better(ClaudeCode):
         pass
@@ -572,12 +587,12 @@ def test_other_packages_add_formats_and_one_that_does_not_load_is_named(monkeypa
 
     added = {"claude-code": Better, "other": Other}
     points = [EntryPoint(name, f"added:{name}", GROUP) for name in added]
-    monkeypatch.setattr("traceark.plugins.entry_points", lambda group: points)
+    monkeypatch.setattr("traceark.plugins.points", lambda group, places: points)
     monkeypatch.setattr(EntryPoint, "load", lambda point: added[point.name])
     found = {importer.name: importer for importer in importers()}
     assert (type(found["claude-code"]), type(found["other"])) == (Better, Other)
     monkeypatch.undo()
     broken = EntryPoint("broken", "a_module_that_is_nowhere:It", GROUP)
-    monkeypatch.setattr("traceark.plugins.entry_points", lambda group: [broken])
+    monkeypatch.setattr("traceark.plugins.points", lambda group, places: [broken])
     with pytest.raises(ImportFailedError, match=r"'broken' .*a_module_that_is_nowhere"):
         importers()

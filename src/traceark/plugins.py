@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
+from contextlib import suppress
+from functools import lru_cache
+from importlib.metadata import EntryPoints, entry_points
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from traceark.errors import TracearkError
@@ -31,10 +35,25 @@ def installed(group: str, own: Sequence[Callable[[], T]], error: type[TracearkEr
         Raised where an entry point does not load.
     """
     found = {each.name: each for each in (make() for make in own)}
-    for point in entry_points(group=group):
+    for point in points(group, places()):
         try:
             each = point.load()()
         except Exception as problem:  # another package's code runs here, and may raise anything
             raise error(f"{point.name!r} of {group} ({point.value}) does not load: {problem}") from problem
         found[each.name] = each
     return list(found.values())
+
+
+@lru_cache(maxsize=8)
+def points(group: str, places: tuple[tuple[str, int], ...]) -> EntryPoints:
+    """Return the entry points of a group; to find them reads a file of every package there is."""
+    return entry_points(group=group)
+
+
+def places() -> tuple[tuple[str, int], ...]:
+    """Return where packages may be, each with when something was last put in or taken out."""
+    found = []
+    for place in sys.path:
+        with suppress(OSError):  # what is not there holds none
+            found.append((place, Path(place).stat().st_mtime_ns))
+    return tuple(found)
