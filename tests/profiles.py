@@ -34,8 +34,8 @@ def some(cases: Iterable[Case], count: int) -> list[Case]:
 
 
 def machine_settings(max_examples: int, steps: int) -> settings:
-    """Return the settings of a state machine; a thorough run has six times the examples."""
+    """Return the settings of a state machine; a thorough run has ten times the examples."""
     from hypothesis import settings  # nothing else here needs it, and programs of tests import this module
 
-    examples = max_examples * tried(1, 6, 60)
+    examples = max_examples * tried(1, 10, 100)
     return settings(max_examples=examples, stateful_step_count=steps, deadline=None)

@@ -184,7 +184,7 @@ class RecordedChanges(RuleBasedStateMachine):
 
 
 TestRecordedChanges = RecordedChanges.TestCase
-TestRecordedChanges.settings = machine_settings(10, 30)
+TestRecordedChanges.settings = machine_settings(6, 30)
 
 
 MESSAGE = Message(trace_id="t", role="user", content="hi", tokens=2, cost=0.1, goal_id="1")

@@ -255,7 +255,7 @@ async def test_eight_processes_with_two_hundred_tasks_on_one_trace(tmp_path: Pat
 async def test_a_writer_beside_whatever_else_goes_on(tmp_path: Path) -> None:
     url, options = str(tmp_path / "archive"), {"durability": "os"}
     await begin(url, options)
-    await crowd(url, options, tmp_path, {"machine": 2}, tried(6, 300, 1500), OBSERVERS)
+    await crowd(url, options, tmp_path, {"machine": 2}, tried(4, 300, 1500), OBSERVERS)
     history = await judged(url, options, tmp_path)
     assert spread(history) > 10
 
@@ -263,7 +263,7 @@ async def test_a_writer_beside_whatever_else_goes_on(tmp_path: Path) -> None:
 async def test_two_machines_on_one_trace_on_s3(tmp_path: Path, ministack_server: S3Server) -> None:
     url, options = ministack_server.place(), {"storage_options": ministack_server.storage_options}
     await begin(url, options)
-    await crowd(url, options, tmp_path, {"machine": 2}, tried(10, 30, 300), OBSERVERS if THOROUGH else ())
+    await crowd(url, options, tmp_path, {"machine": 2}, tried(6, 30, 300), OBSERVERS if THOROUGH else ())
     history = await judged(url, options, tmp_path)
     assert spread(history) > 10
 

@@ -119,14 +119,14 @@ async def _awaited(found: Awaitable[list[str]]) -> list[str]:
 def test_a_loss_of_power_takes_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     calls, ledger = recorded(tmp_path / "recorded", "fsync")
     found = faults(
-        tmp_path, calls, lambda root, at: judged(root, ledger, at), step=tried(113, 17, 4), samples=tried(1, 2)
+        tmp_path, calls, lambda root, at: judged(root, ledger, at), step=tried(227, 17, 4), samples=tried(1, 2)
     )
     assert list(found) == []
 
 
 def test_with_durability_os_nothing_that_is_left_is_wrong(tmp_path: Path) -> None:
     calls, _ = recorded(tmp_path / "recorded", "os")
-    found = faults(tmp_path, calls, lambda root, at: reads(root), step=tried(67, 17, 4), samples=tried(1, 2))
+    found = faults(tmp_path, calls, lambda root, at: reads(root), step=tried(137, 17, 4), samples=tried(1, 2))
     assert list(found) == []
 
 

@@ -617,7 +617,7 @@ def test_a_message_is_found_by_its_id_alone(place: Place) -> None:
     run(story())
 
 
-@settings(max_examples=tried(8, 100))
+@settings(max_examples=tried(5, 100))
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_the_hash_of_a_message_id_is_that_of_duckdb(message_id: str) -> None:
     with duckdb.connect(":memory:") as connection:
