@@ -69,7 +69,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ),
     ("store", "following", "query", "questions", "asking", "keeping", "retention"),
     ("archive", "loop_thread", "moving", "importers", "exporters", "sync", "spool", "redacting", "capture"),
-    ("cli", "server"),
+    ("cli", "server", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 PURE, STORAGE, LOGS, STORE, TOP = 1, 2, 3, 4, 6
