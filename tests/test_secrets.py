@@ -221,6 +221,12 @@ def test_the_command_line_shows_no_password_of_a_url(verb: list[str], url: str, 
     assert leaks(done.stdout + done.stderr) == []
 
 
+def test_a_secret_of_a_few_letters_is_hidden_where_a_url_has_it() -> None:
+    secrets = Secrets("http://ann:pw@host/archive?token=t1&page=2", {})
+    told = "http://ann:pw@host/archive?token=t1&page=2/traceark.json: no pw at t1"
+    assert secrets.masked(told) == "http://ann:***@host/archive?token=***&page=2/traceark.json: no pw at t1"
+
+
 def test_secrets_are_found_however_deep_they_stand() -> None:
     given = {"client_kwargs": {"aws_secret_access_key": SECRET, "proxies": [f"http://ann:{PASSWORD}@proxy"]}}
     given["headers"] = {"Authorization": f"Bearer {TOKEN}"}

@@ -19,7 +19,7 @@ Answer = TypeVar("Answer")
 
 _NAMES = re.compile(r"key|secret|token|pass|pwd|credential|signature|auth|account|connection_string|sas|cookie", re.I)
 _HIDDEN = "***"
-# What is shorter keeps nobody out, and may stand in any text.
+# What is shorter may stand in any text, and is hidden only where a URL has it.
 _SHORTEST = 4
 # Libraries whose loggers tell headers, and with them who asks.
 _LIBRARIES = ("aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "fsspec", "s3fs", "urllib3")
@@ -44,15 +44,18 @@ class Secrets:
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         found = {*_in_url(url), *_in_options(options)}
-        # The longest first: one may be a part of another.
-        self._all = sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
-        _keep_from_logs(self._all)
+        # What stands for each text that tells one.
+        self._hidden: dict[str, str] = {}
+        for each in found:
+            if len(each) >= _SHORTEST:
+                self._hidden[each] = _HIDDEN
+            elif each:
+                self._hidden |= {f":{each}@": f":{_HIDDEN}@", f"={each}": f"={_HIDDEN}"}
+        _keep_from_logs(self._hidden)
 
     def masked(self, text: str) -> str:
         """Return a text without secrets."""
-        for secret in self._all:
-            text = text.replace(secret, _HIDDEN)
-        return text
+        return _masked(text, self._hidden)
 
     def are_in(self, error: BaseException) -> bool:
         """Say whether an error, or one that it came from, tells a secret in any way."""
@@ -125,31 +128,33 @@ class _Filter(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: set[str] = set()
+        self.known: dict[str, str] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         told = record.getMessage()
-        masked = self._masked(told)
+        masked = _masked(told, self.known)
         if masked != told:
             record.msg, record.args = masked, ()
         if record.exc_info and record.exc_info[0] is not None:
             told = "".join(traceback.format_exception(*record.exc_info)).rstrip()
-            masked = self._masked(told)
+            masked = _masked(told, self.known)
             if masked != told:
                 record.exc_info, record.exc_text = None, masked
         return True
-
-    def _masked(self, text: str) -> str:
-        for secret in sorted(self.known, key=len, reverse=True):
-            text = text.replace(secret, _HIDDEN)
-        return text
 
 
 _filter = _Filter()
 
 
-def _keep_from_logs(secrets: Iterable[str]) -> None:
-    _filter.known.update(secrets)
+def _masked(text: str, hidden: Mapping[str, str]) -> str:
+    # The longest first: one may be a part of another.
+    for secret in sorted(hidden, key=len, reverse=True):
+        text = text.replace(secret, hidden[secret])
+    return text
+
+
+def _keep_from_logs(hidden: Mapping[str, str]) -> None:
+    _filter.known.update(hidden)
     if not _filter.known:
         return
     for name in list(logging.root.manager.loggerDict):
