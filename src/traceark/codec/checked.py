@@ -19,13 +19,11 @@ from traceark.codec.columns import are_all, are_between, are_distinct, are_same,
 from traceark.codec.counted import Counted, counted
 from traceark.codec.fields import Kind
 from traceark.codec.malformed import MALFORMED
-from traceark.codec.parquet import LOG_COLUMNS, METADATA_KEY, PART_SCHEMAS, PartInfo
+from traceark.codec.parquet import LOG_COLUMNS, METADATA_KEY, PART_SCHEMAS, THREADS_FROM, PartInfo
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import LogName
 from traceark.models import Event, Message, Usage
 
-# Starting threads for less takes longer than the work.
-_THREADS_FROM = 4 * 2**20
 # Between these years, 1900 and 2200, in microseconds, no way of saying a time has a limit.
 _EARLIEST, _LATEST = -2_208_988_800_000_000, 7_258_118_400_000_000
 
@@ -81,7 +79,7 @@ def sound_part(data: bytes, log: LogName, trace_id: str) -> SoundPart | None:
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         info = PartInfo.from_json(file.metadata.metadata[METADATA_KEY], log)
-        table = file.read(use_threads=len(data) >= _THREADS_FROM)
+        table = file.read(use_threads=len(data) >= THREADS_FROM)
         table.validate(full=True)
         if (info.log, info.trace_id, info.first, info.folded) != (log, trace_id, 1, True):
             return None

@@ -28,6 +28,9 @@ METADATA_KEY = b"traceark"
 # Large row groups compress and scan well; this bounds the memory of writer and reader.
 ROW_GROUP_BYTES = 32 * 1024 * 1024
 ROW_GROUP_ROWS = 65_536
+# To start Arrow's threads for less takes longer than the work. And they let go of what they read a moment after all is
+# read: where that is Python's and the interpreter ends just then, the process is aborted.
+THREADS_FROM = 4 * 2**20
 # On real sessions level 11 takes twice as long and saves half a percent, level 19 twenty times as long and 3 %; level 9
 # takes twice as long where a column has less than 16 KB, and saves a tenth of a percent.
 ZSTD_LEVEL = 8

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from traceark.codec.fields import MESSAGES, TRACES, Column, Kind
 from traceark.codec.lines import time_text
 from traceark.codec.malformed import MALFORMED
-from traceark.codec.parquet import LOG_COLUMNS, PART_SCHEMAS, PartRecord
+from traceark.codec.parquet import LOG_COLUMNS, PART_SCHEMAS, THREADS_FROM, PartRecord
 from traceark.errors import CorruptFileError
 from traceark.layout import LogName
 from traceark.models import JsonObject, Message, Trace, Usage
@@ -51,7 +51,7 @@ def read_part(data: bytes, log: LogName, what: str, columns: Sequence[str] | Non
     """
     wanted = None if columns is None else [*columns, "extra", "_offset", "_op", "_digest"]
     try:
-        table = _open(data).read(columns=wanted)
+        table = _open(data).read(wanted, use_threads=len(data) >= THREADS_FROM)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(what, error) from None
     specs = [column for column in LOG_COLUMNS[log] if column.name in table.column_names]
@@ -93,7 +93,7 @@ def read_messages(data: bytes, what: str, last: int) -> list[Message] | None:
         As `read_part`.
     """
     try:
-        table = _open(data).read()
+        table = _open(data).read(use_threads=len(data) >= THREADS_FROM)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(what, error) from None
     return _messages(table, what, last)
@@ -103,7 +103,7 @@ def read_message(data: bytes, what: str, last: int, message_id: str) -> list[Mes
     """Return the message of an id, or no message, as `read_messages`: reads the ids and one row group."""
     try:
         file = _open(data)
-        ids = file.read(columns=["message_id"])["message_id"].to_pylist()
+        ids = file.read(["message_id"], use_threads=len(data) >= THREADS_FROM)["message_id"].to_pylist()
         rows = [at for at, each in enumerate(ids) if each == message_id]
         if not rows:
             return []
@@ -117,7 +117,7 @@ def _row(file: pq.ParquetFile, at: int) -> pa.Table:
     for group in range(file.num_row_groups):
         count = file.metadata.row_group(group).num_rows
         if at < count:
-            return file.read_row_group(group).slice(at, 1)
+            return file.read_row_group(group, use_threads=False).slice(at, 1)
         at -= count
     raise IndexError(at)
 

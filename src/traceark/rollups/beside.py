@@ -171,7 +171,8 @@ def _sums_of_traces(opened: duckdb.DuckDBPyConnection, view: str, files: Mapping
         trees = ((trace_id, TreeFile.decode(data, GOAL_TREE).tree) for trace_id, data in files.items())
         table = to_table(GOALS, [record for trace_id, tree in trees for record in goal_records(trace_id, tree)])
     else:
-        table = pa.concat_tables([pq.read_table(BytesIO(data)) for data in files.values()], promote_options="default")
+        parts = (pq.ParquetFile(BytesIO(data)).read(use_threads=False) for data in files.values())
+        table = pa.concat_tables(parts, promote_options="default")
     opened.register("true_rows", table)
     try:
         return _sums(opened, view, "true_rows")
