@@ -33,6 +33,12 @@ def some(cases: Iterable[Case], count: int) -> list[Case]:
     return [every[(SEED + at * len(every) // count) % len(every)] for at in range(count)]
 
 
+def points(count: int, step: int) -> range:
+    """Return one in so many of the calls that there are, counted from 1, to put a fault in at: one at the least."""
+    step = min(step, count)
+    return range(1 + (SEED + step // 2) % step, count + 1, step)
+
+
 def machine_settings(max_examples: int, steps: int) -> settings:
     """Return the settings of a state machine; a thorough run has ten times the examples."""
     from hypothesis import settings  # nothing else here needs it, and programs of tests import this module

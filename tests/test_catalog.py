@@ -883,6 +883,7 @@ async def test_a_fault_in_the_middle_of_a_list_is_raised_and_the_next_list_is_ri
         patch.setattr("traceark.storage.local.LocalStorage", Faulty)
         store = store_at(place)
     await listed(store)
+    faults = 0
     for change in changes:
         await change()
         for at in range(1, 100):
@@ -890,11 +891,13 @@ async def test_a_fault_in_the_middle_of_a_list_is_raised_and_the_next_list_is_ri
             try:
                 await listed(store)
             except StorageError:
+                faults += 1
                 continue
             finally:
                 Faulty.failing = 0
             break
         await assert_right(store)
+    assert faults > len(changes)
     await writer.close()
     await assert_right(store)
     await store.close()

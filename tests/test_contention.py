@@ -56,13 +56,15 @@ class Crowd:
         self.record = Recorder(folder / "history" / f"{name}.jsonl")
         self.choose = random.Random(f"{seed} {name}")
         self.folder = folder
+        self.rounds = 0
 
     def opened(self, url: str) -> ArchiveStore:
         return ArchiveStore(url, **self.options)
 
-    @property
-    def is_over(self) -> bool:
-        return (self.folder / STOP).exists()
+    def goes_on(self) -> bool:
+        """Say whether there is another round: one at the least, and then until those that write are done."""
+        self.rounds += 1
+        return self.rounds == 1 or not (self.folder / STOP).exists()
 
     # What one task does
 
@@ -133,11 +135,11 @@ class Crowd:
         await asyncio.gather(*(self.write(task, count) for task in range(3)))
 
     async def reader(self, _: int) -> None:
-        while not self.is_over:
+        while self.goes_on():
             await self.look()
 
     async def compactor(self, _: int) -> None:
-        while not self.is_over:
+        while self.goes_on():
             try:
                 await self.choose.choice((self.store.compact, self.store.seal))("t")
             except StorageError as error:
@@ -148,7 +150,7 @@ class Crowd:
     async def keeper(self, _: int) -> None:
         """Optimize and refresh; make other traces, finish and remove them."""
         at = 0
-        while not self.is_over:
+        while self.goes_on():
             at += 1
             trace_id = f"{self.name}-{at}"
             await self.store.create_trace(Trace(trace_id=trace_id, agent_type="other"))
@@ -165,7 +167,7 @@ class Crowd:
     async def mirror(self, _: int) -> None:
         """Sync to another archive, whose trace is a state that there was meanwhile."""
         target = self.opened(f"{self.url}-mirror")
-        while not self.is_over:
+        while self.goes_on():
             begun = time.monotonic_ns()
             report = await sync(self.store, target)
             ended = time.monotonic_ns()

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from profiles import SEED, some, tried
+from profiles import points, some, tried
 from shell import run
 from sync_workload import SEALED, SYNCS, WAYS, completed, files, found, make, promised, synced, trace_of
 from traceark.errors import StorageError, TracearkError, TraceNotFoundError
@@ -132,9 +133,9 @@ FaultT = TypeVar("FaultT", bound=Fault)
 def at_each_call(
     folder: Path, make: Callable[[int], FaultT], faults_of: Callable[[Path, FaultT], list[str]], step: int
 ) -> Iterator[str]:
-    """Yield what is wrong after a fault at each call in turn."""
-    at = 1 + SEED % step
-    while True:
+    """Yield what is wrong without a fault, which tells how many calls there are, and after one at one in so many."""
+
+    def after(at: int) -> tuple[FaultT, list[str]]:
         fault, root = make(at), folder / str(at)
         root.mkdir()
         try:
@@ -142,11 +143,17 @@ def at_each_call(
         except Exception as error:  # whatever goes wrong is what is looked for
             faults = [repr(error)]
         shutil.rmtree(root)
-        if fault.hit is None:
-            return
-        for each in faults:
-            yield f"call {at} ({fault.hit.name} {fault.hit.path}): {each}"
-        at += step
+        what = f"call {at} ({fault.hit.name} {fault.hit.path})" if fault.hit else "no fault"
+        return fault, [f"{what}: {each}" for each in faults]
+
+    none, faults = after(sys.maxsize)
+    yield from faults
+    hits = 0
+    for at in points(none.count, step):
+        fault, faults = after(at)
+        yield from faults
+        hits += fault.hit is not None
+    assert hits, "no fault was met"
 
 
 def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[str]:
@@ -165,7 +172,7 @@ def test_an_error_loses_nothing_and_is_told(tmp_path: Path) -> None:
 
 
 def test_half_a_write_loses_nothing_and_is_told(tmp_path: Path) -> None:
-    assert list(wrong(tmp_path, lambda at: Fault(at, half=True), step=tried(307, 29, 8))) == []
+    assert list(wrong(tmp_path, lambda at: Fault(at, half=True, name="write"), step=tried(19, 3, 1))) == []
 
 
 @pytest.mark.parametrize("header_is_gone", [False, True])

@@ -25,6 +25,7 @@ from traceark.exporters.base import Run
 from traceark.exporters.otel import span_id_of, trace_id_of
 from traceark.exporters.otlp import Otlp
 from traceark.exporters.turns import role_of
+from traceark.importers import otlp
 from traceark.importers.base import ImportCounts
 from traceark.importers.find import importers
 from traceark.models import Event, Goal, GoalTree, Trace, Usage, utc_now
@@ -229,7 +230,6 @@ def conversation(turns: list[Any]) -> list[dict[str, Any]]:
 @settings(max_examples=tried(40, 400, 1500), deadline=None)
 @given(TURNS)
 def test_an_import_of_a_request_has_the_same_messages_and_totals(turns: list[Any]) -> None:
-    otlp = pytest.importorskip("traceark.importers.otlp")
     run = timed(*conversation(turns), agent_type="sorter")
     with TemporaryDirectory() as folder:
         path = Path(folder, "spans.jsonl")

@@ -200,9 +200,9 @@ async def test_a_long_run_shows_about_a_hundred_objects_at_most(name: str) -> No
     await store.create_trace(Trace(trace_id="t"))
     count = tried(1500, 10_000)
     await add(store, range(count))
-    assert storage.most <= 100
-    assert storage.calls["create"] < 1.05 * count
-    assert storage.calls["list"] + storage.calls["read"] < 0.2 * count
+    assert folding.OBJECTS < storage.most <= 100
+    assert count < storage.calls["create"] < 1.05 * count
+    assert 0 < storage.calls["list"] + storage.calls["read"] < 0.2 * count
     assert await said(store) == await said(ArchiveStore(storage.url)) == list(range(count))
     await store.close()
     assert await ArchiveStore(storage.url).verify(deep=True) == []
@@ -214,7 +214,7 @@ async def test_events_are_folded_too(name: str, few: None) -> None:
     for at in range(200):
         await store.append_event("t", "step", at)
     await settled(store)
-    assert len(await objects(store.storage, "events")) < 40
+    assert FEW <= len(await objects(store.storage, "events")) < 40
     assert [event.payload for event in await ArchiveStore(store.url).get_events("t")] == list(range(200))
     await store.close()
 
@@ -231,7 +231,7 @@ async def test_a_header_that_is_published_while_objects_are_folded_is_exact(name
     trace = await reader.get_trace("t")
     assert trace is not None
     assert trace.total_messages == 50
-    assert storage.calls["read"] <= 2
+    assert storage.calls["read"] in (1, 2)
     await store.close()
 
 

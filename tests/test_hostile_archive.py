@@ -188,7 +188,7 @@ def verbs(archive: Path, beside: Path) -> Iterator[tuple[object, ...]]:
     yield "verify", archive, "sealed"
     yield "repair", archive, "--all"
     yield "export", archive, "sealed", "--format", "markdown", "-o", beside / "page.md"
-    yield "pack", archive, "--all", "-o", beside / "all.zip"
+    yield "pack", archive, "--all", "--to", beside / "all.zip"
     yield "sync", archive, beside / "synced"
     yield "import", archive, "--to", beside / "imported"
     yield "sync", beside.parent / "other", archive
@@ -223,6 +223,8 @@ def wrong_with(made: Path, place: Path, name: str, put: Put) -> list[str]:
         except AssertionError as error:
             wrong.append(f"{arguments[0]}: {error}")
             return ""
+        if "No such option" in result.stderr:
+            wrong.append(f"{arguments[0]}: it was not run: {result.stderr}")
         if result.exit_code not in (0, 1, 2) or "--debug" in result.stderr or time.monotonic() - began > SECONDS:
             wrong.append(f"{arguments[0]}: {result.exit_code} {result.stderr}")
         if put is link and "traces/sealed/messages".startswith(name) and SECRET in result.stdout:

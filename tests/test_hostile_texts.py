@@ -180,7 +180,7 @@ def test_controls_in_names_of_files_reach_no_terminal(tmp_path: Path) -> None:
         ("tail", archive, "id"),
         ("tree", archive, "id"),
         ("search", archive, "31m"),
-        ("stats", archive, "--by", "uid"),
+        ("stats", archive, "--by", "agent"),
         ("sql", archive, "SELECT * FROM messages JOIN events USING (trace_id)"),
         ("sql", archive, f"SELECT * FROM '{NAME}'"),
         ("verify", archive),
@@ -189,9 +189,9 @@ def test_controls_in_names_of_files_reach_no_terminal(tmp_path: Path) -> None:
         ("export", archive, "--format", "html", "-o", out),
         ("export", archive, "--format", f"no {NAME}", "-o", out),
         ("export", archive, "sealed", "--format", "markdown", "-o", out / f"{NAME}.md"),
-        ("pack", archive, "-o", out / f"{NAME}.zip"),
-        ("pack", archive, "-o", out / f"{NAME}.zip"),
-        ("pack", archive, "-o", out / NAME),
+        ("pack", archive, "sealed", "--to", out / f"{NAME}.zip"),
+        ("pack", archive, "--all", "--to", out / f"{NAME}.all.zip"),
+        ("pack", archive, "sealed", "--to", out / NAME),
         ("unpack", out / f"{NAME}.zip", "--to", out / f"unpacked {NAME}"),
         ("unpack", sources / f"{NAME}.zip", "--to", out / "unpacked"),
         ("import", sources, "--to", out / "imported"),
@@ -205,7 +205,7 @@ def test_controls_in_names_of_files_reach_no_terminal(tmp_path: Path) -> None:
         ("ls", archive, "--uid", NAME, "--after", NAME),
         ("pin", archive, "id"),
         ("redact", archive, "--all"),
-        ("redact", archive, "id", "--patterns", out / f"none {NAME}"),
+        ("redact", archive, "id", "--patterns-file", out / f"none {NAME}"),
         ("repair", archive, "--all"),
         ("refresh", archive),
         ("optimize", archive),
@@ -222,6 +222,7 @@ def test_controls_in_names_of_files_reach_no_terminal(tmp_path: Path) -> None:
 
 def refuse_controls(verb: tuple[object, ...], result: Result) -> None:
     assert result.exit_code in (0, 1, 2) and "--debug" not in result.stderr, (verb, result.stderr)
+    assert "No such option" not in result.stderr, verb
     found = OBEYED.search(result.stdout) or OBEYED.search(result.stderr)
     assert found is None, (verb, found, result.stdout, result.stderr)
 

@@ -328,6 +328,7 @@ def test_a_copied_trace_has_the_same_changes_and_each_is_a_record_of_it(tmp_path
 
 
 def test_real_sessions_end_as_their_changes_say() -> None:
+    changed = 0
     for path in (each for name in ("claude-code", "claude-code-small") for each in claude.corpus(name)):
         if path.suffix != ".jsonl":
             continue
@@ -335,3 +336,5 @@ def test_real_sessions_end_as_their_changes_say() -> None:
             last = {each["goal_id"]: each["status"] for each in changes(source.events)}
             goals = source.goals.goals if source.goals is not None else []
             assert last == {goal.id: goal.status for goal in goals}
+            changed += len(last)
+    assert changed > 10

@@ -525,6 +525,7 @@ def test_a_file_that_names_no_session_is_not_taken(tmp_path: Path) -> None:
 
 def test_real_recordings_add_up_and_keep_every_row() -> None:
     paths = [path for path in corpus("langsmith") if path.name.startswith("ses_")]
+    assert paths
     for path in paths:
         assert [each.name for each in importers() if each.detect(path)] == ["opencode"]
         rows = [json.loads(line) for line in path.read_bytes().splitlines()]

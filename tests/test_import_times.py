@@ -72,7 +72,7 @@ def test_a_corpus_is_the_same_in_any_order_by_any_number_of_processes(tmp_path: 
         asyncio.run(run(tmp_path / "one", paths, 1)),
         asyncio.run(run(tmp_path / "two", paths[::-1], 2)),
     )
-    assert first.keys() == second.keys() and some == others
+    assert first and first.keys() == second.keys() and some == others
     for trace_id in first.keys() - some:
         assert first[trace_id] == second[trace_id]
 

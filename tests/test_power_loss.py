@@ -8,8 +8,8 @@ nothing found by `verify` but what a loss of power leaves.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import shutil
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from profiles import SEED, THOROUGH, some, tried
+from profiles import SEED, THOROUGH, points, some, tried
 from sync_workload import SYNCS, WAYS, completed, files, found, make, promised, synced
 from traceark.errors import IncompleteTraceError
 from traceark.models import Message, Trace
 from traceark.storage.base import Durability
 from traceark.storage.local_files import LocalAppender
 from traceark.store import ArchiveStore
+from traceark.sync import SyncOptions
 from traceark.testing.calls import Call, Recorder, watched
 from traceark.testing.disk import Disk, lay_out
 from traceark.testing.ledger import Ledger
@@ -193,8 +194,9 @@ def losses_after_a_kill(folder: Path, way: str, *, is_known: bool, step: int) ->
     """Yield what a loss of power takes of what was acknowledged by the second sync, the first having been killed."""
     source, before, options = folder / "source", folder / "before", WAYS[way]
     make(source, before if is_known else None)
-    for at in itertools.count(1 + SEED % step, step):
-        root, killing, moment = folder / str(at), Killing(at), 0
+    kills = 0
+    for at in points(_calls_of_sync(source, before if is_known else None, folder / "whole", options), step):
+        root, killing, moment = folder / str(at), Killing(at - 1), 0
         root.mkdir()
         if is_known:
             shutil.copytree(before, root / "target")
@@ -216,10 +218,20 @@ def losses_after_a_kill(folder: Path, way: str, *, is_known: bool, step: int) ->
                 found = asyncio.run(_awaited(_left(left / "target", ledger)))
             except Exception as error:  # whatever goes wrong is what is looked for
                 found = [repr(error)]
-            yield from (f"killed at call {at} (after {calls[at - 2]}): {each}" for each in found)
+            yield from (f"killed at call {at} (after {calls[: at - 1][-1:]}): {each}" for each in found)
         shutil.rmtree(root)
-        if not killing.is_dead:
-            return
+        kills += killing.is_dead
+    assert kills, "nobody was killed"
+
+
+def _calls_of_sync(source: Path, before: Path | None, root: Path, options: SyncOptions) -> int:
+    """Return how many calls a sync has that nobody kills."""
+    root.mkdir()
+    if before is not None:
+        shutil.copytree(before, root / "target")
+    with watched(root, seen := Recorder()):
+        asyncio.run(synced(source, root / "target", options))
+    return len(seen.calls)
 
 
 async def _left(target: Path, ledger: Ledger) -> list[str]:
@@ -264,8 +276,8 @@ def test_a_seal_that_was_killed_and_done_again_names_all_files_that_are_left_whe
 ) -> None:
     before = tmp_path / "before"
     asyncio.run(_live(before))
-    step = tried(5, 1)
-    for at in itertools.count(SEED % step, step):
+
+    def after(at: int) -> Killing:
         root, killing, seen = tmp_path / str(at), Killing(at), Recorder()
         shutil.copytree(before, root)
         disk = Disk.of(root)
@@ -278,5 +290,7 @@ def test_a_seal_that_was_killed_and_done_again_names_all_files_that_are_left_whe
         for number, state in enumerate(disk.states(samples=1, seed=SEED)):
             lay_out(state, left := tmp_path / f"{at}-{number}")
             assert asyncio.run(_findings(left)) == [], (at, killing.calls[-1:])
-        if not killing.is_dead:
-            break
+        return killing
+
+    calls = len(after(sys.maxsize).calls)
+    assert sum(after(at - 1).is_dead for at in points(calls, tried(5, 1)))

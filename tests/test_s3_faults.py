@@ -252,6 +252,7 @@ def test_a_fault_at_any_request_loses_nothing_and_is_told(
         plan = Befalling([befalls], first, apart(befalls))
         assert wrong(place, plan, may_fail=name in LASTING | UNSEEN, config_kwargs=patience(name)) == []
         points += plan.points
+    assert points
     record_property("points", points)
     record_property("runs", len(range(0, apart(befalls), 1 if WHOLE else 4)))
 

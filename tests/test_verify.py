@@ -162,7 +162,7 @@ def test_a_changed_byte_of_a_part_is_never_a_wrong_answer(archive: Path) -> None
 def test_a_remedy_mends(archive: Path) -> None:
     wrong_total(archive / trace_prefix("live"))
     findings = verified(archive)
-    assert all("traceark repair" in finding.remedy for finding in findings)
+    assert findings and all("traceark repair" in finding.remedy for finding in findings)
 
     async def mend() -> None:
         async with ArchiveStore(archive) as store:

@@ -6,7 +6,7 @@ One alone syncs its files; several at a time sync the file system.
 from __future__ import annotations
 
 import asyncio
-import itertools
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from profiles import SEED, tried
+from profiles import points, tried
 from test_disk_faults import Fault, is_told
 from test_power_loss import Killed, Killing, faults
 from traceark.errors import IncompleteTraceError, TraceExistsError
@@ -78,7 +78,7 @@ async def wrong_in(folder: Path, ledger: Ledger, at: int) -> list[str]:
 
 @pytest.mark.parametrize("runs", [1, MANY])
 def test_a_run_is_there_whole_or_not_at_all_whatever_call_fails(tmp_path: Path, runs: int) -> None:
-    for at in itertools.count(1 + SEED % tried(43, 7, 1), tried(43, 7, 1)):
+    def after(at: int) -> Fault:
         folder, fault, ledger = tmp_path / str(at), Fault(at), Ledger(now=lambda: 0)
         folder.mkdir()
         asyncio.run(_begun(folder))
@@ -89,9 +89,11 @@ def test_a_run_is_there_whole_or_not_at_all_whatever_call_fails(tmp_path: Path, 
                 raised = [error]
         assert [each for each in raised if not (isinstance(each, Exception) and is_told(each))] == []
         assert asyncio.run(wrong_in(folder, ledger, 0)) == [], fault.hit
-        if fault.hit is None:
-            assert raised == []
-            break
+        assert fault.hit is not None or raised == []
+        return fault
+
+    calls = after(sys.maxsize).count
+    assert sum(after(at).hit is not None for at in points(calls, tried(43, 7, 1)))
 
 
 async def _begun(folder: Path) -> None:
@@ -104,7 +106,7 @@ async def _begun(folder: Path) -> None:
 def test_a_run_that_was_added_when_the_process_dies_is_there_and_the_others_can_be_added(
     tmp_path: Path, runs: int
 ) -> None:
-    for at in itertools.count(SEED % tried(43, 7, 1), tried(43, 7, 1)):
+    def after(at: int) -> Killing:
         folder, killing, ledger = tmp_path / str(at), Killing(at), Ledger(now=lambda: 0)
         with watched(tmp_path, killing):
             try:
@@ -117,9 +119,11 @@ def test_a_run_that_was_added_when_the_process_dies_is_there_and_the_others_can_
         missing = [run for run in range(runs) if not (folder / "traces" / f"run-{run}").exists()]
         asyncio.run(_added(folder, missing, again))
         assert asyncio.run(wrong_in(folder, ledger, 0)) == []
-        if not killing.is_dead:
-            assert missing == []
-            break
+        assert killing.is_dead or missing == []
+        return killing
+
+    calls = len(after(sys.maxsize).calls)
+    assert sum(after(at - 1).is_dead for at in points(calls, tried(43, 7, 1)))
 
 
 async def _added(folder: Path, runs: list[int], ledger: Ledger) -> None:

@@ -95,8 +95,12 @@ class _Query:
 
     def _rows(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
         try:
-            if not connection.extract_statements(self._text):
-                raise QueryError("the query is empty; write a SELECT")
+            statements = connection.extract_statements(self._text)
+        except TypeError:
+            raise QueryError("the query is no text, or has half of a surrogate pair in it") from None
+        if not statements:
+            raise QueryError("the query is empty; write a SELECT")
+        try:
             if self._sandbox:
                 check(connection, self._text)
                 connection.execute("BEGIN TRANSACTION READ ONLY").fetchall()
