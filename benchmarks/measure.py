@@ -124,11 +124,15 @@ def at_least(name: str, ours: Sequence[float], rival: str, theirs: Sequence[floa
 
 
 async def take_turns(
-    contestants: Mapping[str, Work], rounds: int, clock: Callable[[], float] = time.perf_counter
+    contestants: Mapping[str, Work],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Run each contestant once per round, in turning order; return the seconds of each round.
 
-    A contestant is called with the number of the round; one more round goes before, uncounted.
+    A contestant is called with the number of the round, and `before` just before, outside of its time; one more round
+    goes before, uncounted.
     What waits for nothing is better timed by `time.process_time`, which leaves other processes out.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -138,6 +142,7 @@ async def take_turns(
     for turn in range(rounds + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             # What one contestant left to collect is not another's time.
+            before()
             gc.collect()
             start = clock()
             await contestants[name](turn)

@@ -90,6 +90,7 @@ class Taker:
         self._links: dict[str, Link] = {}
         self._pieces = pieces
         self._store = store
+        self._at_a_time = _AT_A_TIME if isinstance(store, WholeStore) else 1
         self._candidates = candidates
         # Told once: to ask what an importer can takes as long as reading a small file.
         self._beside = [each for each in candidates if isinstance(each, Beside)]
@@ -179,7 +180,7 @@ class Taker:
                 give_times(source)
             self.kin.see(source)
             self._links.update(children_of(source))
-        at_a_time = asyncio.Semaphore(_AT_A_TIME if isinstance(self._store, WholeStore) else 1)
+        at_a_time = asyncio.Semaphore(self._at_a_time)
         taken = await asyncio.gather(
             *(self._take_trace(source, file, at_a_time) for source in sources), return_exceptions=True
         )

@@ -8,7 +8,7 @@ source has been taken; or a new trace in one piece. What to write is decided in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeGuard, TypeVar, runtime_checkable
 
 from traceark.importers import copies
 from traceark.importers.base import GOAL_STATUS, SourceTrace
@@ -64,7 +64,7 @@ async def import_trace(store: TraceStore, source: SourceTrace, importer: str, li
     trace_id = source.trace.trace_id
     header = await store.get_trace(trace_id)
     if header is None:
-        if isinstance(store, WholeStore) and store.adds_at_once and _is_whole(source):
+        if _adds_at_once(store) and _is_whole(source):
             return await _add_whole(store, source, importer, link)
         first = copies.begun(source) if source.copied is not None else _linked(begun(source, importer), link)
         await store.create_trace(first)
@@ -91,6 +91,11 @@ async def import_trace(store: TraceStore, source: SourceTrace, importer: str, li
         plan = plan_import(source, stored, importer)
     await _write(store, trace_id, plan)
     return _report(source, plan.outcome, plan)
+
+
+def _adds_at_once(store: TraceStore) -> TypeGuard[WholeStore]:
+    """Say whether a store takes whole traces at once; to look at all that its protocol names takes a tenth of a ms."""
+    return getattr(store, "adds_at_once", False) is True
 
 
 def _is_whole(source: SourceTrace) -> bool:

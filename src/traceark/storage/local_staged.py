@@ -104,14 +104,14 @@ class LocalStaged(Staged):
         with ExitStack() as undo, told_errors(target):
             undo.callback(self.discard)
             self.place = self._held.enter_context(staging(root, mode))
-            self._directories = [self.place / name for name in directories]
+            self._directories = [f"{self.place}/{name}" for name in directories]
             for path in self._directories:
                 make_directory(path, mode)
             for name, data in files.items():
-                self._write(self.place / name, data, mode)
+                self._write(f"{self.place}/{name}", data, mode)
             undo.pop_all()
 
-    def _write(self, path: Path, data: bytes, mode: int) -> None:
+    def _write(self, path: str, data: bytes, mode: int) -> None:
         descriptor = open_plain(path, _EXCLUSIVE, mode)
         self._held.callback(os.close, descriptor)
         self._descriptors.append(descriptor)
@@ -127,7 +127,7 @@ class LocalStaged(Staged):
         with told_errors(self._target):
             for descriptor in self._descriptors:
                 os.fsync(descriptor)
-            for path in (*self._directories, self.place) if names else ():
+            for path in (*self._directories, str(self.place)) if names else ():
                 sync_directory(path)
 
     async def publish(self) -> bool:
