@@ -206,10 +206,7 @@ class Catalog:
         stamped = self._storage.stamp(TRACES)
         if stamped is None or stamped[0] == self._info.stamp:
             return
-        new, missing = await known.names_apart(await self._storage.children(TRACES))
-        rows = await self._lookup.rows(new)
-        await known.remove(missing)
-        await known.put([with_openings(row, [COPIED]) for row in rows])
+        await known.check_names(await self._storage.children(TRACES))
         self._stamped(stamped)
 
     def _stamped(self, stamped: tuple[str, float] | None) -> None:

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import cast
 
 import pyarrow as pa
 
 from traceark.catalog.lookup import COPIED, Lookup, merged, with_openings
+from traceark.catalog.names import Names
 from traceark.catalog.notes import Note, changed, is_doubtful
 from traceark.catalog.rows import DAMAGED, OPEN
 from traceark.catalog.table import CatalogTable
-from traceark.layout import trace_id_of
+from traceark.layout import trace_id_of, trace_key
 from traceark.models import JsonObject
 
 _numbers = itertools.count(1)
+# When more traces changed while no directory came or went, all names are compared with all rows once more.
+_MOST_TOUCHED = 10_000
 
 
 class KnownTraces:
@@ -61,6 +64,11 @@ class KnownTraces:
         self.number = next(_numbers)
         self.log: list[str] = []
         self._folded = 0
+        # The names of all directories as they were checked last, the traces whose rows changed since, and
+        # directories of which there was nothing to know.
+        self._names: Names | None = None
+        self._touched: set[str] = set()
+        self._empty: set[str] = set()
         self._lookup = lookup
         self._writer = writer
         self._watches_names = watches_names
@@ -70,6 +78,8 @@ class KnownTraces:
     async def load(self, rows: Callable[[], pa.Table]) -> None:
         """Take the rows of a snapshot."""
         await asyncio.to_thread(lambda: self.table.load(rows()))
+        # Arrow would keep the memory of what DuckDB has now, another half of it.
+        await asyncio.to_thread(pa.default_memory_pool().release_unused)
         wanting = {str(row["trace_id"]): row for row in await asyncio.to_thread(self.table.wanting)}
         self.open = {
             each: cast("list[str]", row["_openings"])
@@ -85,7 +95,7 @@ class KnownTraces:
             await asyncio.to_thread(self.table.put, rows)
         for row in rows:
             trace_id = str(row["trace_id"])
-            self.log.append(trace_id)
+            self._changed(trace_id)
             self._lookup.forget(trace_id)
             self.problems.pop(trace_id, None)
             if row.get("_problem") is not None:
@@ -102,14 +112,21 @@ class KnownTraces:
         held = {each: sorted({*self.open.get(each, ())} - {COPIED}) for each in missing}
         gone = [each for each in missing if not held[each]]
         await asyncio.to_thread(self.table.remove, gone)
-        self.log += gone
         for each in gone:
+            self._changed(each)
             self.open.pop(each, None)
             self.problems.pop(each, None)
             self.doubted.discard(each)
             self._lookup.forget(each)
         await self.put([with_openings({"trace_id": each, "_listed": False}, ids) for each, ids in held.items() if ids])
         self.doubted.update(each for each, ids in held.items() if ids)
+
+    def _changed(self, trace_id: str) -> None:
+        self.log.append(trace_id)
+        if self._names is not None:
+            self._touched.add(trace_id)
+            if len(self._touched) > _MOST_TOUCHED:
+                self._names, self._touched = None, set()
 
     def folded(self) -> None:
         """Hear that a snapshot was made of the rows as they are."""
@@ -166,17 +183,35 @@ class KnownTraces:
         own = all(opening.startswith(self._writer) for opening in openings)
         return bool(openings) and own and trace_id not in self.doubted
 
-    async def names_apart(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Return which traces of these directories nothing is known of, and which known ones are not among them."""
-        return await asyncio.to_thread(self._names_apart, keys)
+    async def check_names(self, keys: Sequence[str]) -> None:
+        """Notice the directories that came and went by other means than notes, given the names of all."""
+        before, self._names = self._names, None
+        now, new, missing = await asyncio.to_thread(self._apart, before, keys)
+        rows = await self._lookup.rows(new)
+        await self.remove(missing)
+        await self.put([with_openings(row, [COPIED]) for row in rows])
+        # What was found empty may be filled without a change of the names.
+        self._names, self._touched, self._empty = now, set(), set(new)
 
-    def _names_apart(self, keys: Sequence[str]) -> tuple[list[str], list[str]]:
-        ids = [*map(trace_id_of, keys)]
-        present = [each for each in ids if each is not None]
-        strangers = len(present) < len(ids)
-        self.strangers = [key for key, each in zip(keys, ids, strict=True) if each is None] if strangers else []
-        self.doubted |= self.open.keys() - set(present)
-        return self.table.names_apart(present)
+    def _apart(self, before: Names | None, keys: Sequence[str]) -> tuple[Names, list[str], list[str]]:
+        """Return which traces of these directories nothing is known of, and which known ones are not among them."""
+        now = Names(keys)
+        self.doubted |= _without(now, self.open)
+        if before is None or now.went_since(before) - {hash(trace_key(each)) for each in self._touched}:
+            ids = [*map(trace_id_of, keys)]
+            self.strangers = sorted(key for key, each in zip(keys, ids, strict=True) if each is None)
+            return now, *self.table.names_apart([each for each in ids if each is not None])
+        # All else is as it was when names and rows were compared.
+        came = {key: trace_id_of(key) for key in now.came_since(before, keys)}
+        gone = now.without(self.strangers)
+        new_strangers = {key for key, each in came.items() if each is None}
+        self.strangers = sorted(new_strangers.union(self.strangers).difference(gone))
+        ids_apart = {each for each in came.values() if each is not None} | self._touched | self._empty
+        absent = _without(now, ids_apart)
+        rows = self.table.rows(ids_apart)
+        is_there = {each for each, row in rows.items() if row.get("_listed") or row["_state"] == DAMAGED}
+        is_open = {each for each, row in rows.items() if row["_state"] == OPEN}
+        return now, sorted(ids_apart - absent - is_there - is_open), sorted(absent & is_there)
 
     def told_problems(self) -> list[str]:
         """Return what is wrong with what is left out."""
@@ -189,3 +224,9 @@ class KnownTraces:
     def count(self) -> int:
         """Return how many rows there are."""
         return int(self.table.query("SELECT count(*) FROM catalog").column(0)[0].as_py())
+
+
+def _without(names: Names, trace_ids: Collection[str]) -> set[str]:
+    """Return the traces that have no directory among some names."""
+    by_key = {trace_key(each): each for each in trace_ids}
+    return {by_key[key] for key in names.without(by_key)}

@@ -211,7 +211,7 @@ class Place:
 
     async def trace_ids(self) -> list[str]:
         """Return the ids of the traces in it."""
-        return [each for key in await self.storage.children(TRACES) if (each := trace_id_of(key)) is not None]
+        return [each for key in sorted(await self.storage.children(TRACES)) if (each := trace_id_of(key)) is not None]
 
     async def trace(self, trace_id: str) -> SpooledTrace | None:
         """Return a trace that lies in it as it is now."""

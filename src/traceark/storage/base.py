@@ -79,7 +79,7 @@ class Storage(ABC):
 
     @abstractmethod
     async def children(self, prefix: str) -> Sequence[str]:
-        """Return the names right below a prefix that have objects below them."""
+        """Return the names right below a prefix that have objects below them, in no order."""
 
     @abstractmethod
     async def create(self, key: str, data: bytes) -> str:

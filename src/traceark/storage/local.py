@@ -45,7 +45,7 @@ _ANCIENT_SECONDS = 1e9
 def _children(path: Path) -> list[str]:
     with os.scandir(path) as entries:
         # What is no directory where one belongs is refused when it is read, and not passed over.
-        return sorted(entry.name for entry in entries if not entry.is_file(follow_symlinks=False))
+        return [entry.name for entry in entries if not entry.is_file(follow_symlinks=False)]
 
 
 def _sync_directories(paths: Iterable[Path]) -> None:

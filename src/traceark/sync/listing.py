@@ -43,7 +43,7 @@ async def listing(storage: Storage) -> Listing:
     if not isinstance(storage, AppendStorage):
         listed, strangers = await scan(storage)
         return Listing(storage, listed, strangers)
-    keys = {key: trace_id_of(key) for key in await storage.children(TRACES)}
+    keys = {key: trace_id_of(key) for key in sorted(await storage.children(TRACES))}
     return Listing(
         storage,
         {trace_id: None for trace_id in keys.values() if trace_id is not None},

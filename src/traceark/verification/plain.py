@@ -26,7 +26,7 @@ async def strange_names(storage: Storage) -> list[Finding]:
         if not_plain(storage, directory) is not None:
             continue
         if directory == TRACES:
-            keys += [f"{TRACES}/{name}" for name in await storage.children(TRACES)]
+            keys += [f"{TRACES}/{name}" for name in sorted(await storage.children(TRACES))]
             continue
         try:
             entries = await storage.list(directory)
