@@ -38,7 +38,7 @@ class Names:
 
     def without(self, names: Collection[str]) -> list[str]:
         """Return which of some names are not among these."""
-        return list(compress(names, _absent(_hashes(names), self._hashes).to_pylist()))
+        return list(compress(names, _absent(_hashes(names), self._hashes).to_pylist())) if names else []
 
 
 def _hashes(names: Iterable[str]) -> pa.Array:
