@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 from traceark.computing import computed
@@ -86,8 +86,13 @@ async def create(storage: Storage, prefix: str, header: bytes) -> None:
     await _create_in_place(storage, prefix, {HEADER: header})
 
 
-async def create_all(storage: AppendStorage, prefix: str, files: Mapping[str, bytes]) -> None:
-    """Make a trace's directory with all its files, in their order, exclusively; raises as `create` does."""
+async def create_all(
+    storage: AppendStorage, prefix: str, files: Mapping[str, bytes], announce: Callable[[], Awaitable[None]]
+) -> None:
+    """Make a trace's directory with all its files, in their order, exclusively; raises as `create` does.
+
+    A new directory is noticed by all who list traces. Files in one that is there are not, so `announce` comes first.
+    """
     async with storage.room():
         staging = asyncio.create_task(computed(storage.stage, prefix, files, LOGS))
         try:
@@ -101,6 +106,7 @@ async def create_all(storage: AppendStorage, prefix: str, files: Mapping[str, by
         finally:
             staged.discard()
     # A trace is there, or what was left of one.
+    await announce()
     await _create_in_place(storage, prefix, files)
 
 

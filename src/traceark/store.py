@@ -257,8 +257,12 @@ class ArchiveStore(Retention):
             return await self._add_in_turn(given, said, told, tree)
         await self._pool.ready()
         await self._pool.settle(given.trace_id)
-        # Who lists traces notices the new directory; to tell of it first and last would take two more files.
-        await lifecycle.create_all(storage, prefix, files)
+        notices = self._pool.catalog.notices
+        try:
+            # Who lists traces notices the new directory; to tell of it first and last would take two more files.
+            await lifecycle.create_all(storage, prefix, files, lambda: notices.announce(given.trace_id))
+        finally:
+            await notices.settle([given.trace_id])
         await storage.delete([tombstone_key(given.trace_id, header.incarnation)])
         return given.trace_id
 
