@@ -16,8 +16,10 @@ from uuid import uuid4
 import pytest
 
 from servers import S3Server
+from traceark.compact import seal
 from traceark.folding import build_part
 from traceark.layout import trace_prefix
+from traceark.live import OpenTrace
 from traceark.models import Goal, Message, Trace
 from traceark.reading import StoredTrace
 from traceark.storage.base import Durability, Entry
@@ -352,3 +354,27 @@ async def test_a_header_that_is_newer_than_the_listing_is_no_gap(
     assert overtaken
     trace = await reader.get_trace("t")
     assert trace is not None and trace.last_event_id == 2 + opened
+
+
+async def test_a_seal_that_is_asked_for_ends_when_the_one_in_the_background_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow(trace: OpenTrace) -> None:
+        await go.wait()
+        await seal(trace)
+        ended.set()
+
+    monkeypatch.setattr("traceark.pool.seal", slow)
+    async with ArchiveStore(tmp_path) as store:
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(Message(trace_id="t", role="user"))
+        await store.update_trace("t", status="completed")
+        asked = asyncio.ensure_future(store.seal("t"))
+        done, _ = await asyncio.wait([asked], timeout=0.05)
+        go.set()
+        assert not done
+        await asked
+        assert ended.is_set()
+        assert await store.verify("t", deep=True) == []

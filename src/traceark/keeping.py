@@ -49,6 +49,8 @@ class Keeping:
         ------
         TraceNotFoundError, DamagedTraceError
         """
+        # Two at a time would both write, and the slower one after this has returned.
+        await self._pool.sealed(trace_id)
         trace = await self._pool.opened(trace_id)
         await seal(trace)
         await self._pool.done(trace_id)

@@ -347,10 +347,14 @@ class TracePool:
 
     async def settle(self, trace_id: str) -> None:
         """Wait for a seal of the trace that is under way, and close the trace."""
+        await self.sealed(trace_id)
+        await self.forget(trace_id)
+
+    async def sealed(self, trace_id: str) -> None:
+        """Wait for a seal of the trace that is under way in the background."""
         running = self._sealing.pop(trace_id, None)
         if running is not None:
             await asyncio.wait([running])
-        await self.forget(trace_id)
 
     async def close(self) -> None:
         """Seal every trace that this store wrote to and that is finished; give back all files.
