@@ -231,6 +231,7 @@ def test_a_secret_of_a_few_letters_is_hidden_where_a_url_has_it() -> None:
     secrets = Secrets("http://ann:pw@host/archive?token=t1&page=2", {})
     told = "http://ann:pw@host/archive?token=t1&page=2/traceark.json: no pw at t1"
     assert secrets.masked(told) == "http://ann:***@host/archive?token=***&page=2/traceark.json: no pw at t1"
+    assert Secrets("abfs://host", {"account_name": "dev"}).masked("profile=dev") == "profile=dev"
 
 
 def test_secrets_are_found_however_deep_they_stand() -> None:

@@ -43,14 +43,11 @@ class Secrets:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        found = {*_in_url(url), *_in_options(options)}
+        in_url = {*_in_url(url)}
         # What stands for each text that tells one.
-        self._hidden: dict[str, str] = {}
-        for each in found:
-            if len(each) >= _SHORTEST:
-                self._hidden[each] = _HIDDEN
-            elif each:
-                self._hidden |= {f":{each}@": f":{_HIDDEN}@", f"={each}": f"={_HIDDEN}"}
+        self._hidden = {each: _HIDDEN for each in in_url.union(_in_options(options)) if len(each) >= _SHORTEST}
+        for each in in_url - self._hidden.keys():
+            self._hidden |= {f":{each}@": f":{_HIDDEN}@", f"={each}": f"={_HIDDEN}"}
         _keep_from_logs(self._hidden)
 
     def masked(self, text: str) -> str:
