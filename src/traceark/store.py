@@ -262,7 +262,8 @@ class ArchiveStore(Retention):
             # Who lists traces notices the new directory; to tell of it first and last would take two more files.
             await lifecycle.create_all(storage, prefix, files, lambda: notices.announce(given.trace_id))
         finally:
-            await notices.settle([given.trace_id])
+            if given.trace_id in notices.openings:
+                await notices.settle([given.trace_id])
         await storage.delete([tombstone_key(given.trace_id, header.incarnation)])
         return given.trace_id
 
