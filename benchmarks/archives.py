@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from benchmarks.data import messages
 from traceark.catalog.contents import CATALOG, binding_of
 from traceark.catalog.rows import COLUMNS
-from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, encode_snapshot, snapshot_name
+from traceark.catalog.snapshot import ROW_GROUP_ROWS, SCHEMA, SnapshotInfo, encode_snapshot, snapshot_name
 from traceark.codec.fields import EVENTS, INTERNAL, MESSAGES
 from traceark.codec.lines import to_record
 from traceark.codec.parquet import METADATA_KEY, PART_SCHEMAS, PartInfo, Run, part_writer, to_row
@@ -82,7 +82,7 @@ def make_catalog(root: Path, count: int) -> Path:
     info = SnapshotInfo(binding, 1, look="1", stamp=stamped[0])
     path = root / CATALOG / snapshot_name(1, binding)
     path.parent.mkdir()
-    path.write_bytes(encode_snapshot(info, catalog_rows(count)))
+    path.write_bytes(encode_snapshot(info, catalog_rows(count).to_reader(ROW_GROUP_ROWS)))
     return path
 
 

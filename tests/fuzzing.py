@@ -27,7 +27,7 @@ from test_import_claude_code import SAMPLES
 from test_import_inspect import LOG, sample, zstd_zip
 from test_import_keeps import DOCUMENTS
 from traceark.catalog.notes import Note, changed, decode_notes, encode_notes, is_doubtful
-from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, check_rows, encode_snapshot, snapshot_info
+from traceark.catalog.snapshot import SCHEMA, SnapshotInfo, checked, encode_snapshot, snapshot_info
 from traceark.codec.checked import sound_part
 from traceark.codec.lines import check_json, decode_line, encode_line, to_record
 from traceark.codec.parquet import METADATA_KEY, PART_SCHEMAS, PartInfo, Run, part_info
@@ -154,7 +154,9 @@ NAMES = [b"Run/7", b"run%2F7~1", b"000000000001-5f3a9c21-0a1b2c3d.jsonl", b"trac
 
 
 def snapshot() -> bytes:
-    return encode_snapshot(SnapshotInfo(BINDING, 1, folded={"a": 2}, strangers=("x",)), SCHEMA.empty_table())
+    return encode_snapshot(
+        SnapshotInfo(BINDING, 1, folded={"a": 2}, strangers=("x",)), SCHEMA.empty_table().to_reader()
+    )
 
 
 def packs() -> dict[str, bytes]:
@@ -313,7 +315,8 @@ def run_snapshot(data: bytes) -> None:
     file = io.BytesIO(data)
     info = snapshot_info(file, "a snapshot")
     file.seek(0)
-    check_rows(info, file, "a snapshot")
+    for _ in checked(info, file, "a snapshot"):
+        pass
 
 
 def run_snapshot_metadata(data: bytes) -> None:

@@ -608,7 +608,7 @@ async def test_a_catalog_from_a_newer_version_is_ignored(tmp_path: Path, monkeyp
     module = importlib.import_module("traceark.catalog.snapshot")
     with monkeypatch.context() as newer:
         newer.setattr(module, "FORMAT_VERSION", 2)
-        content = encode_snapshot(SnapshotInfo(known.binding, known.generation), SCHEMA.empty_table())
+        content = encode_snapshot(SnapshotInfo(known.binding, known.generation), SCHEMA.empty_table().to_reader())
     file.unlink()
     file.write_bytes(content)
     (tmp_path / "catalog" / "something-else.bin").write_bytes(b"of a later version")

@@ -18,6 +18,8 @@ from hypothesis import note
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import traceark.catalog.catalog
+import traceark.catalog.known
+import traceark.catalog.large
 import traceark.catalog.lookup
 import traceark.catalog.table
 import traceark.pool
@@ -95,9 +97,18 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
     # What stores do
 
-    @initialize(listed=st.booleans(), few=st.sampled_from([0, 256]))
-    def first(self, listed: bool, few: int) -> None:
+    @initialize(
+        listed=st.booleans(),
+        few=st.sampled_from([0, 256]),
+        most=st.sampled_from([1, 131_072]),
+        questions=st.integers(1, 20),
+        logged=st.sampled_from([3, 100_000]),
+    )
+    def first(self, listed: bool, few: int, most: int, questions: int, logged: int) -> None:
         self.patch.setattr(traceark.catalog.table, "_FEW", few)
+        self.patch.setattr(traceark.catalog.table, "_MOST_IN_MEMORY", most)
+        self.patch.setattr(traceark.catalog.large, "_FEW_QUESTIONS", questions)
+        self.patch.setattr(traceark.catalog.known, "_MOST_LOGGED", logged)
         if listed:
             self.run(self.stores[1].list_traces())
         self.attempt(self.stores[0].create_trace(Trace(trace_id="t")))
@@ -283,7 +294,7 @@ TestCatalogAgainstDirectories.settings = machine_settings(5, 25)
 @pytest.mark.parametrize("damages", [1, 2])
 def test_who_writes_to_a_trace_that_was_made_anew_is_known_though_the_catalog_was_damaged(damages: int) -> None:
     machine = CatalogAgainstDirectories()
-    machine.first(listed=True, few=0)
+    machine.first(listed=True, few=0, most=131_072, questions=12, logged=100_000)
     machine.append(at=1, trace_id="t", count=2)
     machine.lists_say_what_directories_do()
     machine.remove_by_hand(trace_id="t")

@@ -22,13 +22,13 @@ import pyarrow as pa
 
 from traceark.catalog import files
 from traceark.catalog.contents import CATALOG, Contents, SnapshotFile, binding_of
-from traceark.catalog.known import KnownTraces
+from traceark.catalog.known import KnownTraces, Mark
 from traceark.catalog.lookup import COPIED, Lookup, with_openings
 from traceark.catalog.notes import Note, decode_notes
 from traceark.catalog.notices import Notices
 from traceark.catalog.report import RefreshReport
 from traceark.catalog.rows import fingerprint
-from traceark.catalog.snapshot import SCHEMA, SnapshotInfo
+from traceark.catalog.snapshot import SnapshotInfo
 from traceark.catalog.table import CatalogTable
 from traceark.errors import CorruptFileError, DamagedTraceWarning, StorageError
 from traceark.layout import TRACES
@@ -36,7 +36,6 @@ from traceark.reading import scan
 from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
 
 Answer = TypeVar("Answer")
-Mark = tuple[int, int]
 
 _ATTEMPTS = 8
 _PARALLEL = 64
@@ -90,7 +89,7 @@ class Catalog:
         if not await self._storage.children(TRACES):
             info = SnapshotInfo(await self.binding(), 1, look=secrets.token_hex(8))
             with suppress(KeyExistsError):
-                await files.publish(self._storage, info, SCHEMA.empty_table)
+                await files.publish(self._storage, info, CatalogTable().export)
 
     # Keeping in step
 
@@ -164,7 +163,7 @@ class Catalog:
         """Take the rows of a snapshot; say no where it is damaged."""
         known = self._nothing_known()
         try:
-            await known.load(found.rows)
+            await known.load(found)
         except (CorruptFileError, duckdb.Error, pa.ArrowException):
             return False
         except FileNotFoundError:
@@ -479,9 +478,8 @@ class Catalog:
 
         async def work() -> tuple[Mark, list[str] | None, pa.Table, list[str]]:
             known = await self._sync()
-            now = (known.number, len(known.log))
-            changed = sorted(set(known.log[mark[1] :])) if mark is not None and mark[0] == known.number else None
-            return now, changed, await asyncio.to_thread(known.table.standing, changed), known.told_problems()
+            changed = known.changed_since(mark) if mark is not None else None
+            return known.mark(), changed, await asyncio.to_thread(known.table.standing, changed), known.told_problems()
 
         now, changed, rows, problems = await self._undisturbed(work)
         _warn(problems)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traceark.catalog.contents import CATALOG, Contents, SnapshotFile, contents_of
-from traceark.catalog.snapshot import SnapshotInfo, check_rows, encode_snapshot, snapshot_info, snapshot_name
+from traceark.catalog.snapshot import SnapshotInfo, checked, encode_snapshot, snapshot_info, snapshot_name
 from traceark.errors import CorruptFileError, StorageError
 from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
 
@@ -40,24 +42,36 @@ async def contents(storage: Storage, binding: str) -> Contents:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot that was found: what it says of itself, and where its bytes are."""
+    """A snapshot that was found: what it says of itself, and where its bytes are. Its methods block.
+
+    Methods raise `CorruptFileError` where it is damaged, and `FileNotFoundError` where it is not there any more.
+    """
 
     file: SnapshotFile
     info: SnapshotInfo
     data: Path | bytes
 
-    def rows(self) -> pa.Table:
-        """Return its rows; blocking.
+    def _open(self) -> IO[bytes]:
+        return BytesIO(self.data) if isinstance(self.data, bytes) else self.data.open("rb")
 
-        Raises
-        ------
-        CorruptFileError
-        """
-        with BytesIO(self.data) if isinstance(self.data, bytes) else self.data.open("rb") as file:
-            check_rows(self.info, file, self.file.name)
+    def count(self) -> int:
+        """Return how many rows it has."""
+        with self._open() as file:
+            return int(pq.ParquetFile(file).metadata.num_rows)
+
+    def rows(self) -> pa.Table:
+        """Return its rows."""
+        with self._open() as file:
+            for _ in checked(self.info, file, self.file.name):
+                pass
             file.seek(0)
             # Reading ahead, threads of Arrow hold buffers of Python still while the interpreter ends, which aborts it.
             return pq.ParquetFile(file, pre_buffer=False).read()
+
+    def save(self, path: Path) -> None:
+        """Write it to a file of its own, which nobody changes."""
+        with self._open() as file, path.open("wb") as copy:
+            copy.writelines(checked(self.info, file, self.file.name))
 
 
 async def opened(storage: Storage, file: SnapshotFile, binding: str) -> Snapshot | None:
@@ -78,8 +92,12 @@ async def opened(storage: Storage, file: SnapshotFile, binding: str) -> Snapshot
     return found if found.info.binding == binding else None
 
 
-async def publish(storage: Storage, info: SnapshotInfo, export: Callable[[], pa.Table]) -> SnapshotFile | None:
-    """Publish a snapshot; return None where nothing can be written, and the archive works without.
+async def publish(
+    storage: Storage, info: SnapshotInfo, export: Callable[[Callable[[pa.RecordBatchReader], bytes]], bytes]
+) -> SnapshotFile | None:
+    """Publish a snapshot of the rows that `export` gives; return None where nothing can be written.
+
+    The archive works without.
 
     Raises
     ------
@@ -88,7 +106,7 @@ async def publish(storage: Storage, info: SnapshotInfo, export: Callable[[], pa.
     """
     name = snapshot_name(info.generation, info.binding)
     try:
-        data = await asyncio.to_thread(lambda: encode_snapshot(info, export()))
+        data = await asyncio.to_thread(export, partial(encode_snapshot, info))
         version = await storage.create(f"{CATALOG}/{name}", data)
     except KeyExistsError:
         raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import pyarrow as pa
@@ -16,11 +16,14 @@ from traceark.catalog.lookup import COPIED, Lookup, merged, with_openings
 from traceark.catalog.names import Names
 from traceark.catalog.notes import Note, changed, is_doubtful
 from traceark.catalog.rows import DAMAGED, OPEN
-from traceark.catalog.table import CatalogTable
+from traceark.catalog.table import CatalogTable, Rows
 from traceark.layout import trace_id_of, trace_key
 from traceark.models import JsonObject
 
+Mark = tuple[int, int]
 _numbers = itertools.count(1)
+# So many changes of rows are remembered for those who ask what changed; who asks later hears that all may have.
+_MOST_LOGGED = 100_000
 # When more traces changed while no directory came or went, all names are compared with all rows once more.
 _MOST_TOUCHED = 10_000
 
@@ -47,10 +50,6 @@ class KnownTraces:
         By trace id, why a trace cannot be read.
     strangers : sequence of str
         Directories whose names are no trace keys.
-    number : int
-        Tells this from what was known before.
-    log : list of str
-        The traces whose rows changed since `load`, in order.
     doubted : set of str
         Traces that others may have changed: what this process has in memory of them is no proof.
     """
@@ -61,9 +60,12 @@ class KnownTraces:
         self.problems: dict[str, str] = {}
         self.strangers: Sequence[str] = ()
         self.doubted: set[str] = set()
-        self.number = next(_numbers)
-        self.log: list[str] = []
-        self._folded = 0
+        # Tells this from what was known before.
+        self._number = next(_numbers)
+        # The traces whose rows changed since `load`, in order, without so many that were forgotten.
+        self._log: list[str] = []
+        self._forgotten = 0
+        self._folded = self.mark()
         # The names of all directories as they were checked last, the traces whose rows changed since, and
         # directories of which there was nothing to know.
         self._names: Names | None = None
@@ -75,9 +77,9 @@ class KnownTraces:
         lookup.forget_all()
         table.clear()
 
-    async def load(self, rows: Callable[[], pa.Table]) -> None:
+    async def load(self, snapshot: Rows) -> None:
         """Take the rows of a snapshot."""
-        await asyncio.to_thread(lambda: self.table.load(rows()))
+        await asyncio.to_thread(self.table.load, snapshot)
         # Arrow would keep the memory of what DuckDB has now, another half of it.
         await asyncio.to_thread(pa.default_memory_pool().release_unused)
         wanting = {str(row["trace_id"]): row for row in await asyncio.to_thread(self.table.wanting)}
@@ -122,19 +124,33 @@ class KnownTraces:
         self.doubted.update(each for each, ids in held.items() if ids)
 
     def _changed(self, trace_id: str) -> None:
-        self.log.append(trace_id)
+        self._log.append(trace_id)
+        if len(self._log) > _MOST_LOGGED:
+            self._forgotten += len(self._log) // 2
+            del self._log[: len(self._log) // 2]
         if self._names is not None:
             self._touched.add(trace_id)
             if len(self._touched) > _MOST_TOUCHED:
                 self._names, self._touched = None, set()
 
+    def mark(self) -> Mark:
+        """Return what tells later which rows changed since."""
+        return self._number, self._forgotten + len(self._log)
+
+    def changed_since(self, mark: Mark) -> list[str] | None:
+        """Return the traces whose rows changed since a mark; None where all may have."""
+        number, position = mark
+        if number != self._number or position < self._forgotten:
+            return None
+        return sorted(set(self._log[position - self._forgotten :]))
+
     def folded(self) -> None:
         """Hear that a snapshot was made of the rows as they are."""
-        self._folded = len(self.log)
+        self._folded = self.mark()
 
-    def unfolded(self) -> list[str]:
-        """Return the traces whose rows may not be as in the newest snapshot."""
-        return sorted(set(self.log[self._folded :]))
+    def unfolded(self) -> list[str] | None:
+        """Return the traces whose rows may not be as in the newest snapshot; None where none may be."""
+        return self.changed_since(self._folded)
 
     async def apply(self, notes: Sequence[Note]) -> None:
         """Take in what processes tell of traces."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from typing import IO, Any
@@ -25,7 +26,7 @@ from traceark.layout import FORMAT_VERSION
 SCHEMA = arrow_schema(COLUMNS)
 _NAME = re.compile(r"snapshot-(\d{12})-([0-9a-f]{8})\.parquet")
 # Small enough to prune by, large enough to compress.
-_ROW_GROUP_ROWS = 122_880
+ROW_GROUP_ROWS = 122_880
 _ZSTD_LEVEL = 3
 _PIECE_BYTES = 1 << 20
 _MOST_BYTES = 1 << 62
@@ -83,8 +84,8 @@ def parse_snapshot_name(name: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2]) if match else None
 
 
-def encode_snapshot(info: SnapshotInfo, table: pa.Table) -> bytes:
-    """Return a snapshot's bytes; `table` has the columns of `COLUMNS`."""
+def encode_snapshot(info: SnapshotInfo, rows: pa.RecordBatchReader) -> bytes:
+    """Return a snapshot's bytes; `rows` have the columns of `COLUMNS`, in batches of `ROW_GROUP_ROWS`."""
     sink = BytesIO()
     with pq.ParquetWriter(
         sink,
@@ -93,7 +94,8 @@ def encode_snapshot(info: SnapshotInfo, table: pa.Table) -> bytes:
         compression_level=_ZSTD_LEVEL,
         store_schema=False,
     ) as writer:
-        writer.write_table(table.cast(SCHEMA), row_group_size=_ROW_GROUP_ROWS)
+        for batch in rows:
+            writer.write_table(pa.Table.from_batches([batch]).cast(SCHEMA))
         written = sink.getvalue()
         told = replace(info, size=len(written), crc=zlib.crc32(written))
         metadata = json.dumps({"format": FORMAT_VERSION, "catalog": asdict(told)}, separators=(",", ":"))
@@ -128,15 +130,17 @@ def snapshot_info(file: IO[bytes], what: str) -> SnapshotInfo:
         raise CorruptFileError(f"{what} is no snapshot ({error!r})") from None
 
 
-def check_rows(info: SnapshotInfo, file: IO[bytes], what: str) -> None:
-    """Check all bytes before the footer: a derived file is not worth a doubt.
+def checked(info: SnapshotInfo, file: IO[bytes], what: str) -> Iterator[bytes]:
+    """Give all bytes of a snapshot's file; at the end those before the footer are proven, as a derived file has to be.
 
     Raises
     ------
     CorruptFileError
     """
     crc, left = 0, info.size
-    while left and (piece := file.read(min(left, _PIECE_BYTES))):
-        crc, left = zlib.crc32(piece, crc), left - len(piece)
+    while piece := file.read(min(left, _PIECE_BYTES) or _PIECE_BYTES):
+        if left:
+            crc, left = zlib.crc32(piece, crc), left - len(piece)
+        yield piece
     if (crc, left) != (info.crc, 0):
         raise CorruptFileError(f"{what} is torn or changed")

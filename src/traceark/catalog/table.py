@@ -1,7 +1,8 @@
-"""The catalog in memory: rows kept up to date trace by trace, for DuckDB to ask.
+"""The catalog's rows, kept up to date trace by trace, for DuckDB to ask.
 
 A statement that writes all columns costs DuckDB as much for one row as for hundreds. So rows that
-change wait until somebody asks, and those of a small catalog are asked where they are.
+change wait until somebody asks, and those of a small catalog are asked where they are. Of larger
+ones DuckDB has a table in memory, of very large ones on a disk.
 
 Blocking, and for one thread at a time. Knows rows and Arrow, no notes and no storage.
 """
@@ -9,85 +10,118 @@ Blocking, and for one thread at a time. Knows rows and Arrow, no notes and no st
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from traceark import database
+from traceark.catalog.large import NAMES, LargeRows, NoPlaceError
 from traceark.catalog.rows import COLUMNS, DAMAGED, OPEN
-from traceark.catalog.snapshot import SCHEMA
+from traceark.catalog.snapshot import ROW_GROUP_ROWS, SCHEMA
 from traceark.codec.fields import TRACES
 from traceark.codec.parquet import to_row
 from traceark.codec.parts import records
 from traceark.errors import QueryError
 from traceark.models import JsonObject
 
+Answer = TypeVar("Answer")
 _numbers = itertools.count(1)
 # A catalog of so many rows at most is kept as Python objects; of larger ones only the newest are.
 _FEW = 256
-_NAMES = ", ".join(f'"{column.name}"' for column in COLUMNS)
+# So many rows at most are kept in memory, 40 to 80 MB of usual ones.
+_MOST_IN_MEMORY = 131_072
 _TOLD = ", ".join(f'"{column.name}"' for column in TRACES)
+
+
+class Rows(Protocol):
+    """Where many rows come from, such as a snapshot."""
+
+    def count(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def rows(self) -> pa.Table:
+        """Return them."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write them to a Parquet file."""
+        ...
 
 
 class CatalogTable:
     """All rows; for SQL in `catalog`, and those that are there and readable in the view `traces`."""
 
     def __init__(self) -> None:
-        self._connection: duckdb.DuckDBPyConnection | None = None
-        # Whether the rows are in a table of DuckDB's.
-        self._large = False
-        # Rows that were put lately, the last ones last; all rows, until they are in a table.
+        # The rows where SQL sees them; while there are few, only those of when they were asked last.
+        self._stored: _FewRows | _ManyRows | LargeRows | None = None
+        # Rows that were put lately, the last ones last; all rows, while there are few.
         self._recent: dict[str, JsonObject] = {}
         # The traces that SQL does not see as they are.
         self._changed: set[str] = set()
+        self._most = _MOST_IN_MEMORY
+
+    @property
+    def _are_few(self) -> bool:
+        return not isinstance(self._stored, _ManyRows | LargeRows)
 
     def _ready(self) -> duckdb.DuckDBPyConnection:
         """Return a connection that sees all rows as they are."""
-        if self._connection is None or (self._changed and not self._large):
-            self._connect(_to_arrow(self._recent.values()))
-        elif self._changed:
-            with _given(self._connection, "incoming", _to_arrow(self._recent[each] for each in self._changed)):
-                self._connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT trace_id FROM incoming)")
-                self._connection.execute(f"INSERT INTO catalog SELECT {_NAMES} FROM incoming")
+        if self._are_few and (self._stored is None or self._changed):
+            self._store(_InMemory(_to_arrow(self._recent.values())))
+        elif not self._are_few:
+            assert isinstance(self._stored, _ManyRows | LargeRows)
+            if self._changed:
+                changed = sorted(self._changed)
+                self._stored.change(changed, _to_arrow(self._recent[each] for each in changed if each in self._recent))
+            if isinstance(self._stored, _ManyRows) and self._stored.count() > self._most:
+                self._store(_InMemory(self._stored.rows()))
         self._changed.clear()
-        if self._large:
+        if not self._are_few:
             for trace_id in list(itertools.islice(self._recent, max(0, len(self._recent) - _FEW))):
                 del self._recent[trace_id]
-        assert self._connection is not None
-        return self._connection
+        assert self._stored is not None
+        self._stored.ready()
+        return self._stored.connection
 
-    def _connect(self, rows: pa.Table) -> None:
-        """Let a new connection see some rows."""
-        self._disconnect()
-        self._connection, self._large = database.cursor(), rows.num_rows > _FEW
-        if self._large:
-            with _given(self._connection, "rows", rows):
-                self._connection.execute(f"CREATE TEMP TABLE catalog AS SELECT {_NAMES} FROM rows")
-        else:
-            self._connection.register("catalog", rows)
-        self._connection.execute("CREATE TEMP VIEW traces AS SELECT * FROM catalog WHERE _listed")
+    def _store(self, rows: Rows) -> None:
+        """Let SQL see some rows in place of all others."""
+        before, self._stored = self._stored, self._place(rows)
+        self._stored.connection.execute("CREATE TEMP VIEW traces AS SELECT * FROM catalog WHERE _listed")
+        if before is not None:
+            before.close()
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection, self._large = None, False
+    def _place(self, rows: Rows) -> _FewRows | _ManyRows | LargeRows:
+        count = rows.count()
+        if count > self._most:
+            try:
+                return LargeRows(rows.save)
+            except NoPlaceError:
+                # They are right in memory, too, and take what they take.
+                self._most = sys.maxsize
+        return _ManyRows(rows.rows()) if count > _FEW else _FewRows(rows.rows())
 
     def clear(self) -> None:
         """Forget all rows, and give their memory back."""
         self._recent.clear()
         self._changed.clear()
-        self._disconnect()
+        if self._stored is not None:
+            self._stored.close()
+            self._stored = None
 
-    def load(self, snapshot: pa.Table) -> None:
+    def load(self, snapshot: Rows) -> None:
         """Take the rows of a snapshot in place of all others."""
         self.clear()
-        if snapshot.num_rows > _FEW:
-            self._connect(snapshot)
+        if snapshot.count() > _FEW:
+            self._store(snapshot)
         else:
-            self.put(records(COLUMNS, snapshot))
+            self.put(records(COLUMNS, snapshot.rows()))
 
     def put(self, rows: Iterable[JsonObject]) -> None:
         """Put rows in place of those of the same traces."""
@@ -101,20 +135,15 @@ class CatalogTable:
         """Drop the rows of some traces."""
         for trace_id in trace_ids:
             self._recent.pop(trace_id, None)
-        if not self._large:
-            self._changed.update(trace_ids)
-        elif trace_ids:
-            assert self._connection is not None
-            self._changed.difference_update(trace_ids)
-            self._connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
+        self._changed.update(trace_ids)
 
     def rows(self, trace_ids: Iterable[str]) -> dict[str, JsonObject]:
         """Return the rows of some traces, by trace id."""
         ids = list(trace_ids)
         found = {each: self._recent[each].copy() for each in ids if each in self._recent}
         others = [each for each in ids if each not in found]
-        if others and self._large:
-            told = self.query(f"SELECT {_NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [others])
+        if others and not self._are_few:
+            told = self.query(f"SELECT {NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [others])
             found |= {str(record["trace_id"]): record for record in records(COLUMNS, told)}
         return found
 
@@ -126,15 +155,31 @@ class CatalogTable:
         `over` are rows of `traces` that stand for those of the same traces; `where` is a user's
         condition on what is in `traces`.
         """
-        with self._seeing(text, where, over) as (connection, seen):
-            return connection.sql(seen, params=parameters).to_arrow_table()
+        return self._answer(
+            lambda connection, seen: connection.sql(seen, params=parameters).to_arrow_table(), text, where, over
+        )
 
     def fetch(
         self, text: str, parameters: Any = None, where: str | None = None, over: pa.Table | None = None
     ) -> list[tuple[Any, ...]]:
         """Answer as `query` does, with rows of Python's values; of few rows that is faster, as SQL is planned once."""
-        with self._seeing(text, where, over) as (connection, seen):
-            return connection.execute(seen, parameters).fetchall()
+        return self._answer(lambda connection, seen: connection.execute(seen, parameters).fetchall(), text, where, over)
+
+    def _answer(
+        self,
+        ask: Callable[[duckdb.DuckDBPyConnection, str], Answer],
+        text: str,
+        where: str | None = None,
+        over: pa.Table | None = None,
+    ) -> Answer:
+        """Ask with SQL, as `query` says; once more where that takes more memory than was allowed."""
+        while True:
+            try:
+                with self._seeing(text, where, over) as (connection, seen):
+                    return ask(connection, seen)
+            except duckdb.OutOfMemoryException:
+                if not (isinstance(self._stored, LargeRows) and self._stored.allow_more()):
+                    raise
 
     @contextmanager
     def _seeing(
@@ -180,14 +225,14 @@ class CatalogTable:
 
     def wanting(self) -> list[JsonObject]:
         """Return the rows of traces that are open or have a problem."""
-        if not self._large:
+        if self._are_few:
             return [row for row in self._recent.values() if row["_state"] in (OPEN, DAMAGED) or "_problem" in row]
-        told = self.query(f"SELECT {_NAMES} FROM catalog WHERE _state IN ('open', 'damaged') OR _problem IS NOT NULL")
+        told = self.query(f"SELECT {NAMES} FROM catalog WHERE _state IN ('open', 'damaged') OR _problem IS NOT NULL")
         return records(COLUMNS, told)
 
     def names_apart(self, trace_ids: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return which of these traces nothing is known of, and which known ones are not among them."""
-        if not self._large:
+        if self._are_few:
             present, rows = set(trace_ids), self._recent
             known = {each for each, row in rows.items() if row["_listed"] or row["_state"] in (OPEN, DAMAGED)}
             there = {each for each, row in rows.items() if row["_listed"] or row["_state"] == DAMAGED}
@@ -203,11 +248,74 @@ class CatalogTable:
             ).to_pylist()
         return [row["trace_id"] for row in apart if row["new"]], [row["trace_id"] for row in apart if not row["new"]]
 
-    def export(self) -> pa.Table:
-        """Return all rows, newest first, as a snapshot holds them."""
-        if not self._large:
-            return _to_arrow(self._recent.values()).sort_by([("created_at", "descending"), ("trace_id", "ascending")])
-        return self.query(f"SELECT {_NAMES} FROM catalog ORDER BY created_at DESC, trace_id")
+    def export(self, write: Callable[[pa.RecordBatchReader], Answer]) -> Answer:
+        """Give all rows, newest first, as a snapshot holds them; return what is made of them."""
+        if self._are_few:
+            rows = _to_arrow(self._recent.values())
+            return write(rows.sort_by([("created_at", "descending"), ("trace_id", "ascending")]).to_reader())
+        return self._answer(
+            lambda connection, seen: write(connection.sql(seen).to_arrow_reader(ROW_GROUP_ROWS)),
+            f"SELECT {NAMES} FROM catalog ORDER BY created_at DESC, trace_id",
+        )
+
+
+class _InMemory:
+    """Rows in an Arrow table."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def count(self) -> int:
+        return int(self._table.num_rows)
+
+    def rows(self) -> pa.Table:
+        return self._table
+
+    def save(self, path: Path) -> None:
+        pq.write_table(self._table, path, row_group_size=ROW_GROUP_ROWS, compression="lz4")
+
+
+class _FewRows:
+    """Rows that SQL reads in an Arrow table."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.connection = database.cursor()
+        self.connection.register("catalog", rows)
+
+    def ready(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class _ManyRows:
+    """Rows in a table of DuckDB's."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.connection = database.cursor()
+        with _given(self.connection, "rows", rows):
+            self.connection.execute(f"CREATE TEMP TABLE catalog AS SELECT {NAMES} FROM rows")
+
+    def ready(self) -> None:
+        pass
+
+    def change(self, trace_ids: Sequence[str], rows: pa.Table) -> None:
+        """Drop the rows of some traces, and take others for them."""
+        self.connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
+        with _given(self.connection, "incoming", rows):
+            self.connection.execute(f"INSERT INTO catalog SELECT {NAMES} FROM incoming")
+
+    def count(self) -> int:
+        """Return how many rows there are."""
+        return int(self.connection.sql("SELECT count(*) FROM catalog").fetchall()[0][0])
+
+    def rows(self) -> pa.Table:
+        """Return all rows, newest first."""
+        return self.connection.sql(f"SELECT {NAMES} FROM catalog ORDER BY created_at DESC, trace_id").to_arrow_table()
+
+    def close(self) -> None:
+        self.connection.close()
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager
 
 import pyarrow as pa
 
-from traceark.catalog.catalog import Catalog, Mark
+from traceark.catalog.catalog import Catalog
+from traceark.catalog.known import Mark
 from traceark.codec import compute as pc
 from traceark.rollups.cache import FileCache
 from traceark.rollups.coverage import Coverage, cover
