@@ -53,10 +53,11 @@ def parse_time(text: Any) -> datetime:
     >>> parse_time("Fri, 02 Jan 2026 03:04:05 GMT").isoformat()
     '2026-01-02T03:04:05+00:00'
     """
-    for read in (datetime.fromisoformat, parsedate_to_datetime):  # in what it says, and in its headers
-        try:
-            moment = read(text)
-        except (TypeError, ValueError):
-            continue
-        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    if isinstance(text, str):
+        for read in (datetime.fromisoformat, parsedate_to_datetime):  # in what it says, and in its headers
+            try:
+                moment = read(text)
+            except ValueError:
+                continue
+            return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return cast("datetime", parse_timestamp(text))
