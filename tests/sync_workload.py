@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from traceark.layout import MANIFEST
@@ -24,10 +25,18 @@ SYNCS = [("each", True), ("each", False), ("once", False), ("once", True)]
 WAYS = {"each": SyncOptions(), "once": SyncOptions(sync_each=False)}
 
 
-def make(source: Path, target: Path | None) -> None:
-    """Make an archive, and if wanted at a target what that has of an earlier state of it."""
+@dataclass(frozen=True)
+class Held:
+    """What the source holds, which is read once: nobody changes it."""
 
-    async def _make() -> None:
+    things: dict[Hashable, object]
+    manifests: dict[str, bytes]
+
+
+def make(source: Path, target: Path | None) -> Held:
+    """Make an archive, and if wanted at a target what that has of an earlier state of it; return what it holds."""
+
+    async def _make() -> Held:
         async with ArchiveStore(source, durability="os") as store:
             for trace_id in (WRITTEN_ON, SAME):
                 await _sealed(store, trace_id, trace_id)
@@ -39,8 +48,10 @@ def make(source: Path, target: Path | None) -> None:
                 await _sealed(store, trace_id, trace_id)
             await _sealed(store, WRITTEN_ON, "and more")
             assert await work(store, Ledger(now=lambda: 0), STEPS[KNOWN_STEPS:]) == []
+            things = await found(store)
+        return Held(things, {name: data for name, data in files(source).items() if name.endswith(MANIFEST)})
 
-    asyncio.run(_make())
+    return asyncio.run(_make())
 
 
 async def _sealed(store: ArchiveStore, trace_id: str, content: str) -> None:
@@ -101,17 +112,17 @@ async def synced(source: Path, target: Path, options: SyncOptions) -> SyncReport
         return await sync(one, other, options)
 
 
-async def completed(source: Path, target: Path, options: SyncOptions) -> list[str]:
+async def completed(source: Path, held: Held, target: Path, options: SyncOptions) -> list[str]:
     """Sync to the end; return what is not as at the source then."""
     report = await synced(source, target, options)
     faults = [] if report.is_clean else [f"not clean: {report.to_json()}"]
-    ours, theirs = files(source), files(target)
-    faults += [f"{name} is another" for name in ours if name.endswith(MANIFEST) and theirs.get(name) != ours[name]]
+    theirs = files(target)
+    faults += [f"{name} is another" for name, data in held.manifests.items() if theirs.get(name) != data]
     faults += [f"{path} is left" for path in target.glob(f"{TEMPORARY}*") if path.is_dir()]
-    async with ArchiveStore(source) as one, ArchiveStore(target) as other:
-        if await found(one) != await found(other):
+    async with ArchiveStore(target) as store:
+        if await found(store) != held.things:
             faults.append("the target reads otherwise than the source")
-        faults += damage(await other.verify(deep=True))
+        faults += damage(await store.verify(deep=True))
     again = await synced(source, target, options)
     return faults if again.copied_bytes == 0 else [*faults, f"done again it copied: {again.to_json()}"]
 

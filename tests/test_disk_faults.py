@@ -21,7 +21,7 @@ import pytest
 
 from profiles import points, some, tried
 from shell import run
-from sync_workload import SEALED, SYNCS, WAYS, completed, files, found, make, promised, synced, trace_of
+from sync_workload import SEALED, SYNCS, WAYS, Held, completed, files, found, make, promised, synced, trace_of
 from traceark.errors import StorageError, TracearkError, TraceNotFoundError
 from traceark.layout import HEADER, LOCK, trace_prefix
 from traceark.models import Goal, Message, Trace
@@ -254,7 +254,9 @@ class RecordedFault(Fault):
         return super().around(call, lambda: self.seen.around(call, do))
 
 
-async def faults_of_sync(source: Path, root: Path, way: str, fault: RecordedFault, ledger: Ledger) -> list[str]:
+async def faults_of_sync(
+    source: Path, held: Held, root: Path, way: str, fault: RecordedFault, ledger: Ledger
+) -> list[str]:
     """Sync with a fault; return what is wrong at the target, then and after the sync that is repeated."""
     target, disk, faults, acknowledged = root / "target", Disk.of(root), list[str](), set[str]()
     try:
@@ -277,19 +279,18 @@ async def faults_of_sync(source: Path, root: Path, way: str, fault: RecordedFaul
         if state is not None:
             left = root / str(at) / "target"
             lay_out(state, left.parent)
-        faults += [f"state {at}: {each}" for each in await _left(source, left, acknowledged, ledger)]
-    return faults + await completed(source, target, WAYS[way])
+        faults += [f"state {at}: {each}" for each in await _left(held, left, acknowledged, ledger)]
+    return faults + await completed(source, held, target, WAYS[way])
 
 
-async def _left(source: Path, target: Path, acknowledged: set[str], ledger: Ledger) -> list[str]:
+async def _left(held: Held, target: Path, acknowledged: set[str], ledger: Ledger) -> list[str]:
     there: dict[Hashable, object] = {}
     faults = []
     if target.is_dir():
         async with ArchiveStore(target) as store:
             there = await found(store)
             faults += damage(await store.verify(deep=True))
-    async with ArchiveStore(source) as store:
-        wanted = {thing: value for thing, value in (await found(store)).items() if trace_of(thing) in acknowledged}
+    wanted = {thing: value for thing, value in held.things.items() if trace_of(thing) in acknowledged}
     faults += [f"acknowledged, and not there: {thing}" for thing in wanted if there.get(thing) != wanted[thing]]
     return faults + ledger.faults(there, at=0)
 
@@ -299,7 +300,7 @@ def wrong_in_a_sync(
 ) -> Iterator[str]:
     """Yield what is wrong after a fault at each call of a sync in turn."""
     source, before = folder / "source", folder / "before"
-    make(source, before if is_known else None)
+    held = make(source, before if is_known else None)
     as_it_was, moment = files(source), 0
     ledger = Ledger(now=lambda: moment)
     with promised(ledger, is_known=is_known):
@@ -308,7 +309,7 @@ def wrong_in_a_sync(
     def faults_of(root: Path, fault: RecordedFault) -> list[str]:
         if is_known:
             shutil.copytree(before, root / "target")
-        return asyncio.run(faults_of_sync(source, root, way, fault, ledger))
+        return asyncio.run(faults_of_sync(source, held, root, way, fault, ledger))
 
     yield from at_each_call(folder, make_fault, faults_of, step)
     assert files(source) == as_it_was
@@ -332,11 +333,11 @@ def test_a_disk_that_stays_full_or_read_only_in_a_sync_is_told_and_takes_no_trac
 @pytest.mark.parametrize("name", ["mkdir", "create", "write", "fsync"])
 def test_the_verb_that_syncs_onto_a_failing_disk_says_which_file_and_exits_with_1(tmp_path: Path, name: str) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
-    make(source, target)
+    held = make(source, target)
     with watched(target, RecordedFault(1, lasting=True, name=name)):
         result = run("sync", source, target)
     assert result.exit_code == 1 and str(target) in result.stderr, result.stderr
-    assert asyncio.run(completed(source, target, WAYS["each"])) == []
+    assert asyncio.run(completed(source, held, target, WAYS["each"])) == []
     assert run("sync", source, target).exit_code == 0
 
 

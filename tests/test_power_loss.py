@@ -144,7 +144,7 @@ def losses_in_a_sync(
     """Yield what is wrong after a loss of power in a sync: of the target, and of the sync that is repeated."""
     source, target, options = folder / "source", folder / "disk" / "target", WAYS[way]
     target.parent.mkdir(parents=True)
-    make(source, target if is_known else None)
+    held = make(source, target if is_known else None)
     before, disk = files(source), Disk.of(target.parent)
     seen = recorder or Recorder()
     ledger = Ledger(now=lambda: len(seen.calls))
@@ -152,10 +152,10 @@ def losses_in_a_sync(
     async def judge(root: Path, at: int) -> list[str]:
         left = root / "target"
         if not left.is_dir():
-            return ledger.faults({}, at) + await completed(source, left, options)
+            return ledger.faults({}, at) + await completed(source, held, left, options)
         async with ArchiveStore(left) as reader:
             faults = ledger.faults(await found(reader), at) + damage(await reader.verify(deep=True))
-        return faults + await completed(source, left, options)
+        return faults + await completed(source, held, left, options)
 
     with watched(target.parent, seen), promised(ledger, is_known=is_known):
         assert asyncio.run(synced(source, target, options)).is_clean
