@@ -140,11 +140,13 @@ def _is_of_log(name: str) -> bool:
 
 async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
     storage, prefix = trace.storage, trace.prefix
+    hashes: dict[str, str] = {}
     for log, name in built.items():
         # What is about to replace the segments must be readable from where it lies.
-        info = part_info(await storage.read(f"{prefix}/{name}"), f"{prefix}/{name}")
-        trace.parts[f"{prefix}/{name}"] = info
+        data = await storage.read(f"{prefix}/{name}")
+        trace.parts[f"{prefix}/{name}"] = part_info(data, f"{prefix}/{name}")
         trace.tails[log] = None
+        hashes[name] = sha256(data)
     for key in list(trace.parts):
         # The checkpoint must name the final parts, and no other that reaches as far.
         if key.removeprefix(f"{prefix}/") not in built.values():
@@ -164,8 +166,7 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
     # Also where there are none: who removed them may have been killed before that was on stable storage.
     for directory in {name.partition("/")[0] for name in (*others, *keep) if _is_of_log(name)}:
         await storage.sync_names(f"{prefix}/{directory}")
-    hashes: dict[str, str] = {}
-    for name in sorted(keep):
+    for name in sorted(keep - hashes.keys()):
         try:
             hashes[name] = sha256(await storage.read(f"{prefix}/{name}"))
         except KeyMissingError:
