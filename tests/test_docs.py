@@ -13,13 +13,14 @@ import pkgutil
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import traceark
-from program import program
+from program import loaded_program, program
 
 ROOT = Path(__file__).parent.parent
 # The format's page runs on the golden archive, in a test of its own.
@@ -28,12 +29,19 @@ BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL
 MODULES = sorted(module.name for module in pkgutil.walk_packages(traceark.__path__, "traceark."))
 
 
+@pytest.fixture(scope="session")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the program is that all pages call."""
+    with loaded_program(tmp_path_factory.mktemp("program")) as place:
+        yield place
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
-def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{loaded}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("PATH", f"{program(tmp_path)}{os.pathsep}{os.environ['PATH']}")
     samples = Path(traceark.__file__).parent / "samples" / "claude-code"
     shutil.copytree(samples, tmp_path / "home" / ".claude" / "projects" / "-home-rosa")
     names: dict[str, Any] = {"__name__": "__main__"}
