@@ -82,7 +82,7 @@ class TestMemory(InMemory, StoreConformance):
 class TestMinistack(StoreConformance):
     """S3, on a server whose conditional writes hold under contention."""
 
-    step = tried(3, 1)
+    step = tried(6, 1)
 
     @pytest.fixture
     def url(self, ministack_server: S3Server) -> str:
