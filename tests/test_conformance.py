@@ -131,11 +131,19 @@ class Spooled:
         given = {"storage_options": self.options, "spool": spool, **options}  # type: ignore[attr-defined]
         return ArchiveStore(url, **given)
 
+    async def names(self, trace_id: str | None = None) -> set[str]:
+        """Return the keys of the archive's files, once all that was written is there."""
+        await self._flush(self.archive_url)  # type: ignore[attr-defined]
+        return await super().names(trace_id)  # type: ignore[misc, no-any-return]
+
     async def files(self, url: str | None = None, trace_id: str | None = None) -> Files:
         """Return the files of the archive, once all that was written is there."""
-        async with self.store_at(url or self.archive_url) as store:  # type: ignore[attr-defined]
-            await store.flush()
+        await self._flush(url or self.archive_url)  # type: ignore[attr-defined]
         return await super().files(url, trace_id)  # type: ignore[misc, no-any-return]
+
+    async def _flush(self, url: str) -> None:
+        async with self.store_at(url) as store:
+            await store.flush()
 
 
 # What a thorough run asks of the spool besides.

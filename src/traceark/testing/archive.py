@@ -159,10 +159,10 @@ class KeepingTests(ArchiveTests):
         await write(writer)
         after = await snapshot(writer)
         assert after != before
-        assert f"{trace_prefix('t')}/{MANIFEST}" not in await self.files()
+        assert f"{trace_prefix('t')}/{MANIFEST}" not in await self.names()
         assert await snapshot(self.open_store()) == after
         await writer.seal("t")
-        assert f"{trace_prefix('t')}/{MANIFEST}" in await self.files()
+        assert f"{trace_prefix('t')}/{MANIFEST}" in await self.names()
         assert await snapshot(self.open_store()) == after
         assert await writer.verify(deep=True) == []
         await writer.close()
@@ -197,7 +197,7 @@ class KeepingTests(ArchiveTests):
             await store.update_trace(status, status=status)
             await store.append_event(status, "after", None)
         await store.close()
-        sealed = {key.split("/")[1] for key in await self.files() if key.endswith(MANIFEST)}
+        sealed = {key.split("/")[1] for key in await self.names() if key.endswith(MANIFEST)}
         assert sealed == {"completed", "failed", "cancelled"}
         assert await self.open_store().verify(deep=True) == []
 

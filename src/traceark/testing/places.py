@@ -43,6 +43,14 @@ class ArchiveTests(StoreTests):
         """Return a new store over an archive of the same backend."""
         return ArchiveStore(url, storage_options=self.options, **options)
 
+    async def names(self, trace_id: str | None = None) -> set[str]:
+        """Return the keys of the files of the archive's traces, or of one trace; locks left out."""
+        storage = storage_for(self.archive_url, self.options, "os")
+        prefix = TRACES if trace_id is None else trace_prefix(trace_id)
+        found = {f"{prefix}/{name}" for name in await storage.list(prefix)}
+        await storage.close()
+        return {key for key in found if not key.rpartition("/")[2].startswith(".")}
+
     async def files(self, url: str | None = None, trace_id: str | None = None) -> Files:
         """Return the files of an archive, or of one trace, by key; locks left out."""
         storage = storage_for(url or self.archive_url, self.options, "os")
