@@ -13,7 +13,7 @@ import pytest
 
 from servers import S3Server
 from traceark import ArchiveStore, Message, Trace
-from traceark.errors import StoreClosedError, TracearkError, UnsafeStorageError
+from traceark.errors import StorageError, StoreClosedError, TracearkError, UnsafeStorageError
 from traceark.storage.base import KeyExistsError, KeyMissingError, VersionMismatchError
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
@@ -233,9 +233,21 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_secret_is_in_no_repr_and_no_error() -> None:
-    options = {"key": "id", "secret": "hush-hush", "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"}}
+    options = {
+        "key": "id",
+        "secret": "hush-hush",
+        "client_kwargs": {"endpoint_url": "http://127.0.0.1:1"},
+        "config_kwargs": {"retries": {"max_attempts": 0}},
+    }
     store = ArchiveStore("s3://bucket/prefix", storage_options=options)
     assert "hush" not in repr(store) + str(vars(store))
+    with pytest.raises(StorageError) as refused:
+        asyncio.run(store.get_trace("t"))
+    told: BaseException | None = refused.value
+    assert "127.0.0.1" in str(told)
+    while told is not None:
+        assert "hush" not in f"{told!r} {told}"
+        told = told.__cause__ or told.__context__
 
 
 def test_a_checkpoint_is_published_after_what_others_appended_is_synced(
