@@ -13,7 +13,14 @@ import pytest
 
 from servers import S3Server
 from traceark import ArchiveStore, Message, Trace
-from traceark.errors import StorageError, StoreClosedError, TracearkError, UnsafeStorageError
+from traceark.errors import (
+    InvalidValueError,
+    MissingLibraryError,
+    StorageError,
+    StoreClosedError,
+    TracearkError,
+    UnsafeStorageError,
+)
 from traceark.storage.base import KeyExistsError, KeyMissingError, VersionMismatchError
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
@@ -230,6 +237,34 @@ def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.M
             assert await ArchiveStore(tmp_path / durability).verify(deep=True) == []
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "why"),
+    [
+        ("", {}, "it is empty"),
+        ("s3://", {}, "names no bucket"),
+        ("nosuch://host/archive", {}, "nosuch://host/archive cannot be opened.*Protocol not known"),
+        ("s3://bucket/archive", {"bogus": 1}, "s3://bucket/archive cannot be opened.*'bogus'"),
+        ("s3://bucket/archive", "no mapping", "s3://bucket/archive cannot be opened"),
+        ("github://archive", {"username": "ann"}, "missing 2 required"),
+        ("runs", {"auto_mkdir": True}, "auto_mkdir: an archive at a path"),
+        ("memory://runs", {"endpoint_url": "x"}, "endpoint_url: an archive at a path"),
+    ],
+)
+def test_what_names_no_archive_is_refused_by_name(url: str, options: Any, why: str) -> None:
+    with pytest.raises(InvalidValueError, match=why):
+        ArchiveStore(url, storage_options=options)
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    with pytest.raises(MissingLibraryError, match=r"gs://bucket/archive wants .*gcsfs"):
+        ArchiveStore("gs://bucket/archive")
+
+
+def test_a_place_that_cannot_be_reached_is_named() -> None:
+    with pytest.raises(StorageError, match=r"ftp://127.0.0.1:1/archive: .*refused"):
+        ArchiveStore("ftp://127.0.0.1:1/archive")
 
 
 def test_a_secret_is_in_no_repr_and_no_error() -> None:

@@ -32,20 +32,14 @@ def opened(settings: Settings, url: str, other: str = "") -> Iterator[Archive]:
 
     Raises
     ------
-    click.ClickException
+    InvalidValueError, MissingLibraryError, StorageError
         The URL names no storage that can be opened.
     """
     import traceark
     from traceark.starting import leave_pandas_for_later
 
     leave_pandas_for_later()
-    try:
-        archive = traceark.open(url, storage_options=storage_options(settings, url, other))
-    except ImportError as error:
-        extra = "; install traceark[s3]" if url.startswith("s3") else ""
-        raise click.ClickException(f"{without_password(url)} cannot be opened: {error}{extra}") from error
-    except ValueError as error:
-        raise click.ClickException(f"{without_password(url)} cannot be opened: {error}") from error
+    archive = traceark.open(url, storage_options=storage_options(settings, url, other))
     with archive:
         yield archive
 

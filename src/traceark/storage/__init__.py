@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from traceark.errors import InvalidValueError
 from traceark.storage.access import Access
 from traceark.storage.base import Durability, Storage
 
@@ -19,13 +20,26 @@ def storage_for(
 ) -> Storage:
     """Return the storage of an archive's URL or path; nothing is touched yet.
 
+    Raises
+    ------
+    InvalidValueError
+        The URL names no place, or the options are not those of its storage.
+    MissingLibraryError
+        A package is not installed that knows the URL's scheme.
+
     Examples
     --------
     >>> storage_for("memory://trial", None, "os").url
     'memory://trial'
     """
     text = str(url)
+    if not text:
+        raise InvalidValueError("it is empty; an archive is at a path or a URL", "url")
     scheme, separator, rest = text.partition("://")
+    is_ours = not separator or len(scheme) < 2 or scheme in ("file", "memory")
+    if is_ours and storage_options:
+        names = ", ".join(map(str, storage_options))
+        raise InvalidValueError(f"{names}: an archive at a path, file:// or memory:// takes none", "storage_options")
     if not separator or len(scheme) < 2:
         from traceark.storage.local import LocalStorage
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import fsspec
 import fsspec.asyn
 
-from traceark.errors import InvalidValueError, StorageError, UnsafeStorageError
+from traceark.errors import InvalidValueError, MissingLibraryError, StorageError, UnsafeStorageError
 from traceark.storage.base import Entry, KeyExistsError, KeyMissingError, Storage, VersionMismatchError
 from traceark.storage.s3_errors import (
     BrokenOffError,
@@ -54,8 +54,8 @@ class FsspecStorage(Storage):
     def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
         self._secrets = Secrets(url, storage_options)
         self.url = self._secrets.masked(url.rstrip("/"))
-        self._fs, self._root = self._secrets.keep(
-            lambda: fsspec.core.url_to_fs(url.rstrip("/"), **dict(storage_options))
+        self._fs, self._root = _made(
+            self._secrets, self.url, lambda: fsspec.core.url_to_fs(url.rstrip("/"), **dict(storage_options))
         )
 
     def _path(self, key: str) -> str:
@@ -141,6 +141,25 @@ class FsspecStorage(Storage):
         )
 
 
+def _made(secrets: Secrets, url: str, make: Callable[[], Answer]) -> Answer:
+    """Return a file system, which other packages make.
+
+    Raises
+    ------
+    MissingLibraryError, InvalidValueError, StorageError
+    """
+    try:
+        return secrets.keep(make)
+    except ImportError as error:
+        raise MissingLibraryError(f"{url} wants a package that is not installed: {error}") from error
+    except OSError as error:
+        raise StorageError(error.errno or errno.EIO, f"{url}: {error}") from error
+    except Exception as error:  # whatever a constructor raises that does not take what it is given
+        raise InvalidValueError(
+            f"{url} cannot be opened by fsspec: {type(error).__name__}: {error}", "url or options"
+        ) from error
+
+
 def _version_of(info: Mapping[str, Any]) -> str:
     for name in ("ETag", "etag", "mtime", "LastModified", "created"):
         if info.get(name) is not None:
@@ -181,9 +200,16 @@ class S3Storage(Storage):
         self.url = url.rstrip("/")
         self._bucket, _, root = self.url.partition("://")[2].partition("/")
         self._root = f"{root}/" if root else ""
-        self._fs = self._secrets.keep(lambda: s3fs.S3FileSystem(**dict(storage_options)))
-        if self._fs.session is None:
-            self._fs.session = session_with(self._fs.kwargs)
+        if not self._bucket:
+            raise InvalidValueError("it names no bucket; an archive on S3 is s3://bucket/prefix", "url")
+
+        def make() -> s3fs.S3FileSystem:
+            found = s3fs.S3FileSystem(**dict(storage_options))
+            if found.session is None:
+                found.session = session_with(found.kwargs)
+            return found
+
+        self._fs = _made(self._secrets, self.url, make)
 
     async def _run(self, work: Coroutine[Any, Any, Answer], what: str) -> Answer:
         """Run a coroutine of s3fs on fsspec's own loop, and turn its errors into ours."""
