@@ -28,6 +28,7 @@ from traceark.sync import SyncOptions
 from traceark.testing.calls import Call, Recorder, watched
 from traceark.testing.disk import Disk, lay_out
 from traceark.testing.ledger import Ledger
+from traceark.testing.places import snapshot
 from workload import damage, goes_on, recovered, sums_up, work
 
 Recorded = tuple[list[Call], Ledger]
@@ -246,6 +247,50 @@ def test_a_sync_that_was_killed_and_done_again_loses_nothing_when_the_power_goes
     tmp_path: Path, way: str, is_known: bool
 ) -> None:
     assert list(losses_after_a_kill(tmp_path, way, is_known=is_known, step=tried(239, 37, 2))) == []
+
+
+@pytest.mark.parametrize("kind", ["sealed", "live", "grown"])
+def test_what_a_killed_sync_left_lasts_once_the_next_one_tells_of_it(tmp_path: Path, kind: str) -> None:
+    """The next one finds the trace as it is to be, and has nothing to copy."""
+    source, before = tmp_path / "source", tmp_path / "before"
+    wanted = asyncio.run(_one_trace(source, before, kind))
+    known = before if kind == "grown" else None
+    was_done = False
+    for at in points(_calls_of_sync(source, known, tmp_path / "whole", SyncOptions()), tried(5, 1)):
+        root, killing, seen = tmp_path / str(at), Killing(at - 1), Recorder()
+        root.mkdir()
+        if known is not None:
+            shutil.copytree(known, root / "target")
+        disk = Disk.of(root)
+        with suppress(Killed), watched(root, killing):
+            asyncio.run(synced(source, root / "target", SyncOptions()))
+        with watched(root, seen):
+            report = asyncio.run(synced(source, root / "target", SyncOptions()))
+        was_done = was_done or report.outcomes["same"] == 1
+        for call in [*killing.calls, *seen.calls]:
+            disk.take(call)
+        for number, state in enumerate(disk.states(samples=1, seed=SEED + at)):
+            left = root / str(number)
+            lay_out(state, left)
+            assert asyncio.run(_shown(left / "target")) == wanted, f"killed at call {at}, state {number}"
+    assert was_done
+
+
+async def _one_trace(source: Path, before: Path, kind: str) -> dict[str, Any]:
+    async with ArchiveStore(source, durability="os") as store:
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(Message(trace_id="t", role="user", content="one"))
+    await synced(source, before, SyncOptions())
+    async with ArchiveStore(source, durability="os") as store:
+        await store.add_message(Message(trace_id="t", role="user", content="two"))
+        if kind == "sealed":
+            await store.seal("t")
+    return await _shown(source)
+
+
+async def _shown(root: Path) -> dict[str, Any]:
+    async with ArchiveStore(root) as store:
+        return await snapshot(store)
 
 
 def test_a_file_system_that_is_not_synced_in_a_sync_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

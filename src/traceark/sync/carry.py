@@ -128,6 +128,7 @@ async def _publish(
         written += size
         put[name] = None if is_md5(version, data) else sha256(data)
     await undo.unless_alone(prefix, present)
+    await make_lasting(target, prefix, side.entries.keys() & present.keys())
     for name, headers in _headers(side, there):
         is_there = name in present or name in put
         size, version = await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
@@ -146,6 +147,30 @@ async def _publish(
         await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
     return written
+
+
+async def make_lasting(target: Storage, prefix: str, names: Collection[str]) -> None:
+    """Bring to stable storage what of a trace is there already: who put it there may have been killed before that.
+
+    Parameters
+    ----------
+    target : Storage
+    prefix : str
+        The trace's.
+    names : collection of str
+        Its files. Those that do not grow were on stable storage before they had their names.
+
+    Raises
+    ------
+    KeyMissingError
+        One is not there any more.
+    """
+    if not names or not isinstance(target, AppendStorage):
+        return
+    await target.sync(f"{prefix}/{name}" for name in sorted(names) if _is_log_file(name) and not _is_part(name))
+    directories = {name.rpartition("/")[0] for name in names if _is_log_file(name)}
+    for directory in ("", *sorted(directories)):
+        await target.sync_names(f"{prefix}/{directory}".rstrip("/"))
 
 
 async def _droppable(side: Side, target: Storage, superseded: Collection[str]) -> list[str]:

@@ -26,7 +26,7 @@ from traceark.store import ArchiveStore
 from traceark.sync import disk
 from traceark.sync.both import keep_both
 from traceark.sync.burials import Burials, carried
-from traceark.sync.carry import ChangedMeanwhileError, carry
+from traceark.sync.carry import ChangedMeanwhileError, carry, make_lasting
 from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
 from traceark.sync.listing import Listing, is_same, listing
 from traceark.sync.redacted import how_redacted, redacted
@@ -220,6 +220,8 @@ class _Sync:
         left = set(ids) - set(same)
         if not self.options.dry_run:
             target.make_directory(TRACES)
+            # Traces that a sync had moved there may be told of now that was killed before their names lasted.
+            await target.sync_names(TRACES)
             await asyncio.to_thread(remove_abandoned, there)
             plain = sorted(key for key in left - set(known) if not self.burials.concern(ids[key]))
             left -= await self._copied_plainly(here, there, plain, ids)
@@ -303,6 +305,8 @@ class _Sync:
         if found.outcome == "diverged" and self.options.keep_both and not self.options.dry_run:
             kept_as = await keep_both(side, self.target, found.side)
             return SyncedTrace(trace_id, "diverged", found.where, kept_as=kept_as)
+        if there is not None and found.outcome in ("same", "behind") and not self.options.dry_run:
+            await make_lasting(self.target.storage, there.prefix, there.entries.keys())
         if found.outcome not in ("new", "forward") or self.options.dry_run:
             return SyncedTrace(trace_id, found.outcome, found.where)
         is_sealed = side.manifest is not None
