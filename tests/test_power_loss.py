@@ -8,6 +8,8 @@ nothing found by `verify` but what a loss of power leaves.
 from __future__ import annotations
 
 import asyncio
+import os
+import pickle
 import shutil
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,7 +21,7 @@ import pytest
 
 from profiles import SEED, THOROUGH, points, some, tried
 from sync_workload import SYNCS, WAYS, completed, files, found, make, promised, synced
-from traceark.errors import IncompleteTraceError
+from traceark.errors import IncompleteTraceError, TraceExistsError
 from traceark.models import Message, Trace
 from traceark.storage.base import Durability
 from traceark.storage.local_files import LocalAppender
@@ -247,6 +249,58 @@ def test_a_sync_that_was_killed_and_done_again_loses_nothing_when_the_power_goes
     tmp_path: Path, way: str, is_known: bool
 ) -> None:
     assert list(losses_after_a_kill(tmp_path, way, is_known=is_known, step=tried(239, 37, 2))) == []
+
+
+async def _write(root: Path) -> None:
+    store = ArchiveStore(root / "archive")
+    with suppress(TraceExistsError):
+        await store.create_trace(Trace(trace_id="t"))
+    await store.add_message(Message(trace_id="t", message_id="m", role="user", content="one"))
+
+
+def _calls_until_killed(root: Path, at: int) -> tuple[list[Call], bool]:
+    """Have a process write that is killed at a call; return its calls, and whether it came so far."""
+    reading, writing = os.pipe()
+    if process := os.fork():
+        os.close(writing)
+        with os.fdopen(reading, "rb") as file:
+            calls, was_killed = pickle.load(file)
+        os.waitpid(process, 0)
+        return calls, was_killed
+    killing = Killing(at - 1)
+    with suppress(BaseException), watched(root, killing):
+        # What is killed in a thread may leave others waiting for it.
+        asyncio.run(asyncio.wait_for(_write(root), 2))
+    with os.fdopen(writing, "wb") as file:
+        pickle.dump((killing.calls, killing.is_dead), file)
+    os._exit(0)
+
+
+def test_what_is_acknowledged_lasts_though_who_began_it_was_killed(tmp_path: Path) -> None:
+    """The trace, or the very message, is there already, and perhaps not on stable storage."""
+    at, was_killed, step = 1 + SEED % tried(7, 1), True, tried(7, 1)
+    while was_killed:
+        root, seen = tmp_path / str(at), Recorder()
+        root.mkdir()
+        disk = Disk.of(root)
+        calls, was_killed = _calls_until_killed(root, at)
+        with watched(root, seen):
+            asyncio.run(_write(root))
+        for call in [*calls, *seen.calls]:
+            disk.take(call)
+        for number, state in enumerate(disk.states(samples=1, seed=SEED + at)):
+            left = root / str(number)
+            lay_out(state, left)
+            message = asyncio.run(_message(left / "archive"))
+            assert message is not None and message.content == "one", f"killed at call {at} ({calls[-1:]})"
+        shutil.rmtree(root)
+        at += step
+    assert at > 40
+
+
+async def _message(root: Path) -> Message | None:
+    async with ArchiveStore(root) as store:
+        return await store.get_message("m", trace_id="t")
 
 
 @pytest.mark.parametrize("kind", ["sealed", "live", "grown"])

@@ -516,6 +516,9 @@ class ArchiveStore(Retention):
         for record, hashed in ((rows[0].record, first), (now, digest(now))):
             same_place = all(given.get(name) in (None, record.get(name)) for name in ("sequence", "created_at"))
             if same_place and digest(given) == hashed:
+                async with trace.exclusive() as writer:
+                    # Who added it may have been killed before it was on stable storage.
+                    await writer.make_lasting()
                 return message_id
         raise MessageConflictError(
             f"trace {trace.trace_id!r} holds a message {message_id!r} with other content; "

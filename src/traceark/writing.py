@@ -78,6 +78,9 @@ class LogWriter(ABC):
     async def sync_logs(self) -> None:
         """Make the logs durable, before a checkpoint beyond them is published."""
 
+    async def make_lasting(self) -> None:
+        """Bring all that is there to stable storage, whoever wrote it; under the lock."""
+
     def changed(self) -> None:
         """Tell other processes that more than the end of a log is about to change, under the lock."""
 
@@ -304,6 +307,8 @@ class FileWriter(LogWriter):
         if f"{log}/{name}" in trace.entries:
             # A segment of our own that holds no whole record; it stays as it is.
             name = str(SegmentName(first, trace.header.incarnation, secrets.token_hex(4)))
+        # Nor the header: who made the trace may have been killed before its name was on stable storage.
+        self._storage.make_directory(directory)
         # Told first: who does not hear of a segment goes on at its offsets elsewhere.
         self.changed()
         appender = self._storage.open_appender(f"{directory}/{name}")
@@ -355,6 +360,13 @@ class FileWriter(LogWriter):
 
     async def sync_logs(self) -> None:
         await self._sync_all([segment for segment in self._segments.values() if segment.unsynced])
+
+    async def make_lasting(self) -> None:
+        if self._syncs:
+            await self.sync_logs()
+            for log in self._segments:
+                await self._storage.sync_names(f"{self._trace.prefix}/{log}")
+            await self._storage.sync_names(self._trace.prefix)
 
     def changed(self) -> None:
         if self._lock is not None:
