@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import os
 import subprocess
 import sys
@@ -13,15 +14,18 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import traceark
+import traceark.catalog.known as known
 import traceark.catalog.large as large
+import traceark.catalog.snapshot as snapshot
 import traceark.catalog.table as table
 from traceark import ArchiveStore, Trace
 from traceark.catalog.table import CatalogTable
 from traceark.codec.lines import to_record
-from traceark.errors import QueryError
+from traceark.errors import CorruptFileError, QueryError
 from traceark.models import JsonObject
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -193,6 +197,93 @@ def test_what_wants_more_memory_is_given_more(monkeypatch: pytest.MonkeyPatch, q
     assert wide.fetch(question) == found
     assert wide.export(lambda reader: sum(batch.num_rows for batch in reader)) == count
     wide.clear()
+
+
+def test_a_condition_that_wants_more_memory_is_given_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(large, "_MEMORY", ("3MB", "80%"))
+    wide = CatalogTable()
+    wide.put([row_of(f"t{at}", task=f"{at:05}" * 500, day=at) for at in range(3_000)])
+    found = wide.fetch("SELECT trace_id, string_agg(task) FROM traces GROUP BY ALL", where="true")
+    assert len(found) == 3_000
+    wide.clear()
+
+
+def test_an_export_that_fails_is_in_nobodys_way(rows: CatalogTable) -> None:
+    def write(reader: pa.RecordBatchReader) -> None:
+        next(iter(reader))
+        raise CorruptFileError("half way")
+
+    newest(rows)
+    with pytest.raises(CorruptFileError) as kept:
+        rows.export(write)
+    assert newest(rows)[0] == ("t39", "first")
+    assert kept.value.__traceback__ is not None
+    assert rows.export(lambda reader: sum(batch.num_rows for batch in reader)) == COUNT
+
+
+def test_where_no_table_could_be_made_its_room_is_given_back(
+    rows: CatalogTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest(rows)
+    stored = rows._stored
+    assert isinstance(stored, large.LargeRows)
+    monkeypatch.setattr(stored._table, "_statement", "SELECT error('No space left on device')")
+    stored._table.begin()
+    for thread in threading.enumerate():
+        if thread.name == "traceark-catalog":
+            thread.join()
+    names = rows.fetch("SELECT database_name FROM duckdb_databases() WHERE database_name = 'kept'")
+    assert names == []
+
+
+@pytest.mark.parametrize("questions", [0, 20])
+def test_rows_that_somebody_removed_are_read_anew(tmp_path: Path, temporary: Path, questions: int) -> None:
+    root = tmp_path / "archive"
+    with traceark.open(root, durability="os") as archive:
+        for at in range(6):
+            archive.create_trace(Trace(trace_id=f"t{at}"))
+    with traceark.open(root, durability="os") as archive:
+        for _ in range(questions + 1):
+            assert len(archive.list_traces()) == 6
+        catalog = archive.store._pool.catalog
+        assert catalog._table is not None and isinstance(catalog._table._stored, large.LargeRows)
+        if questions:
+            # What a full disk leaves of a database.
+            catalog._table._stored.connection.close()
+        for file in temporary.glob("*/*"):
+            file.unlink()
+        archive.create_trace(Trace(trace_id="later"))
+        assert {trace.trace_id for trace in archive.list_traces()} == {"later", *(f"t{at}" for at in range(6))}
+
+
+def test_sql_tells_each_trace_once_however_many_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "_MOST_LOGGED", 6)
+    with traceark.open(tmp_path / "archive", durability="os") as archive:
+        for at in range(4):
+            archive.create_trace(Trace(trace_id=f"t{at}"))
+        archive.refresh()
+        for at in range(8):
+            archive.update_trace("t0", task=f"task {at}")
+            archive.list_traces(limit=1)
+        found = archive.sql("SELECT trace_id, task FROM traces ORDER BY ALL").rows()
+    assert [(row["trace_id"], row["task"]) for row in found] == [
+        ("t0", "task 7"),
+        *((f"t{at}", None) for at in (1, 2, 3)),
+    ]
+
+
+def test_a_footer_that_was_changed_is_found() -> None:
+    told = snapshot.SnapshotInfo("12345678", 1)
+    data = snapshot.encode_snapshot(told, table._to_arrow([row_of('"footer":"00000000"', task="x")]).to_reader())
+    info = snapshot.snapshot_info(io.BytesIO(data), "it")
+    assert b"".join(snapshot.checked(info, io.BytesIO(data), "it")) == data
+    for place in range(info.size, len(data)):
+        changed = bytearray(data)
+        changed[place] ^= 1 << place % 8
+        with pytest.raises(CorruptFileError):
+            file = io.BytesIO(changed)
+            for _ in snapshot.checked(snapshot.snapshot_info(file, "it"), io.BytesIO(changed), "it"):
+                pass
 
 
 def test_a_condition_reads_no_file(rows: CatalogTable, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from traceark.catalog.notices import Notices
 from traceark.catalog.report import RefreshReport
 from traceark.catalog.rows import fingerprint
 from traceark.catalog.snapshot import SnapshotInfo
-from traceark.catalog.table import CatalogTable
+from traceark.catalog.table import CatalogTable, RowsLostError
 from traceark.errors import CorruptFileError, DamagedTraceWarning, StorageError
 from traceark.layout import TRACES
 from traceark.reading import scan
@@ -102,7 +102,12 @@ class Catalog:
 
         async def run() -> Answer:
             async with self._mutex:
-                return await work()
+                try:
+                    return await work()
+                except RowsLostError:
+                    # The snapshot and the directories have them still.
+                    self._nothing_known()
+                    return await work()
 
         return await asyncio.shield(asyncio.ensure_future(run()))
 
@@ -164,10 +169,10 @@ class Catalog:
         known = self._nothing_known()
         try:
             await known.load(found)
-        except (CorruptFileError, duckdb.Error, pa.ArrowException):
-            return False
         except FileNotFoundError:
             raise KeyMissingError(f"{found.file.name} is not there any more") from None
+        except (CorruptFileError, RowsLostError, duckdb.Error, pa.ArrowException, OSError):
+            return False
         known.strangers = found.info.strangers
         self._known, self._info = known, found.info
         self._seen = dict(found.info.folded)
@@ -450,6 +455,8 @@ class Catalog:
             if self._snapshot is not None:
                 path = self._storage.local_path(f"{CATALOG}/{self._snapshot.name}")
             changed = None if path is None else known.unfolded()
+            if changed is None:
+                path = None
             masked, rows = await asyncio.to_thread(known.table.apart, changed)
             return path, masked, rows, known.told_problems()
 

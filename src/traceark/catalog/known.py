@@ -149,7 +149,7 @@ class KnownTraces:
         self._folded = self.mark()
 
     def unfolded(self) -> list[str] | None:
-        """Return the traces whose rows may not be as in the newest snapshot; None where none may be."""
+        """Return the traces whose rows may not be as in the newest snapshot; None where all may not be."""
         return self.changed_since(self._folded)
 
     async def apply(self, notes: Sequence[Note]) -> None:

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from shutil import rmtree
 
@@ -68,10 +69,11 @@ class LargeRows:
             self.connection.execute(f"CREATE TEMP VIEW catalog AS SELECT {NAMES} FROM {self._snapshot()}")
         except BaseException as error:
             rmtree(directory, ignore_errors=True)
-            if isinstance(error, (OSError, duckdb.Error)) and not isinstance(error, FileNotFoundError):
+            if isinstance(error, (OSError, UnicodeError, duckdb.Error)) and not isinstance(error, FileNotFoundError):
                 raise NoPlaceError(str(error)) from error
             raise
-        self._table = _Table(self.connection, f"CREATE TABLE kept.rows AS SELECT {NAMES} FROM {self._snapshot()}")
+        made = f"CREATE TABLE kept.rows AS SELECT {NAMES} FROM {self._snapshot()}"
+        self._table = _Table(self.connection, directory / "rows.duckdb", made)
         # Which of `_MEMORY` DuckDB may have, and which it might when the table was begun.
         self._allowed = self._begun = 0
         self._questions = 0
@@ -108,7 +110,7 @@ class LargeRows:
             run("INSERT INTO kept.rows SELECT * FROM later")
         run(f"CREATE OR REPLACE TEMP VIEW catalog AS SELECT {NAMES} FROM kept.rows")
         self._moved = True
-        self._file.unlink()
+        self._file.unlink(missing_ok=True)
         if self._changed:
             run("DROP TABLE superseded")
             run("DROP TABLE later")
@@ -138,8 +140,9 @@ class LargeRows:
 class _Table:
     """The table in DuckDB's own file, which a thread makes."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, statement: str) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, file: Path, statement: str) -> None:
         self._connection = connection.cursor()
+        self._file = file
         self._statement = statement
         self._thread: threading.Thread | None = None
         self._made = False
@@ -152,19 +155,31 @@ class _Table:
         self._thread.start()
 
     def _make(self) -> None:
+        wants_memory = False
         try:
-            self._connection.execute(self._statement).fetchall()
+            # What is made anew from the snapshot needs no log of its own.
+            self._run(f"ATTACH {_quoted(self._file)} AS kept (RECOVERY_MODE no_wal_writes)")
+            # It stays while it is open, and no longer.
+            self._file.unlink()
+            self._run(self._statement)
             self._made = True
         except duckdb.OutOfMemoryException:
-            self.wants_memory = True
-        except duckdb.Error:
+            wants_memory = True
+        except (duckdb.Error, OSError):
             pass  # the disk is full, or it was stopped: questions go on being answered from the Parquet file
+        if not self._made:
+            with suppress(duckdb.Error):
+                self._run("DETACH kept")  # which gives the room back
+        self.wants_memory = wants_memory
+
+    def _run(self, statement: str) -> None:
+        self._connection.execute(statement).fetchall()
 
     def is_made(self) -> bool:
         return self._made
 
     def stop(self) -> None:
-        while self._thread is not None and self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive() and self._thread is not threading.current_thread():
             # It may not have begun to execute, and then nothing is there to be interrupted.
             self._connection.interrupt()
             self._thread.join(0.05)
@@ -172,20 +187,15 @@ class _Table:
 
 
 def _database(directory: Path) -> duckdb.DuckDBPyConnection:
-    """Open a database that reads nothing but what is in a directory, with one that is called `kept` in a file there."""
+    """Open a database that reads nothing but what is in a directory."""
     connection = database.connect(
         memory_limit=_MEMORY[0],
         threads=min(_THREADS, os.cpu_count() or 1),
         temp_directory=str(directory / "spilled"),
         force_compression="uncompressed",
     )
-    kept = directory / "rows.duckdb"
-    # What is made anew from the snapshot needs no log of its own.
-    connection.execute(f"ATTACH {_quoted(kept)} AS kept (RECOVERY_MODE no_wal_writes)")
     connection.execute("SET allowed_directories = ?", [[str(directory)]])
     connection.execute("SET enable_external_access = false")
-    # It stays while it is open, and no longer.
-    kept.unlink()
     return connection
 
 

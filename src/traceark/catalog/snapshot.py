@@ -29,6 +29,8 @@ _NAME = re.compile(r"snapshot-(\d{12})-([0-9a-f]{8})\.parquet")
 ROW_GROUP_ROWS = 122_880
 _ZSTD_LEVEL = 3
 _PIECE_BYTES = 1 << 20
+_UNKNOWN = "0" * 8
+_FOOTER_CRC = b'"footer":"'
 _MOST_BYTES = 1 << 62
 
 
@@ -54,6 +56,8 @@ class SnapshotInfo:
         Directories among the traces whose names are no trace keys.
     size, crc : int
         The bytes before the footer: how many, and their CRC-32.
+    footer : str
+        The CRC-32 of the footer, eight hexadecimal digits, itself taken for zeros; empty in a snapshot of old.
     """
 
     binding: str
@@ -65,6 +69,7 @@ class SnapshotInfo:
     strangers: tuple[str, ...] = ()
     size: int = 0
     crc: int = 0
+    footer: str = ""
 
 
 def snapshot_name(generation: int, binding: str) -> str:
@@ -97,10 +102,18 @@ def encode_snapshot(info: SnapshotInfo, rows: pa.RecordBatchReader) -> bytes:
         for batch in rows:
             writer.write_table(pa.Table.from_batches([batch]).cast(SCHEMA))
         written = sink.getvalue()
-        told = replace(info, size=len(written), crc=zlib.crc32(written))
+        told = replace(info, size=len(written), crc=zlib.crc32(written), footer=_UNKNOWN)
         metadata = json.dumps({"format": FORMAT_VERSION, "catalog": asdict(told)}, separators=(",", ":"))
         writer.add_key_value_metadata({METADATA_KEY: metadata.encode()})
-    return sink.getvalue()
+    footer = sink.getbuffer()[told.size :]
+    return written + _footer_telling(bytes(footer), f"{zlib.crc32(footer):08x}")
+
+
+def _footer_telling(footer: bytes, crc: str) -> bytes:
+    """Return a footer with another CRC-32 of its own."""
+    # What the snapshot says of itself comes behind the least and greatest values, which may say anything.
+    before, name, after = footer.rpartition(_FOOTER_CRC)
+    return before + name + crc.encode() + after[len(crc) :]
 
 
 def snapshot_info(file: IO[bytes], what: str) -> SnapshotInfo:
@@ -118,7 +131,7 @@ def snapshot_info(file: IO[bytes], what: str) -> SnapshotInfo:
             raise CorruptFileError(f"{what} has format version {told['format']}")
         if not parquet.schema_arrow.equals(SCHEMA):
             raise CorruptFileError(f"{what} has other columns")
-        catalog = {**told["catalog"], "strangers": tuple(told["catalog"]["strangers"])}
+        catalog = {"footer": "", **told["catalog"], "strangers": tuple(told["catalog"]["strangers"])}
         for name, default in asdict(SnapshotInfo("", 0)).items():
             stated(catalog, name, type(default))
         if not 0 <= catalog["size"] <= _MOST_BYTES:
@@ -131,16 +144,18 @@ def snapshot_info(file: IO[bytes], what: str) -> SnapshotInfo:
 
 
 def checked(info: SnapshotInfo, file: IO[bytes], what: str) -> Iterator[bytes]:
-    """Give all bytes of a snapshot's file; at the end those before the footer are proven, as a derived file has to be.
+    """Give all bytes of a snapshot's file; at the end all are proven, as those of a derived file have to be.
 
     Raises
     ------
     CorruptFileError
     """
     crc, left = 0, info.size
-    while piece := file.read(min(left, _PIECE_BYTES) or _PIECE_BYTES):
-        if left:
-            crc, left = zlib.crc32(piece, crc), left - len(piece)
+    while left and (piece := file.read(min(left, _PIECE_BYTES))):
+        crc, left = zlib.crc32(piece, crc), left - len(piece)
         yield piece
-    if (crc, left) != (info.crc, 0):
+    footer = file.read()
+    is_whole = not info.footer or f"{zlib.crc32(_footer_telling(footer, _UNKNOWN)):08x}" == info.footer
+    if (crc, left) != (info.crc, 0) or not is_whole:
         raise CorruptFileError(f"{what} is torn or changed")
+    yield footer

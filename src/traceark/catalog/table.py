@@ -9,8 +9,10 @@ Blocking, and for one thread at a time. Knows rows and Arrow, no notes and no st
 
 from __future__ import annotations
 
+import errno
 import itertools
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ from traceark.catalog.snapshot import ROW_GROUP_ROWS, SCHEMA
 from traceark.codec.fields import TRACES
 from traceark.codec.parquet import to_row
 from traceark.codec.parts import records
-from traceark.errors import QueryError
+from traceark.errors import QueryError, StorageError
 from traceark.models import JsonObject
 
 Answer = TypeVar("Answer")
@@ -55,6 +57,10 @@ class Rows(Protocol):
         ...
 
 
+class RowsLostError(StorageError):
+    """The rows of a large catalog, which are among the temporary files, cannot be read or changed any more."""
+
+
 class CatalogTable:
     """All rows; for SQL in `catalog`, and those that are there and readable in the view `traces`."""
 
@@ -73,29 +79,35 @@ class CatalogTable:
 
     def _ready(self) -> duckdb.DuckDBPyConnection:
         """Return a connection that sees all rows as they are."""
-        if self._are_few and (self._stored is None or self._changed):
-            self._store(_InMemory(_to_arrow(self._recent.values())))
-        elif not self._are_few:
-            assert isinstance(self._stored, _ManyRows | LargeRows)
+        stored = self._stored
+        if not isinstance(stored, _ManyRows | LargeRows):
+            if stored is None or self._changed:
+                stored = self._store(_InMemory(_to_arrow(self._recent.values())))
+        else:
+            stored.ready()
             if self._changed:
                 changed = sorted(self._changed)
-                self._stored.change(changed, _to_arrow(self._recent[each] for each in changed if each in self._recent))
-            if isinstance(self._stored, _ManyRows) and self._stored.count() > self._most:
-                self._store(_InMemory(self._stored.rows()))
+                stored.change(changed, _to_arrow(self._recent[each] for each in changed if each in self._recent))
+            if isinstance(stored, _ManyRows) and stored.count() > self._most:
+                stored = self._store(_InMemory(stored.rows()))
         self._changed.clear()
         if not self._are_few:
             for trace_id in list(itertools.islice(self._recent, max(0, len(self._recent) - _FEW))):
                 del self._recent[trace_id]
-        assert self._stored is not None
-        self._stored.ready()
-        return self._stored.connection
+        return stored.connection
 
-    def _store(self, rows: Rows) -> None:
+    def _store(self, rows: Rows) -> _FewRows | _ManyRows | LargeRows:
         """Let SQL see some rows in place of all others."""
-        before, self._stored = self._stored, self._place(rows)
-        self._stored.connection.execute("CREATE TEMP VIEW traces AS SELECT * FROM catalog WHERE _listed")
+        found = self._place(rows)
+        try:
+            found.connection.execute("CREATE TEMP VIEW traces AS SELECT * FROM catalog WHERE _listed")
+        except BaseException:
+            found.close()
+            raise
+        before, self._stored = self._stored, found
         if before is not None:
             before.close()
+        return found
 
     def _place(self, rows: Rows) -> _FewRows | _ManyRows | LargeRows:
         count = rows.count()
@@ -111,6 +123,7 @@ class CatalogTable:
         """Forget all rows, and give their memory back."""
         self._recent.clear()
         self._changed.clear()
+        self._most = _MOST_IN_MEMORY
         if self._stored is not None:
             self._stored.close()
             self._stored = None
@@ -172,7 +185,13 @@ class CatalogTable:
         where: str | None = None,
         over: pa.Table | None = None,
     ) -> Answer:
-        """Ask with SQL, as `query` says; once more where that takes more memory than was allowed."""
+        """Ask with SQL, as `query` says; once more where that takes more memory than was allowed.
+
+        Raises
+        ------
+        RowsLostError
+            What is on the disk cannot be read or written any more; all is forgotten.
+        """
         while True:
             try:
                 with self._seeing(text, where, over) as (connection, seen):
@@ -180,6 +199,11 @@ class CatalogTable:
             except duckdb.OutOfMemoryException:
                 if not (isinstance(self._stored, LargeRows) and self._stored.allow_more()):
                     raise
+            except duckdb.Error as error:
+                if not isinstance(self._stored, LargeRows):
+                    raise
+                self.clear()
+                raise RowsLostError(errno.EIO, f"{tempfile.gettempdir()}: the catalog's rows: {error}") from error
 
     @contextmanager
     def _seeing(
@@ -233,30 +257,46 @@ class CatalogTable:
     def names_apart(self, trace_ids: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return which of these traces nothing is known of, and which known ones are not among them."""
         if self._are_few:
-            present, rows = set(trace_ids), self._recent
+            names, rows = set(trace_ids), self._recent
             known = {each for each, row in rows.items() if row["_listed"] or row["_state"] in (OPEN, DAMAGED)}
             there = {each for each, row in rows.items() if row["_listed"] or row["_state"] == DAMAGED}
-            return sorted(present - known), sorted(there - present)
-        connection = self._ready()
-        with _given(connection, "present", pa.table({"trace_id": pa.array(trace_ids, pa.string())})):
-            apart = self.query(
-                "SELECT trace_id, true AS new FROM present ANTI JOIN "
-                "(SELECT trace_id FROM catalog WHERE _listed OR _state IN ('open', 'damaged')) USING (trace_id) "
-                "UNION ALL SELECT trace_id, false AS new FROM "
-                "(SELECT trace_id FROM catalog WHERE _listed OR _state = 'damaged') "
-                "ANTI JOIN present USING (trace_id)"
-            ).to_pylist()
-        return [row["trace_id"] for row in apart if row["new"]], [row["trace_id"] for row in apart if not row["new"]]
+            return sorted(names - known), sorted(there - names)
+        present = pa.table({"trace_id": pa.array(trace_ids, pa.string())})
+
+        def ask(connection: duckdb.DuckDBPyConnection, seen: str) -> list[JsonObject]:
+            with _given(connection, "present", present):
+                rows: list[JsonObject] = connection.sql(seen).to_arrow_table().to_pylist()
+                return rows
+
+        apart = self._answer(
+            ask,
+            "SELECT trace_id, true AS new FROM present ANTI JOIN "
+            "(SELECT trace_id FROM catalog WHERE _listed OR _state IN ('open', 'damaged')) USING (trace_id) "
+            "UNION ALL SELECT trace_id, false AS new FROM "
+            "(SELECT trace_id FROM catalog WHERE _listed OR _state = 'damaged') "
+            "ANTI JOIN present USING (trace_id)",
+        )
+        new = {str(row["trace_id"]): bool(row["new"]) for row in apart}
+        return [each for each in new if new[each]], [each for each in new if not new[each]]
 
     def export(self, write: Callable[[pa.RecordBatchReader], Answer]) -> Answer:
         """Give all rows, newest first, as a snapshot holds them; return what is made of them."""
         if self._are_few:
             rows = _to_arrow(self._recent.values())
             return write(rows.sort_by([("created_at", "descending"), ("trace_id", "ascending")]).to_reader())
-        return self._answer(
-            lambda connection, seen: write(connection.sql(seen).to_arrow_reader(ROW_GROUP_ROWS)),
-            f"SELECT {NAMES} FROM catalog ORDER BY created_at DESC, trace_id",
-        )
+
+        def give(connection: duckdb.DuckDBPyConnection, seen: str) -> Answer:
+            # One that is left open keeps the connection from all else.
+            with connection.sql(seen).to_arrow_reader(ROW_GROUP_ROWS) as reader:
+                try:
+                    return write(reader)
+                except OSError as error:  # what DuckDB's errors become on their way through Arrow
+                    if isinstance(error, StorageError):
+                        raise
+                    kind = duckdb.OutOfMemoryException if "Out of Memory" in str(error) else duckdb.IOException
+                    raise kind(str(error)) from error
+
+        return self._answer(give, f"SELECT {NAMES} FROM catalog ORDER BY created_at DESC, trace_id")
 
 
 class _InMemory:
@@ -331,6 +371,8 @@ def _meant(
             yield f"WITH traces AS (FROM {name}) {text}"
         finally:
             connection.execute(f"DROP VIEW {name}")
+    except duckdb.OutOfMemoryException:
+        raise  # there may be more
     except duckdb.Error as error:
         raise QueryError(f"where: {error}") from error
 
