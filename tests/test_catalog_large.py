@@ -23,7 +23,7 @@ import traceark.catalog.large as large
 import traceark.catalog.snapshot as snapshot
 import traceark.catalog.table as table
 from traceark import ArchiveStore, Trace
-from traceark.catalog.table import CatalogTable
+from traceark.catalog.table import CatalogTable, RowsLostError
 from traceark.codec.lines import to_record
 from traceark.errors import CorruptFileError, QueryError
 from traceark.models import JsonObject
@@ -254,6 +254,36 @@ def test_rows_that_somebody_removed_are_read_anew(tmp_path: Path, temporary: Pat
             file.unlink()
         archive.create_trace(Trace(trace_id="later"))
         assert {trace.trace_id for trace in archive.list_traces()} == {"later", *(f"t{at}" for at in range(6))}
+
+
+async def test_a_fold_of_rows_that_were_lost_publishes_no_empty_snapshot(tmp_path: Path, temporary: Path) -> None:
+    async with ArchiveStore(tmp_path / "archive", durability="os") as store:
+        for at in range(6):
+            await store.create_trace(Trace(trace_id=f"t{at}"))
+        await store.refresh()
+    async with ArchiveStore(tmp_path / "archive", durability="os") as store:
+        assert len(await store.list_traces()) == 6
+        for file in temporary.glob("*/*"):
+            file.unlink()
+        await store._pool.catalog.fold()
+        assert len(await store.list_traces()) == 6
+    async with ArchiveStore(tmp_path / "archive", durability="os") as store:
+        assert len(await store.list_traces()) == 6
+
+
+def test_rows_that_were_lost_answer_nothing_until_they_are_loaded_anew(rows: CatalogTable, temporary: Path) -> None:
+    newest(rows)
+    for file in temporary.glob("*/*"):
+        file.unlink()
+    for _ in range(2):
+        with pytest.raises(RowsLostError, match="the catalog's rows"):
+            newest(rows)
+        with pytest.raises(RowsLostError):
+            rows.wanting()
+        with pytest.raises(RowsLostError):
+            rows.rows(["t1"])
+    rows.clear()
+    assert newest(rows) == []
 
 
 def test_sql_tells_each_trace_once_however_many_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from traceark.catalog.contents import CATALOG, Contents, SnapshotFile, contents_of
 from traceark.catalog.snapshot import SnapshotInfo, checked, encode_snapshot, snapshot_info, snapshot_name
+from traceark.catalog.table import RowsLostError
 from traceark.errors import CorruptFileError, StorageError
 from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
 
@@ -103,12 +104,14 @@ async def publish(
     ------
     KeyExistsError
         Another process made this generation.
+    RowsLostError
+        There are no rows to publish.
     """
     name = snapshot_name(info.generation, info.binding)
     try:
         data = await asyncio.to_thread(export, partial(encode_snapshot, info))
         version = await storage.create(f"{CATALOG}/{name}", data)
-    except KeyExistsError:
+    except (KeyExistsError, RowsLostError):
         raise
     except StorageError:
         return None

@@ -72,18 +72,22 @@ class CatalogTable:
         # The traces that SQL does not see as they are.
         self._changed: set[str] = set()
         self._most = _MOST_IN_MEMORY
+        self._lost: str | None = None
 
     @property
     def _are_few(self) -> bool:
+        if self._lost is not None:
+            raise RowsLostError(errno.EIO, self._lost)
         return not isinstance(self._stored, _ManyRows | LargeRows)
 
     def _ready(self) -> duckdb.DuckDBPyConnection:
         """Return a connection that sees all rows as they are."""
         stored = self._stored
-        if not isinstance(stored, _ManyRows | LargeRows):
+        if self._are_few:
             if stored is None or self._changed:
                 stored = self._store(_InMemory(_to_arrow(self._recent.values())))
         else:
+            assert isinstance(stored, _ManyRows | LargeRows)
             stored.ready()
             if self._changed:
                 changed = sorted(self._changed)
@@ -121,6 +125,7 @@ class CatalogTable:
 
     def clear(self) -> None:
         """Forget all rows, and give their memory back."""
+        self._lost = None
         self._recent.clear()
         self._changed.clear()
         self._most = _MOST_IN_MEMORY
@@ -203,7 +208,9 @@ class CatalogTable:
                 if not isinstance(self._stored, LargeRows):
                     raise
                 self.clear()
-                raise RowsLostError(errno.EIO, f"{tempfile.gettempdir()}: the catalog's rows: {error}") from error
+                # Until they are loaded anew, no answer is a right one.
+                self._lost = f"{tempfile.gettempdir()}: the catalog's rows: {error}"
+                raise RowsLostError(errno.EIO, self._lost) from error
 
     @contextmanager
     def _seeing(
