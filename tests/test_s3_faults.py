@@ -300,7 +300,7 @@ class Throttled(Plan):
         return Fault("SlowDown") if slows else None
 
 
-@pytest.mark.parametrize("at", range(40, 160, tried(120, 10)))
+@pytest.mark.parametrize("at", range(40, 150, tried(120, 10)))
 def test_a_minute_of_throttling_is_told_and_loses_nothing(
     ministack_server: S3Server, faulty: Proxy, clock: Clock, at: int
 ) -> None:
@@ -330,7 +330,7 @@ def tells_of_expiry(error: Exception) -> bool:
     return isinstance(error, CredentialsError) and "expired" in str(error)
 
 
-@pytest.mark.parametrize("at", range(50, 170, tried(120, 10)))
+@pytest.mark.parametrize("at", range(50, 160, tried(120, 10)))
 def test_credentials_that_expire_are_told_and_what_was_acknowledged_is_there(
     ministack_server: S3Server, faulty: Proxy, at: int
 ) -> None:
