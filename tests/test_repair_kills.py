@@ -119,7 +119,7 @@ def test_a_copy_in_any_file_order_reads_after_repair_as_before_or_is_left_as_it_
 
     for at in range(tried(30, 150, 600)):
         asyncio.run(check(tmp_path / str(at)))
-        shutil.rmtree(tmp_path / str(at))
+        shutil.rmtree(tmp_path / str(at), ignore_errors=True)  # of a copy without any file there is nothing
 
 
 DAMAGES: list[tuple[str, Damage]] = [
