@@ -15,13 +15,16 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
+import traceark
 from profiles import SEED, THOROUGH, points, some, tried
 from sync_workload import SYNCS, WAYS, completed, files, found, make, promised, synced
 from traceark.errors import IncompleteTraceError, TraceExistsError
+from traceark.importers.report import ImportReport
+from traceark.importers.run import import_paths
 from traceark.models import Message, Trace
 from traceark.storage.base import Durability
 from traceark.storage.local_files import LocalAppender
@@ -33,6 +36,8 @@ from traceark.testing.ledger import Ledger
 from traceark.testing.places import snapshot
 from workload import damage, goes_on, recovered, sums_up, work
 
+SAMPLES = Path(traceark.__file__).parent / "samples"
+Answer = TypeVar("Answer")
 Recorded = tuple[list[Call], Ledger]
 
 
@@ -116,7 +121,7 @@ def faults(
     assert runs > len(calls) // step // 2
 
 
-async def _awaited(found: Awaitable[list[str]]) -> list[str]:
+async def _awaited(found: Awaitable[Answer]) -> Answer:
     return await found
 
 
@@ -258,8 +263,8 @@ async def _write(root: Path) -> None:
     await store.add_message(Message(trace_id="t", message_id="m", role="user", content="one"))
 
 
-def _calls_until_killed(root: Path, at: int) -> tuple[list[Call], bool]:
-    """Have a process write that is killed at a call; return its calls, and whether it came so far."""
+def _calls_until_killed(root: Path, work: Callable[[Path], Awaitable[None]], at: int) -> tuple[list[Call], bool]:
+    """Have a process do something until it is killed at a call; return its calls, and whether it came so far."""
     reading, writing = os.pipe()
     if process := os.fork():
         os.close(writing)
@@ -270,37 +275,82 @@ def _calls_until_killed(root: Path, at: int) -> tuple[list[Call], bool]:
     killing = Killing(at - 1)
     with suppress(BaseException), watched(root, killing):
         # What is killed in a thread may leave others waiting for it.
-        asyncio.run(asyncio.wait_for(_write(root), 2))
+        asyncio.run(asyncio.wait_for(work(root), 2))
     with os.fdopen(writing, "wb") as file:
         pickle.dump((killing.calls, killing.is_dead), file)
     os._exit(0)
 
 
-def test_what_is_acknowledged_lasts_though_who_began_it_was_killed(tmp_path: Path) -> None:
-    """The trace, or the very message, is there already, and perhaps not on stable storage."""
+def done_after_a_kill(
+    folder: Path, work: Callable[[Path], Awaitable[None]], before: Path | None = None
+) -> Iterator[tuple[Path, str]]:
+    """Yield what a loss of power may leave of something done that a killed process had begun, and where it was killed.
+
+    That is for each call that process was killed at; `before` is what there was before it.
+    """
     at, was_killed, step = 1 + SEED % tried(7, 1), True, tried(7, 1)
     while was_killed:
-        root, seen = tmp_path / str(at), Recorder()
+        root, seen = folder / str(at), Recorder()
         root.mkdir()
+        if before is not None:
+            shutil.copytree(before, root / "archive")
         disk = Disk.of(root)
-        calls, was_killed = _calls_until_killed(root, at)
+        calls, was_killed = _calls_until_killed(root, work, at)
         with watched(root, seen):
-            asyncio.run(_write(root))
+            asyncio.run(_awaited(work(root)))
         for call in [*calls, *seen.calls]:
             disk.take(call)
         for number, state in enumerate(disk.states(samples=1, seed=SEED + at)):
             left = root / str(number)
             lay_out(state, left)
-            message = asyncio.run(_message(left / "archive"))
-            assert message is not None and message.content == "one", f"killed at call {at} ({calls[-1:]})"
+            yield left / "archive", f"killed at call {at} ({calls[-1:]})"
         shutil.rmtree(root)
         at += step
     assert at > 40
 
 
+def test_what_is_acknowledged_lasts_though_who_began_it_was_killed(tmp_path: Path) -> None:
+    """The trace, or the very message, is there already, and perhaps not on stable storage."""
+    for archive, when in done_after_a_kill(tmp_path, _write):
+        message = asyncio.run(_message(archive))
+        assert message is not None and message.content == "one", when
+
+
 async def _message(root: Path) -> Message | None:
     async with ArchiveStore(root) as store:
         return await store.get_message("m", trace_id="t")
+
+
+def _first_rows(session: Path, part: Path, rows: int | None) -> Path:
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(b"".join(session.read_bytes().splitlines(keepends=True)[:rows]))
+    return part
+
+
+@pytest.mark.parametrize("known", [0, 8])
+def test_what_an_import_tells_of_lasts_though_who_brought_it_was_killed(tmp_path: Path, known: int) -> None:
+    """The next import finds the run as it is to be, or an earlier state of it, and says so."""
+    session = SAMPLES / "claude-code" / "rename-column.jsonl"
+
+    async def run(archive: Path, rows: int | None) -> ImportReport:
+        async with ArchiveStore(archive) as store:
+            return await import_paths(store, [_first_rows(session, tmp_path / "source" / session.name, rows)])
+
+    async def work(root: Path) -> None:
+        assert (await run(root / "archive", None)).ok
+
+    async def shown(archive: Path) -> list[dict[str, Any]]:
+        async with ArchiveStore(archive) as store:
+            return [await snapshot(store, trace_id) for trace_id in await store.trace_ids()]
+
+    before = None
+    if known:
+        before = tmp_path / "before"
+        asyncio.run(run(before, known))
+    asyncio.run(work(tmp_path))
+    wanted = asyncio.run(shown(tmp_path / "archive"))
+    for archive, when in done_after_a_kill(tmp_path, work, before):
+        assert asyncio.run(shown(archive)) == wanted, when
 
 
 @pytest.mark.parametrize("kind", ["sealed", "live", "grown"])

@@ -244,6 +244,10 @@ class Archive(Moving):
         """Bring headers up to date with the logs; with a spool, wait until all is at the archive's URL."""
         self.run(self.store.flush(timeout=timeout))
 
+    def make_lasting(self) -> None:
+        """Return when all that is in the archive is on stable storage, whoever wrote it."""
+        self.run(self.store.make_lasting())
+
     def spool_status(self) -> SpoolStatus:
         """Return what waits in the spool to be shipped."""
         return self.run(self.store.spool_status())

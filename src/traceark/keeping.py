@@ -19,7 +19,7 @@ from traceark.repair import RepairReport, repair
 from traceark.repair.lost import forget
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
-from traceark.storage.base import Entry, Storage, VersionMismatchError
+from traceark.storage.base import AppendStorage, Entry, Storage, VersionMismatchError
 from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
 
@@ -270,6 +270,19 @@ class Keeping:
         UnsafeStorageError, UnsupportedFormatError, StorageError
         """
         await self._pool.ready()
+
+    async def make_lasting(self) -> None:
+        """Return when all that is in the archive is on stable storage, whoever wrote it.
+
+        What a store acknowledged is so already; what it reads may be of a process that was killed a moment
+        ago. With ``durability="os"`` that is left to the operating system, as all is.
+
+        Raises
+        ------
+        StorageError
+        """
+        if isinstance(self.storage, AppendStorage):
+            await self.storage.sync_all()
 
     @asynccontextmanager
     async def replacing(self, trace_id: str) -> AsyncIterator[None]:

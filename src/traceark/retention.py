@@ -98,8 +98,11 @@ class Retention(Asking, Keeping):
 
     async def set_pin(self, trace_id: str) -> None:
         """Pin an id, whether the trace is there or not."""
-        with suppress(KeyExistsError):  # it is pinned already
+        try:
             await self.storage.create(pin_key(trace_id), b"")
+        except KeyExistsError:
+            # It is pinned already; who did so may have been killed before that was on stable storage.
+            await self.storage.sync_names(PINS)
 
     async def unpin(self, trace_id: str) -> None:
         """Let a trace expire again; one that is not pinned is no error."""

@@ -127,6 +127,11 @@ class ImportReport:
         return [problem for file in self.files for problem in file.problems]
 
     @property
+    def tells_of_known(self) -> bool:
+        """Whether of some traces the archive held something already."""
+        return any(trace.outcome not in ("new", "failed") for file in self.files for trace in file.traces)
+
+    @property
     def ok(self) -> bool:
         """Whether everything was read and nothing disagreed."""
         return not self.problems

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from traceark.computing import in_turns
 from traceark.errors import InvalidValueError
@@ -19,6 +20,15 @@ from traceark.importers.take import Taker
 from traceark.protocol import TraceStore
 
 Progress = Callable[[Path, int, int], None]
+
+
+@runtime_checkable
+class LastingStore(Protocol):
+    """A store that may hold what was written a moment ago and is not on stable storage yet."""
+
+    async def make_lasting(self) -> None:
+        """Return when all that it holds is on stable storage, whoever wrote it."""
+        ...
 
 
 async def import_paths(
@@ -101,6 +111,9 @@ async def import_paths(
         kin.add(taker.kin)
     for circle in await link(store, kin):
         report.circle(circle)
+    if report.tells_of_known and isinstance(store, LastingStore):
+        # Who brought that may have been killed a moment ago.
+        await store.make_lasting()
     if files:
         tell(files[-1], total)
     return report

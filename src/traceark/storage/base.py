@@ -276,3 +276,7 @@ class AppendStorage(Storage):
     @abstractmethod
     async def sync(self, keys: Iterable[str]) -> None:
         """Return when files are on stable storage."""
+
+    @abstractmethod
+    async def sync_all(self) -> None:
+        """Return when all that lies here lasts over a loss of power, whoever put it here."""

@@ -30,7 +30,7 @@ from traceark.storage.local_plain import open_plain, path_to_open, plain_path
 from traceark.storage.local_publish import Unpublished, version_of
 from traceark.storage.local_staged import LocalStaged, Publishing
 from traceark.storage.staging import LEFTOVER, TEMPORARY, remove_abandoned
-from traceark.storage.syncing import sync_directory
+from traceark.storage.syncing import sync_directory, sync_file_system
 
 # Reading this much takes about as long as handing the work to a thread.
 _INLINE_READ_BYTES = 256 * 1024
@@ -290,6 +290,11 @@ class LocalStorage(AppendStorage):
 
     async def sync(self, keys: Iterable[str]) -> None:
         await asyncio.to_thread(self._sync, list(keys))
+
+    async def sync_all(self) -> None:
+        if self._sync_names:
+            with told_errors(self.url):
+                await asyncio.to_thread(sync_file_system, self.root)
 
     def _sync(self, keys: Sequence[str]) -> None:
         for key in keys:
