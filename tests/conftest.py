@@ -58,6 +58,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.fixture
+def interrupted_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every file of a write that was interrupted count as one that nobody is at any more."""
+    monkeypatch.setattr("traceark.verification.settling.WRITE_SECONDS", 0.0)
+
+
 @pytest.fixture(scope="session")
 def ministack_server() -> Iterator[S3Server]:
     """A ministack server for this test process."""

@@ -31,6 +31,8 @@ from traceark.layout import LOST_FOUND, trace_prefix
 from traceark.store import ArchiveStore
 from traceark.testing.places import snapshot
 
+pytestmark = pytest.mark.usefixtures("interrupted_long_ago")
+
 
 @pytest.fixture(autouse=True)
 def _no_syncs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.verification import Finding
 
+pytestmark = pytest.mark.usefixtures("interrupted_long_ago")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -143,6 +143,7 @@ async def test_what_a_deletion_that_was_cut_short_left_is_told_as_that(archive: 
         assert await store.verify() == []
 
 
+@pytest.mark.usefixtures("interrupted_long_ago")
 async def test_a_tombstone_that_is_none_is_found(archive: Path) -> None:
     async with ArchiveStore(archive, durability="os") as store:
         await store.delete_trace("sealed")

@@ -36,6 +36,7 @@ from traceark.verification.burials import was_buried
 from traceark.verification.finding import Finding
 from traceark.verification.names import incarnations, is_foreign, is_unfinished
 from traceark.verification.sealed import sound_links
+from traceark.verification.settling import is_under_way
 
 # What importers call the events that tell of changes of goals begins so.
 _GOAL_EVENTS = "goal."
@@ -153,8 +154,8 @@ class _Planner:
         return after(self.entries, {name: step.data for name, step in self.steps.items()})
 
     async def decide(self) -> None:
-        for name in self.entries:
-            if is_unfinished(name):
+        for name, entry in self.entries.items():
+            if is_unfinished(name) and not is_under_way(name, entry):
                 self.move(name, "a write was interrupted here; nothing refers to it")
         header = await self._header()
         logs = {log: await self._log(log, header) for log in LOGS}

@@ -6,7 +6,7 @@ repair goes on with what is left.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from traceark.errors import InvalidIdError, TraceNotFoundError
@@ -17,8 +17,9 @@ from traceark.repair.lost import keep, new_place
 from traceark.repair.plan import Step, TracePlan, plan_trace
 from traceark.repair.report import Deed, Mend, RepairReport
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
-from traceark.tombstones import buried
+from traceark.tombstones import Buried, buried
 from traceark.verification.finding import Finding
+from traceark.verification.settling import looks
 
 # Keeps other stores told of a trace whose files change, for as long as they do.
 Replacing = Callable[[str], AbstractAsyncContextManager[None]]
@@ -39,28 +40,39 @@ async def repair(
     report = RepairReport(dry_run=dry_run)
     chosen = await _chosen(storage, trace_ids, report)
     tombstones, place = await buried(storage), new_place()
-    for number, (trace_id, entries) in enumerate(chosen.items()):
+    for number, (trace_id, listed) in enumerate(chosen.items()):
         if progress is not None:
             progress(number, len(chosen))
-        plan = await plan_trace(storage, trace_id, entries, tombstones, accept=accept)
+        async for entries in looks(storage, trace_prefix(trace_id), listed):
+            plan = await _planned(storage, trace_id, entries, tombstones, accept=accept)
+            if not (plan.steps or plan.left):
+                break
         kept: dict[str, str] = {}
         if plan.steps and not dry_run:
             try:
                 async with replacing(trace_id), _alone(storage, trace_id):
                     # Somebody may have written to it, or repaired it, since it was looked at.
                     entries = await storage.list(trace_prefix(trace_id))
-                    plan = await plan_trace(storage, trace_id, entries, tombstones, accept=accept)
+                    plan = await _planned(storage, trace_id, entries, tombstones, accept=accept)
                     kept = await _carry_out(storage, plan, entries, place)
                 if plan.seals:
                     await seal(trace_id)
             except (KeyMissingError, TraceNotFoundError) as error:
-                plan = TracePlan(trace_id, left=[_changed(trace_id, error)])
+                is_there = bool(await storage.list(trace_prefix(trace_id)))
+                plan = TracePlan(trace_id, left=[_changed(trace_id, error)] if is_there else [])
         report.traces += 1
         report.mended += _told(plan, entries, kept)
         report.left += plan.left
     if progress is not None:
         progress(len(chosen), len(chosen))
     return report
+
+
+async def _planned(
+    storage: Storage, trace_id: str, entries: Mapping[str, Entry], tombstones: Set[Buried], *, accept: bool
+) -> TracePlan:
+    """Return what to do to a trace; nothing where it was deleted meanwhile."""
+    return await plan_trace(storage, trace_id, entries, tombstones, accept=accept) if entries else TracePlan(trace_id)
 
 
 async def _chosen(

@@ -247,6 +247,10 @@ class AppendStorage(Storage):
         """Open the lock that is the file of a key, whose directory must exist."""
 
     @abstractmethod
+    def is_locked(self, key: str) -> bool:
+        """Say whether somebody holds the lock that is the file of a key; nothing is written."""
+
+    @abstractmethod
     def make_directory(self, prefix: str) -> None:
         """Make a directory if it is not there, and its name durable in any case."""
 

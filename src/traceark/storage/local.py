@@ -25,7 +25,7 @@ from traceark.storage.base import (
     KeyMissingError,
     VersionMismatchError,
 )
-from traceark.storage.local_files import LocalAppender, LocalLock, told_errors
+from traceark.storage.local_files import LocalAppender, LocalLock, is_locked, told_errors
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
 from traceark.storage.local_publish import Unpublished, version_of
 from traceark.storage.local_staged import LocalStaged, Publishing
@@ -254,6 +254,9 @@ class LocalStorage(AppendStorage):
 
     def lock(self, key: str) -> LocalLock:
         return LocalLock(self.path(key), self.permissions)
+
+    def is_locked(self, key: str) -> bool:
+        return is_locked(self.path(key))
 
     def make_directory(self, prefix: str) -> None:
         path = self.path(prefix)

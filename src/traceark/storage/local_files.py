@@ -11,6 +11,7 @@ from pathlib import Path
 from traceark.errors import CorruptFileError, StorageError
 from traceark.storage.access import Permissions
 from traceark.storage.base import Appender, KeyExistsError, KeyMissingError, Lock
+from traceark.storage.local_plain import open_plain
 from traceark.storage.syncing import sync_directory
 
 try:
@@ -79,6 +80,22 @@ class LocalAppender(Appender):
     def close(self) -> None:
         with told_errors(str(self._path)):
             os.close(self._descriptor)
+
+
+def is_locked(path: Path) -> bool:
+    """Say whether somebody holds the lock that is a file, as far as this process may look at it."""
+    try:
+        descriptor = open_plain(path, os.O_RDONLY)
+    except (OSError, CorruptFileError):
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class LocalLock(Lock):

@@ -12,15 +12,18 @@ from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.tombstones import Buried, read_tombstone
 from traceark.verification.finding import Finding
 from traceark.verification.names import incarnations, is_unfinished
+from traceark.verification.settling import is_under_way
 
 
 async def amiss(storage: Storage, listed: Mapping[str, Mapping[str, Entry]]) -> list[Finding]:
     """Return what is wrong with tombstones, given the files of all traces; and, as notes, traces that have one."""
     found: list[Finding] = []
-    for name in sorted(await storage.list(TOMBSTONES)):
+    for name, entry in sorted((await storage.list(TOMBSTONES)).items()):
         key, said = f"{TOMBSTONES}/{name}", parse_tombstone_name(name)
         if is_unfinished(name):
-            found.append(Finding(name, key, None, "a write was interrupted here; nothing refers to it", "delete it"))
+            if not is_under_way(name, entry):
+                meaning = "a write was interrupted here; nothing refers to it"
+                found.append(Finding(name, key, None, meaning, "delete it"))
             continue
         if said is None:
             found.append(Finding(name, key, None, "its name is none of a tombstone", "move it out of the archive"))

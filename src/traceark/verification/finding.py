@@ -38,3 +38,5 @@ class Finding:
 
 
 RESTORE = "restore it from a copy, then verify again"
+# The meaning of a header that is not there.
+HEADLESS = "it is missing, so the folder is no trace"

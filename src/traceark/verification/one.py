@@ -10,6 +10,7 @@ from traceark.storage.base import Entry, Storage
 from traceark.verification.finding import Finding
 from traceark.verification.links import Links
 from traceark.verification.sealed import sound_links
+from traceark.verification.settling import looks
 from traceark.verification.trace import TraceCheck
 
 
@@ -22,7 +23,17 @@ class Checked:
 
 
 async def check(storage: Storage, trace_id: str, entries: Mapping[str, Entry], *, deep: bool) -> Checked:
-    """Check one trace; the careful look is taken only where the quick one does not settle it."""
+    """Check one trace, again where it is written to meanwhile; of one that is deleted meanwhile nothing is wrong."""
+    checked = Checked([], None)
+    async for now in looks(storage, trace_prefix(trace_id), entries):
+        checked = await _check(storage, trace_id, now, deep=deep) if now else Checked([], None)
+        if not checked.findings:
+            break
+    return checked
+
+
+async def _check(storage: Storage, trace_id: str, entries: Mapping[str, Entry], *, deep: bool) -> Checked:
+    """Check a trace as it was listed; the careful look is taken only where the quick one does not settle it."""
     quick = deep and all(entry.plain for entry in entries.values())
     links = await sound_links(storage, trace_prefix(trace_id), trace_id, entries) if quick else None
     if links is not None:

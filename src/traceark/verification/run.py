@@ -8,14 +8,14 @@ from pathlib import Path
 
 from traceark.catalog import beside
 from traceark.errors import CorruptFileError, InvalidValueError, TraceNotFoundError
-from traceark.layout import HEADER, MARKER, TRACES, trace_prefix
+from traceark.layout import MARKER, TRACES, trace_prefix
 from traceark.reading import scan
 from traceark.rollups import beside as rollups_beside
 from traceark.rollups.cache import FileCache
 from traceark.storage.base import Entry, Storage
 from traceark.tombstones import Buried, buried
 from traceark.verification import burials
-from traceark.verification.finding import Finding
+from traceark.verification.finding import HEADLESS, Finding
 from traceark.verification.links import broken_links
 from traceark.verification.one import Checked, check
 from traceark.verification.parallel import can_share, check_by_workers, check_together, sensible_workers
@@ -125,9 +125,9 @@ def _with_burials(
     storage: Storage, findings: list[Finding], entries: Mapping[str, Entry], tombstones: Set[Buried]
 ) -> list[Finding]:
     """Return findings where a header is missing since a deletion was interrupted, so told."""
-    if HEADER in entries:
-        return findings
     return [
-        burials.with_burial(storage, each) if burials.was_buried(each.trace_id, entries, tombstones) else each
+        burials.with_burial(storage, each)
+        if each.meaning == HEADLESS and burials.was_buried(each.trace_id, entries, tombstones)
+        else each
         for each in findings
     ]

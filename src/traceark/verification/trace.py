@@ -20,11 +20,12 @@ from traceark.models import Event, Message
 from traceark.plan import plan_log
 from traceark.reading import fold_updates
 from traceark.storage.base import Entry, KeyMissingError, Storage
-from traceark.verification.finding import RESTORE, Finding
+from traceark.verification.finding import HEADLESS, RESTORE, Finding
 from traceark.verification.links import Links
 from traceark.verification.names import is_foreign, is_unfinished
 from traceark.verification.plain import not_plain
 from traceark.verification.recount import fold_to, wrong_stats, wrong_totals
+from traceark.verification.settling import is_under_way
 
 
 class TraceCheck:
@@ -59,7 +60,7 @@ class TraceCheck:
         if HEADER not in self.entries:
             self.find(
                 HEADER,
-                "it is missing, so the folder is no trace",
+                HEADLESS,
                 f"copy it again; rebuild what the logs tell: {self.repair}; or remove the folder: {self.prefix}",
             )
             return
@@ -97,7 +98,8 @@ class TraceCheck:
             if not entry.plain and (meaning := not_plain(self.storage, f"{self.prefix}/{name}")):
                 self.find(name, meaning, RESTORE)
             elif is_unfinished(name):
-                self.find(name, "a write was interrupted here; nothing refers to it", self.repair)
+                if not is_under_way(name, entry):
+                    self.find(name, "a write was interrupted here; nothing refers to it", self.repair)
             elif is_foreign(name):
                 self.find(name, "it is no file of the format", "move it out of the trace's directory")
 
@@ -190,7 +192,8 @@ class TraceCheck:
         for name in sorted(set(hashes) - set(self.entries)):
             self.find(name, "the manifest lists it, and it is missing", accept)
         for name in sorted(set(self.entries) - set(hashes) - {MANIFEST, LOCK} - superseded):
-            if not any(finding.file == f"{self.prefix}/{name}" for finding in self.found):
+            told = any(finding.file == f"{self.prefix}/{name}" for finding in self.found)
+            if not told and not is_under_way(name, self.entries[name]):
                 self.find(name, "the manifest does not list it", accept)
         if self.deep:
             for name in sorted(set(hashes) & set(self.entries)):

@@ -1,0 +1,51 @@
+"""Traces that are written to while they are looked at: what seems wrong then is looked at again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from traceark.layout import HEADER, LOCK
+from traceark.lifecycle import versions
+from traceark.storage.base import AppendStorage, Entry, Storage
+from traceark.verification.names import is_unfinished
+
+# A write takes no longer.
+WRITE_SECONDS = 60.0
+# Of a trace that is made or deleted the header comes, and the rest goes, within this after the last name did.
+_STEP_SECONDS = 1.0
+# So often is looked again at what goes on changing, after waits that become longer: ten seconds in all.
+_LOOKS, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 16, 0.01, 1.0
+
+
+def is_under_way(name: str, entry: Entry) -> bool:
+    """Say whether a file may be a write that goes on at this moment."""
+    return is_unfinished(name) and time.time() - entry.modified < WRITE_SECONDS
+
+
+async def looks(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> AsyncIterator[Mapping[str, Entry]]:
+    """Yield a trace's files as they were listed, and then, as long as they change, as they are now.
+
+    Who finds nothing wrong leaves off, and so does who is given no files: the trace was deleted. What is wrong
+    with the last ones is wrong, though somebody may be writing still.
+    """
+    yield entries
+    for look in range(_LOOKS):
+        now = await storage.list(prefix)
+        if versions(now) == versions(entries) and not _in_the_middle(storage, prefix, now):
+            return
+        yield now
+        entries = now
+        await asyncio.sleep(min(_FIRST_WAIT_SECONDS * 2**look, _LONGEST_WAIT_SECONDS))
+
+
+def _in_the_middle(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> bool:
+    """Say whether somebody is at work on a trace, or it may be on the way to being one, or to being gone."""
+    if LOCK in entries and isinstance(storage, AppendStorage) and storage.is_locked(f"{prefix}/{LOCK}"):
+        return True
+    if HEADER in entries:
+        return False
+    stamp = storage.stamp(prefix)
+    ages = [time.time() - entry.modified for entry in entries.values()]
+    return min([*ages, *(stamp[1:] if stamp is not None else ())], default=_STEP_SECONDS) < _STEP_SECONDS
