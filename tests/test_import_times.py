@@ -86,6 +86,10 @@ def test_a_corpus_is_the_same_in_any_order_by_any_number_of_processes(tmp_path: 
         ({"id": "2025-02-11T15-17-00_popularity"}, datetime(2025, 2, 11, 15, 17, tzinfo=UTC), "id"),
         ({"id": "20250211_151700_ab"}, datetime(2025, 2, 11, 15, 17, tzinfo=UTC), "id"),
         ({"id": "019d78fc-c449-7300-92a1-1e92604a4f6a"}, datetime(2026, 4, 10, 20, 2, 4, 489000, UTC), "id"),
+        # As one of 64 hashes: the years 10889, 5756 and 1970.
+        ({"id": "ffffffff-ffff-7fff-8fff-ffffffffffff"}, EPOCH, "unknown"),
+        ({"id": "6cab12de00007000800000000000abcd"}, EPOCH, "unknown"),
+        ({"id": "00000000-0000-7000-8000-000000000000"}, EPOCH, "unknown"),
     ],
 )
 def test_a_time_that_nothing_tells_is_visibly_so(tmp_path: Path, told: JsonObject, begun: datetime, times: str) -> None:

@@ -8,6 +8,7 @@ nothing found by `verify` but what a loss of power leaves.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import pickle
 import shutil
@@ -22,10 +23,10 @@ import pytest
 import traceark
 from profiles import SEED, THOROUGH, points, some, tried
 from sync_workload import SYNCS, WAYS, completed, files, found, make, promised, synced
-from traceark.errors import IncompleteTraceError, TraceExistsError
+from traceark.errors import IncompleteTraceError, StorageError, StoreClosedError, TraceExistsError
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
-from traceark.models import Message, Trace
+from traceark.models import Goal, Message, Trace
 from traceark.storage.base import Durability
 from traceark.storage.local_files import LocalAppender
 from traceark.store import ArchiveStore
@@ -443,3 +444,100 @@ def test_a_seal_that_was_killed_and_done_again_names_all_files_that_are_left_whe
 
     calls = len(after(sys.maxsize).calls)
     assert sum(after(at - 1).is_dead for at in points(calls, tried(5, 1)))
+
+
+class Failing(Recorder):
+    """Lets one call fail, which is not done."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.failed: Call | None = None
+        self._at, self._seen = at, 0
+
+    def around(self, call: Call, do: Callable[..., Any]) -> Any:
+        self._seen += call.name in ("fsync", "fdatasync")
+        if self.failed is None and self._seen == self._at:
+            self.failed = call
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().around(call, do)
+
+
+# What a caller does that tries again what failed, and how it looks afterwards.
+STEPS: dict[str, Callable[[ArchiveStore], Awaitable[object]]] = {
+    "trace": lambda store: store.create_trace(Trace(trace_id="t", task="first")),
+    "m1": lambda store: store.add_message(Message(trace_id="t", message_id="m1", role="user", content="one")),
+    "goal": lambda store: store.add_goal("t", Goal(id="1", description="a goal")),
+    "event": lambda store: store.append_event("t", "told", None),
+    "m2": lambda store: store.add_message(Message(trace_id="t", message_id="m2", role="user", content="two")),
+    "task": lambda store: store.update_trace("t", task="second"),
+    "seal": lambda store: store.seal("t"),
+    "m3": lambda store: store.add_message(Message(trace_id="t", message_id="m3", role="user", content="three")),
+}
+
+
+async def _stubborn(root: Path, *, reopens: bool, done: Callable[[str], None]) -> None:
+    """Do all steps, each again where it fails, by the same store or by one that is opened anew."""
+    store = ArchiveStore(root / "archive")
+    for name, step in STEPS.items():
+        for _ in range(3):
+            try:
+                await step(store)
+            except TraceExistsError:
+                break
+            except (StorageError, StoreClosedError):
+                if reopens:
+                    with suppress(Exception):  # it says what failed before
+                        await store.close()
+                    store = ArchiveStore(root / "archive")
+            else:
+                done(name)
+                break
+    with suppress(Exception):
+        await store.close()
+
+
+async def _steps(archive: Path) -> set[str]:
+    """Return which steps are seen."""
+    async with ArchiveStore(archive) as store:
+        trace, tree = await store.get_trace("t"), await store.get_goal_tree("t")
+        found = {str(message.message_id) for message in await store.get_trace_messages("t")}
+        found |= {"event"} if await store.get_events("t") else set()
+    found |= {"trace", "seal"} if trace is not None else set()
+    found |= {"task"} if trace is not None and trace.task == "second" else set()
+    return found | ({"goal"} if tree is not None else set())
+
+
+@pytest.mark.parametrize("reopens", [False, True])
+def test_what_is_acknowledged_lasts_though_a_sync_failed_before(tmp_path: Path, reopens: bool) -> None:
+    """The call that failed left something that the one that is tried again finds there."""
+    step = tried(5, 1)
+    at, failed = 1 + SEED % step, 0
+    while True:
+        root, failing = tmp_path / str(at), Failing(at)
+        root.mkdir()
+        disk, acknowledged = Disk(), set[str]()
+        taken = 0
+
+        def done(name: str, root: Path = root, failing: Failing = failing, disk: Disk = disk) -> None:
+            nonlocal taken
+            acknowledged.add(name)  # noqa: B023
+            for call in failing.calls[taken:]:
+                disk.take(call)
+            taken = len(failing.calls)
+            for number, state in enumerate(disk.states(samples=0, singly=THOROUGH)):
+                left = root / f"{name}-{number}"
+                laid_out.append((left, state, name, set(acknowledged)))  # noqa: B023
+
+        laid_out: list[tuple[Path, dict[str, bytes], str, set[str]]] = []
+        with watched(root, failing):
+            asyncio.run(_stubborn(root, reopens=reopens, done=done))
+        if failing.failed is None:
+            break
+        failed += 1
+        for left, state, name, promised_now in laid_out:
+            lay_out(state, left)
+            lost = promised_now - asyncio.run(_steps(left / "archive"))
+            assert not lost, f"{lost} after {name}; sync {at} failed: {failing.failed}"
+        shutil.rmtree(root)
+        at += step
+    assert failed > tried(3, 20)

@@ -13,6 +13,7 @@ from traceark.errors import CorruptFileError, StorageError
 from traceark.folding import build_part, part_keys
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, parse_log_name
 from traceark.live import OpenTrace
+from traceark.log import Files, grown
 from traceark.manifest import decode_manifest, encode_manifest, sha256
 from traceark.plan import plan_log
 from traceark.storage.base import Entry, KeyMissingError
@@ -68,7 +69,8 @@ async def _is_final(trace: OpenTrace) -> bool:
         late = {name for name in present - listed if trace.storage.grace_seconds and _is_of_log(name)}
         if present - late != listed:
             return False
-        await _drop_superseded(trace)
+        if late:  # on an object store; elsewhere there are none, and dropping files wants the lock
+            await _drop_superseded(trace)
         return True
 
 
@@ -81,7 +83,9 @@ async def _drop_superseded(trace: OpenTrace, keep: frozenset[str] = frozenset())
         names = [name.partition("/")[2] for name in entries if name.startswith(f"{log}/")]
         parts = {key.rpartition("/")[2]: trace.parts[key] for key in part_keys(trace, log, entries)}
         plan = plan_log(trace.prefix, names, trace.header.incarnation, parts)
-        gone += [f"{log}/{name}" for name in (*plan.superseded, *plan.leftovers)]
+        # A seal that another process begins does not close segments: its part may hold the beginning of an open one.
+        longer = await grown(Files(trace.storage, f"{trace.prefix}/{log}"), plan)
+        gone += [f"{log}/{name}" for name in (*plan.superseded, *plan.leftovers) if name not in longer]
     grace = trace.storage.grace_seconds
     gone = [name for name in gone if name not in keep and now - entries[name].modified >= grace]
     await trace.storage.delete(f"{trace.prefix}/{name}" for name in gone)
@@ -102,7 +106,7 @@ async def seal(trace: OpenTrace) -> None:
             return
         async with trace.held():
             await trace.refresh()
-            entries, ends = dict(trace.entries), dict(trace.ends)
+            entries, ends, incarnation = dict(trace.entries), dict(trace.ends), trace.header.incarnation
         built: dict[LogName, str] = {}
         try:
             for log in LOGS:
@@ -115,7 +119,9 @@ async def seal(trace: OpenTrace) -> None:
             await writer.settle()
             await trace.refresh()
             # A part that is not listed was taken away by another process, or the listing is an older one.
-            if trace.ends == ends and all(name in trace.entries for name in built.values()):
+            is_whole = all(name in trace.entries for name in built.values())
+            # Of another incarnation it may be another run, or the same one with other content.
+            if is_whole and (trace.header.incarnation, trace.ends) == (incarnation, ends):
                 await trace.reopen()
                 writer.forget_segments()
                 await _finish(trace, built)

@@ -50,11 +50,20 @@ async def build_part(
     folded: bool,
     held: Mapping[str, bytes] | None = None,
 ) -> tuple[str, int]:
-    """Publish a part of the offsets given; return its key relative to the trace, and its size."""
+    """Publish a part of the offsets given; return its key relative to the trace, and its size.
+
+    Raises
+    ------
+    KeyMissingError
+        The files are not there any more.
+    """
     incarnation = trace.header.incarnation
     read = await read_log(
         trace.storage, trace.prefix, log, incarnation, entries, trace.parts, after=first - 1, held=held
     )
+    if read.end < last:
+        # The trace is another incarnation by now than the files that were listed are of.
+        raise KeyMissingError(f"{trace.prefix}/{log} holds no offsets {read.end + 1} to {last} any more")
     rows = [row for row in read.records if row.offset <= last]
     covers = join_runs(run for run in read.runs if run.last >= first and run.first <= last)
     covers = tuple(

@@ -120,6 +120,9 @@ async def _create_in_place(storage: AppendStorage, prefix: str, files: Mapping[s
     async with locked(storage, prefix) as lock:
         entries = await storage.list(prefix)
         if HEADER in entries:
+            # Who made it may have been killed before it was on stable storage.
+            await storage.sync_names(prefix)
+            await storage.sync_names(TRACES)
             raise TraceExistsError(f"{storage.url}/{prefix} holds a trace of this id already")
         # What a deleted namesake left behind is never taken up.
         await storage.delete(f"{prefix}/{name}" for name in entries if not name.startswith("."))

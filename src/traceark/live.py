@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from traceark.creating import writer_for
@@ -24,7 +24,7 @@ from traceark.log import LogRead
 from traceark.publishing import put
 from traceark.requests import KnownMessage, Request, Staged
 from traceark.stats import totals_of, with_stats
-from traceark.storage.base import Entry, Lock, Storage, VersionMismatchError
+from traceark.storage.base import Entry, Lock, Storage, SyncFailedError, VersionMismatchError
 from traceark.writing import LogWriter, OffsetsTakenError
 
 # Who was alone in appending looks after this whether other tasks want to share a sync.
@@ -224,7 +224,8 @@ class OpenTrace(KnownTrace):
     def _commit_now(self, batch: list[Request]) -> None:
         staged = self._stage(batch)
         if staged.lines:
-            self._writer.append_now(staged)
+            with self._breaking():
+                self._writer.append_now(staged)
             self._applied(staged)
 
     def _stage(self, batch: list[Request]) -> Staged:
@@ -247,9 +248,14 @@ class OpenTrace(KnownTrace):
         self.dirty = True
         self.touched = True
 
-    def broke(self, error: Exception) -> None:
-        """Refuse all further writing: what the disk holds is not known any more."""
-        self._broken = error
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """Refuse all further writing after a failed sync: what the disk holds is not known any more."""
+        try:
+            yield
+        except SyncFailedError as error:
+            self._broken = error
+            raise
 
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[LogWriter]:
@@ -261,7 +267,9 @@ class OpenTrace(KnownTrace):
                 if self.announced_at is None:
                     await self._announce(self.trace_id)
                     self.announced_at = time.monotonic()
-                yield self._writer
+                with self._breaking():
+                    await self._writer.anchor()
+                    yield self._writer
 
     async def reopen(self) -> None:
         """Take a sealed trace's manifest away, before anything else changes; call it inside `exclusive`."""

@@ -84,6 +84,21 @@ class Files:
         return data
 
 
+async def grown(files: Files, plan: LogPlan) -> set[str]:
+    """Return the superseded segments that hold more lines than parts hold records of them.
+
+    A broken line counts: it may be a record that no part has.
+    """
+    found: set[str] = set()
+    for source in plan.sources:
+        segment = parse_log_name(source.name)
+        if source.superseded and isinstance(segment, SegmentName):
+            lines = sum(1 for line in (await files.look(source.name)).split(b"\n") if line)
+            if lines > source.first - segment.first:
+                found.add(source.name)
+    return found
+
+
 async def load_parts(
     files: Files, directory: str, names: Iterable[str], incarnation: str, known: dict[str, PartInfo]
 ) -> tuple[dict[str, PartInfo], dict[str, CorruptFileError]]:

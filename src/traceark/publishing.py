@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from traceark.errors import StorageError
-from traceark.storage.base import KeyMissingError, Storage, VersionMismatchError
+from traceark.storage.base import KeyMissingError, Storage, SyncFailedError, VersionMismatchError
 
 
 async def put(storage: Storage, key: str, data: bytes, known: str | None) -> str:
@@ -13,9 +13,13 @@ async def put(storage: Storage, key: str, data: bytes, known: str | None) -> str
     ------
     VersionMismatchError
         Another one is there.
+    SyncFailedError
+        It is there, and may not last.
     """
     try:
         return await (storage.create(key, data) if known is None else storage.replace(key, data, known))
+    except SyncFailedError:
+        raise
     except StorageError as error:
         if known is not None and not isinstance(error, VersionMismatchError):
             raise

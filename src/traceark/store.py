@@ -429,8 +429,11 @@ class ArchiveStore(Retention):
             tree = goals.added(trace.tree, given, trace.fold, trace.ends["messages"], trace.header.incarnation)
             if tree is not None:
                 await trace.publish_tree(tree)
+            else:
+                # Who added it may have been killed before it was on stable storage.
+                await writer.make_lasting()
 
-        async with trace.exclusive():
+        async with trace.exclusive() as writer:
             await trace.retry(change)
 
     async def update_goal(self, trace_id: str, goal_id: str, **updates: Any) -> None:

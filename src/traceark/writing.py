@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError, TraceNotFoundError
-from traceark.layout import HEADER, LOCK, LOGS, LogName, SegmentName
+from traceark.layout import HEADER, LOCK, LOGS, TRACES, LogName, SegmentName
 from traceark.log import Tail
 from traceark.requests import Staged
 from traceark.storage.base import (
@@ -77,6 +77,9 @@ class LogWriter(ABC):
 
     async def sync_logs(self) -> None:
         """Make the logs durable, before a checkpoint beyond them is published."""
+
+    async def anchor(self) -> None:
+        """Once: bring the name of the trace to stable storage, whoever made it; under the lock."""
 
     async def make_lasting(self) -> None:
         """Bring all that is there to stable storage, whoever wrote it; under the lock."""
@@ -157,6 +160,7 @@ class FileWriter(LogWriter):
         self._held: Lock | None = None
         self._generation = 0
         self._segments = _Segments()
+        self._is_anchored = False
         # How long a sync takes, on average, and until when that need not be measured again.
         self._sync_seconds = 0.0
         self._measured_until = 0.0
@@ -245,22 +249,14 @@ class FileWriter(LogWriter):
     def append_now(self, staged: Staged) -> None:
         written = self._write(staged)
         if self._syncs:
-            try:
-                for segment in written:
-                    self._sync(segment)
-            except StorageError as error:
-                self._trace.broke(error)
-                raise
+            for segment in written:
+                self._sync(segment)
         self._wrote(written)
 
     async def append(self, staged: Staged) -> None:
         written = self._write(staged)
         if self._syncs:
-            try:
-                await self._sync_all(written)
-            except StorageError as error:
-                self._trace.broke(error)
-                raise
+            await self._sync_all(written)
         self._wrote(written)
 
     def _write(self, staged: Staged) -> list[_OpenSegment]:
@@ -300,8 +296,10 @@ class FileWriter(LogWriter):
         if tail is not None:
             # Records that others left unsynced must not be lost before those that follow them.
             last = self._storage.open_appender(f"{directory}/{tail.name}")
-            last.sync()
-            last.close()
+            try:
+                last.sync()
+            finally:
+                last.close()
             trace.entries[f"{log}/{tail.name}"] = Entry(last.size, "", 0.0)
         name = str(SegmentName(first, trace.header.incarnation, trace.writer_id))
         if f"{log}/{name}" in trace.entries:
@@ -361,6 +359,11 @@ class FileWriter(LogWriter):
     async def sync_logs(self) -> None:
         await self._sync_all([segment for segment in self._segments.values() if segment.unsynced])
 
+    async def anchor(self) -> None:
+        if self._syncs and not self._is_anchored:
+            await self._storage.sync_names(TRACES)
+            self._is_anchored = True
+
     async def make_lasting(self) -> None:
         if self._syncs:
             await self.sync_logs()
@@ -386,6 +389,7 @@ class FileWriter(LogWriter):
 
     def reset(self) -> None:
         self.forget_segments()
+        self._is_anchored = False
         if self._lock is not None and self._lock is not self._held:
             self._lock.close()
         self._lock = None

@@ -21,11 +21,10 @@ from traceark.layout import (
     MANIFEST,
     LogName,
     PartName,
-    SegmentName,
     parse_log_name,
     trace_prefix,
 )
-from traceark.log import Files, LogRead, load_parts, log_names, read_log
+from traceark.log import Files, LogRead, grown, load_parts, log_names, read_log
 from traceark.manifest import decode_manifest, sha256
 from traceark.plan import LogPlan, plan_log
 from traceark.repair.rebuild import accepted_header, accepted_tree, rebuilt_header, recounted_header, recounted_tree
@@ -277,17 +276,11 @@ class _Planner:
 
     async def _drop_superseded(self, log: LogName, plan: LogPlan, files: Files) -> None:
         """Plan to move files whose every record is in a part: what a compaction that was cut short left."""
-        past = {source.name: source.first for source in plan.sources if source.superseded}
+        # It may have grown on another machine.
+        longer = await grown(files, plan)
         for name in plan.superseded:
-            if not self._is_old(f"{log}/{name}"):
-                continue
-            segment = parse_log_name(name)
-            if name in past and isinstance(segment, SegmentName):
-                # It may have grown on another machine; broken lines count as records that a part may not have.
-                lines = [line for line in (await files.look(name)).split(b"\n") if line]
-                if len(lines) > past[name] - segment.first:
-                    continue
-            self.move(f"{log}/{name}", "parts hold all its records")
+            if name not in longer and self._is_old(f"{log}/{name}"):
+                self.move(f"{log}/{name}", "parts hold all its records")
 
     def _is_old(self, name: str) -> bool:
         """Say whether no late writer can rely on a file."""

@@ -28,6 +28,10 @@ class KeyExistsError(StorageError):
     """An exclusive creation found the key taken."""
 
 
+class SyncFailedError(StorageError):
+    """What stands where readers find it may not last: bringing it to stable storage failed, and is not tried again."""
+
+
 class VersionMismatchError(StorageError):
     """A conditional replace found another version than the one given."""
 

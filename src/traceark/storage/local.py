@@ -23,9 +23,10 @@ from traceark.storage.base import (
     Durability,
     Entry,
     KeyMissingError,
+    SyncFailedError,
     VersionMismatchError,
 )
-from traceark.storage.local_files import LocalAppender, LocalLock, is_locked, told_errors
+from traceark.storage.local_files import LocalAppender, LocalLock, is_locked, told_errors, told_syncs
 from traceark.storage.local_plain import open_plain, path_to_open, plain_path
 from traceark.storage.local_publish import Unpublished, version_of
 from traceark.storage.local_staged import LocalStaged, Publishing
@@ -50,7 +51,7 @@ def _children(path: Path) -> list[str]:
 
 def _sync_directories(paths: Iterable[Path]) -> None:
     for path in paths:
-        with suppress(KeyMissingError), told_errors(str(path)):
+        with suppress(KeyMissingError), told_syncs(str(path)):
             sync_directory(path)
 
 
@@ -201,7 +202,7 @@ class LocalStorage(AppendStorage):
     def _publish(self, file: Unpublished, *, exclusive: bool) -> str:
         version = file.publish(exclusive=exclusive)
         if self._sync_names:
-            with told_errors(file.path):
+            with told_syncs(file.path):
                 sync_directory(file.path.parent)
         return version
 
@@ -217,7 +218,14 @@ class LocalStorage(AppendStorage):
         except FileNotFoundError as error:
             raise StorageError(error.errno, f"the directory {path} cannot be made here; choose another place") from None
         if self._sync_names:
-            sync_directory(path.parent)
+            try:
+                with told_syncs(path):
+                    sync_directory(path.parent)
+            except SyncFailedError:
+                # Who finds it there takes it for lasting.
+                with suppress(OSError):
+                    path.rmdir()
+                raise
 
     async def delete(self, keys: Iterable[str]) -> None:
         # A name that should not be there may go, whatever it stands for: what is deleted is the name.
@@ -233,7 +241,7 @@ class LocalStorage(AppendStorage):
     async def sync_names(self, prefix: str) -> None:
         if self._sync_names:
             path = self.path(prefix)
-            with told_errors(str(path)):
+            with told_syncs(str(path)):
                 await asyncio.to_thread(sync_directory, path)
 
     async def remove_leftovers(self, prefix: str, seconds: float) -> int:
@@ -265,7 +273,8 @@ class LocalStorage(AppendStorage):
             self._make(path)
             if is_there and self._sync_names:
                 # Who made it may have been killed before that was on stable storage.
-                sync_directory(path.parent)
+                with told_syncs(path):
+                    sync_directory(path.parent)
 
     def room(self) -> AbstractAsyncContextManager[None]:
         return self._publishing.room()
@@ -296,7 +305,7 @@ class LocalStorage(AppendStorage):
 
     async def sync_all(self) -> None:
         if self._sync_names:
-            with told_errors(self.url):
+            with told_syncs(self.url):
                 await asyncio.to_thread(sync_file_system, self.root)
 
     def _sync(self, keys: Sequence[str]) -> None:
@@ -305,7 +314,8 @@ class LocalStorage(AppendStorage):
             with told_errors(str(path)):
                 descriptor = open_plain(path, os.O_RDONLY)
                 try:
-                    os.fsync(descriptor)
+                    with told_syncs(path):
+                        os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
 

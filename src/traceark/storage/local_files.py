@@ -10,7 +10,7 @@ from pathlib import Path
 
 from traceark.errors import CorruptFileError, StorageError
 from traceark.storage.access import Permissions
-from traceark.storage.base import Appender, KeyExistsError, KeyMissingError, Lock
+from traceark.storage.base import Appender, KeyExistsError, KeyMissingError, Lock, SyncFailedError
 from traceark.storage.local_plain import open_plain
 from traceark.storage.syncing import sync_directory
 
@@ -43,6 +43,17 @@ def told_errors(what: object) -> Iterator[None]:
         raise CorruptFileError(f"{what} is larger than the memory that is left; restore it from a copy") from error
 
 
+@contextmanager
+def told_syncs(what: object) -> Iterator[None]:
+    """Turn the system's errors of syncing into this package's, naming the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise KeyMissingError(f"{what} is not there") from None
+    except OSError as error:
+        raise SyncFailedError(error.errno, f"{what}: sync failed: {error.strerror}") from error
+
+
 class LocalAppender(Appender):
     """A segment open with ``O_APPEND``."""
 
@@ -51,9 +62,14 @@ class LocalAppender(Appender):
         with told_errors(str(path)):
             new = not path.exists()
             self._descriptor = permissions.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
             if new:
-                sync_directory(path.parent)
-        self.size = os.fstat(self._descriptor).st_size
+                with told_syncs(str(path)):
+                    sync_directory(path.parent)
+            self.size = os.fstat(self._descriptor).st_size
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     def append(self, data: bytes) -> None:
         try:
@@ -72,10 +88,8 @@ class LocalAppender(Appender):
         return status.st_size if status.st_nlink else None
 
     def sync(self) -> None:
-        try:
+        with told_syncs(self._path):
             os.fdatasync(self._descriptor)
-        except OSError as error:
-            raise StorageError(error.errno, f"{self._path}: sync failed: {error.strerror}") from error
 
     def close(self) -> None:
         with told_errors(str(self._path)):

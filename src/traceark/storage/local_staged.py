@@ -14,7 +14,7 @@ from time import time_ns
 
 from traceark.storage.access import make_directory, open_to_group
 from traceark.storage.base import Staged
-from traceark.storage.local_files import told_errors
+from traceark.storage.local_files import told_errors, told_syncs
 from traceark.storage.local_plain import open_plain
 from traceark.storage.staging import staging
 from traceark.storage.syncing import can_sync_file_systems, sync_directory, sync_file_system
@@ -66,7 +66,7 @@ class Publishing:
 
 def _sync_all(directories: list[Path]) -> None:
     for path in {*directories}:
-        with told_errors(path):
+        with told_syncs(path):
             sync_directory(path)
 
 

@@ -1,0 +1,144 @@
+"""Compaction, a seal and a redaction of one trace in several stores: what one of them reads another may replace."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from traceark.folding import build_part
+from traceark.layout import MANIFEST, trace_prefix
+from traceark.models import Message, Trace
+from traceark.redacting import redact
+from traceark.store import ArchiveStore
+from traceark.sync import SyncOptions
+from traceark.sync.carry import publish
+from traceark.sync.run import sync
+
+
+async def said(archive: Path) -> list[Any]:
+    """Return the contents of the messages, as a new reader finds them, where verify finds nothing."""
+    async with ArchiveStore(archive) as store:
+        assert await store.verify(deep=True) == []
+        return [message.content for message in await store.get_trace_messages("t")]
+
+
+async def begun(archive: Path, *contents: str) -> ArchiveStore:
+    store = ArchiveStore(archive, durability="os")
+    await store.create_trace(Trace(trace_id="t"))
+    for content in contents:
+        await store.add_message(Message(trace_id="t", role="user", content=content))
+    return store
+
+
+@pytest.mark.parametrize("log", ["messages", "events"])
+async def test_a_seal_that_began_before_a_redaction_ends_after_it_with_what_that_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str
+) -> None:
+    one, other = await begun(tmp_path, "ann@example.org", "bye"), ArchiveStore(tmp_path, durability="os")
+    await one.append_event("t", "told", "ann@example.org")
+    await one.close()
+    redacted = False
+
+    async def built(trace: Any, built_log: str, *args: Any, **more: Any) -> Any:
+        nonlocal redacted
+        before = built_log == log and not redacted
+        if before:
+            redacted = True
+        part = None if before and log == "events" else await build_part(trace, built_log, *args, **more)  # type: ignore[arg-type]
+        if before:
+            await redact(other, ["t"], dry_run=False)
+        return part or await build_part(trace, built_log, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("traceark.compact.build_part", built)
+    async with ArchiveStore(tmp_path, durability="os") as store:
+        await store.seal("t")
+    assert redacted
+    [first, second] = await said(tmp_path)
+    assert "ann@example.org" not in first and second == "bye"
+    await other.close()
+
+
+async def test_a_redaction_that_waits_within_its_lock_loses_nothing_to_a_seal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = await begun(tmp_path, "ann@example.org", "bye"), ArchiveStore(tmp_path, durability="os")
+    is_within, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any, **more: Any) -> Any:
+        is_within.set()
+        await may_go_on.wait()
+        return await publish(*args, **more)
+
+    monkeypatch.setattr("traceark.redacting.publish", slow)
+    redaction = asyncio.create_task(redact(other, ["t"], dry_run=False))
+    await is_within.wait()
+    seal = asyncio.create_task(store.seal("t"))
+    while not list((tmp_path / trace_prefix("t") / "messages").glob("*.parquet")):  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    may_go_on.set()
+    await asyncio.gather(redaction, seal)
+    [first, second] = await said(tmp_path)
+    assert "ann@example.org" not in first and second == "bye"
+    await store.close()
+    await other.close()
+
+
+async def test_a_seal_beside_a_sync_that_puts_another_incarnation_there_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = await begun(tmp_path / "source", "the same", "or not")
+    await source.close()
+    store = await begun(tmp_path / "target", "the same", "or not")
+    done = False
+
+    async def built(*args: Any, **more: Any) -> Any:
+        nonlocal done
+        part = await build_part(*args, **more)
+        if not done:
+            done = True
+            async with ArchiveStore(tmp_path / "source") as one, ArchiveStore(tmp_path / "target") as other:
+                await other.delete_trace("t")
+                await sync(one, other, SyncOptions(delete=True))
+                await other.storage.delete([f"tombstones/{name}" for name in await other.storage.list("tombstones")])
+                await sync(one, other)
+        return part
+
+    monkeypatch.setattr("traceark.compact.build_part", built)
+    await store.seal("t")
+    assert await said(tmp_path / "target") == ["the same", "or not"]
+    await store.close()
+
+
+async def test_compaction_keeps_a_segment_that_grew_behind_the_part_of_a_seal_that_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, other = await begun(tmp_path, "one"), ArchiveStore(tmp_path, durability="os")
+    done = False
+
+    async def built(*args: Any, folded: bool, **more: Any) -> Any:
+        nonlocal done
+        part = await build_part(*args, folded=folded, **more)
+        if folded:
+            raise asyncio.CancelledError  # the seal's process dies here
+        if not done:
+            done = True
+            await store.add_message(Message(trace_id="t", role="user", content="two"))
+            with pytest.raises(asyncio.CancelledError):
+                await other.seal("t")
+            await store.add_message(Message(trace_id="t", role="user", content="three"))
+        return part
+
+    with monkeypatch.context() as context:
+        context.setattr("traceark.compact.build_part", built)
+        await store.compact("t")
+    assert done and await said(tmp_path) == ["one", "two", "three"]
+    await store.add_message(Message(trace_id="t", role="user", content="four"))
+    await store.seal("t")
+    await store.close()
+    await other.close()
+    assert await said(tmp_path) == ["one", "two", "three", "four"]
+    names = {path.name for path in (tmp_path / trace_prefix("t") / "messages").iterdir()}
+    assert len(names) == 1 and (tmp_path / trace_prefix("t") / MANIFEST).exists()
