@@ -21,8 +21,9 @@ def usage_of(
     """Return the usage of a call; None where nothing is told, or nothing but zeros.
 
     Cached tokens are among the input's with OpenAI and Google, and beside them with Anthropic. They
-    are taken for beside where they are more than the input, or where the total says so. Those of
-    reasoning are among the output's, with Google beside them; that the total alone tells.
+    are taken for beside where they are more than the input, or where the total says so; who knows
+    that they are gives the sum of all parts as the total. Those of reasoning are among the output's,
+    with Google beside them; that the total alone tells.
 
     Examples
     --------
