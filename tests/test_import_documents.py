@@ -282,6 +282,40 @@ def test_a_line_is_a_trace(tmp_path: Path) -> None:
     assert counts.rows == {"message": 10, "chat": 2}
 
 
+COUNTED: JsonObject = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+
+
+@pytest.mark.parametrize("told", [{"usage": COUNTED}, {"response": {"id": "r", "usage": COUNTED}}])
+def test_the_usage_that_a_line_states_stands_at_its_last_answer(tmp_path: Path, told: JsonObject) -> None:
+    line = json.dumps({"messages": said("hi", "Hello.", "Rome?", "Sunny.", "Thanks."), **told})
+    (source,), counts = read(Chat(), tmp_path / "c.jsonl", line)
+    assert [each.tokens for each in source.messages] == [None, None, None, 12, None]
+    answer = source.messages[3]
+    assert answer.usage is not None and (answer.usage.input_tokens, answer.usage.output_tokens) == (10, 2)
+    assert (answer.model_extra or {})["whole_run"] is True
+    assert counts.differences == []
+
+
+def test_the_usage_of_answers_is_theirs_and_what_the_line_states_is_checked(tmp_path: Path) -> None:
+    messages = said("hi", "Hello.", "Rome?", "Sunny.")
+    answers: list[JsonObject] = [each for each in messages if isinstance(each, dict) and each["role"] == "assistant"]
+    for answer in answers:
+        answer["usage"] = COUNTED
+    for stated, differs in ((24, []), (12, ["the messages have 24 tokens, the file states 12"])):
+        chat = {"id": "c", "messages": messages, "usage": {"prompt_tokens": stated - 2, "completion_tokens": 2}}
+        (source,), counts = read(Chat(), tmp_path / "c.jsonl", json.dumps(chat))
+        assert [each.tokens for each in source.messages] == [None, 12, None, 12]
+        assert not any("whole_run" in (each.model_extra or {}) for each in source.messages)
+        assert (source.messages[1].model_extra or {})["source"] == {"usage": COUNTED}
+        assert [each.reason for each in counts.differences] == [f"c: {each}" for each in differs]
+
+
+def test_usage_of_a_line_without_an_answer_is_a_difference(tmp_path: Path) -> None:
+    chat = {"id": "c", "messages": said("hi"), "usage": COUNTED}
+    _, counts = read(Chat(), tmp_path / "c.jsonl", json.dumps(chat))
+    assert [each.reason for each in counts.differences] == ["c: the messages have 0 tokens, the file states 12"]
+
+
 def said(*texts: str) -> list[Json]:
     return [{"role": role, "content": text} for role, text in zip(itertools.cycle(["user", "assistant"]), texts)]
 
