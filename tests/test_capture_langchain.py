@@ -106,6 +106,21 @@ def test_a_run_is_a_trace_with_its_messages_tools_and_usage(handler: ArchiveCall
     assert list((tmp_path / "runs").rglob("manifest-sha256.txt")), "it is not sealed"
 
 
+def test_usage_beside_the_answer_counts_its_cached_tokens(handler: ArchiveCallbackHandler, tmp_path: Path) -> None:
+    usage = {"input_tokens": 1000, "cache_read_input_tokens": 600, "output_tokens": 50}
+
+    class Telling(GenericFakeChatModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> Any:
+            result = super()._generate(*args, **kwargs)
+            result.llm_output = {"usage": usage}
+            return result
+
+    Telling(messages=iter([AIMessage(content="Four.")])).invoke(ASKED, {"callbacks": [handler]})
+    handler.close()
+    [trace] = traces(tmp_path / "runs")
+    assert trace.total_tokens == 1650
+
+
 def test_what_is_asked_is_in_the_archive_before_the_answer(handler: ArchiveCallbackHandler, tmp_path: Path) -> None:
     seen = []
 

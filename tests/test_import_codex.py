@@ -36,15 +36,25 @@ def said(text: str, second: int = 0, role: str = "assistant") -> JsonObject:
     return item("message", second, role=role, content=[{"type": "output_text", "text": text}])
 
 
-def total(given: int, cached: int, output: int, reasoning: int = 0) -> JsonObject:
-    counters = {
+Counters = tuple[int, int, int, int]
+NOTHING: Counters = (0, 0, 0, 0)
+
+
+def total(given: int, cached: int, output: int, reasoning: int = 0, *, before: Counters = NOTHING) -> JsonObject:
+    """Return a row that counts all tokens so far, and those of the last call: what the total grew by since `before`."""
+    now = (given, cached, output, reasoning)
+    last = counters(*(each - old for each, old in zip(now, before, strict=True)))
+    return event("token_count", info={"total_token_usage": counters(*now), "last_token_usage": last})
+
+
+def counters(given: int, cached: int, output: int, reasoning: int) -> JsonObject:
+    return {
         "input_tokens": given,
         "cached_input_tokens": cached,
         "output_tokens": output,
         "reasoning_output_tokens": reasoning,
         "total_tokens": given + output,
     }
-    return event("token_count", info={"total_token_usage": counters, "last_token_usage": {"input_tokens": 7}})
 
 
 META = row("session_meta", id=SESSION, cwd="/work", cli_version="0.1", originator="codex-tui")
@@ -77,7 +87,7 @@ def test_the_running_total_is_differenced_and_repeated_totals_count_once(tmp_pat
         total(100, 60, 10, 4),
         total(100, 60, 10, 4),
         said("two"),
-        total(250, 160, 30, 5),
+        total(250, 160, 30, 5, before=(100, 60, 10, 4)),
     )
     assert spent(source.messages) == [None, (40, 60, 10, 4), (50, 100, 20, 1)]
     assert [each.tokens for each in source.messages] == [None, 110, 170]
@@ -92,8 +102,57 @@ def test_a_total_that_falls_counts_from_nothing(tmp_path: Path) -> None:
 def test_usage_goes_to_what_the_model_wrote_last_and_adds_up_there(tmp_path: Path) -> None:
     call = item("function_call", name="shell", arguments="{}", call_id="c")
     output = item("function_call_output", call_id="c", output="done")
-    source, _ = read(tmp_path, META, said("one"), call, output, total(10, 0, 1), total(30, 0, 2))
+    more = total(30, 0, 2, before=(10, 0, 1, 0))
+    source, _ = read(tmp_path, META, said("one"), call, output, total(10, 0, 1), more)
     assert spent(source.messages) == [None, (30, 0, 2, 0), None]
+
+
+def test_what_the_total_grew_by_before_the_model_wrote_goes_to_what_it_writes_next(tmp_path: Path) -> None:
+    asked, more = said("hi", role="user"), total(230, 0, 30, before=(100, 0, 10, 0))
+    source, counts = read(tmp_path, META, asked, total(100, 0, 10), said("one"), said("two"), more)
+    assert spent(source.messages) == [None, (100, 0, 10, 0), (130, 0, 20, 0)]
+    assert sum(each.tokens or 0 for each in source.messages) == 260
+    assert counts.differences == []
+    source, counts = read(tmp_path, META, asked, total(100, 0, 10))
+    assert spent(source.messages) == [None]
+    assert [each.reason for each in counts.differences] == [
+        f"{SESSION}: the messages have 0 tokens, the file states 110"
+    ]
+
+
+def test_a_total_that_is_the_last_calls_alone_counts_from_nothing_though_it_is_larger(tmp_path: Path) -> None:
+    source, counts = read(tmp_path, META, said("one"), total(100, 0, 10), said("two"), *[total(5000, 0, 20)] * 2)
+    assert [each.tokens for each in source.messages] == [110, 5020]
+    assert counts.differences == []
+
+
+def test_a_total_that_grew_by_less_than_the_last_call_used_is_a_difference(tmp_path: Path) -> None:
+    # The counter began anew, and a row after that is missing.
+    more = total(300, 0, 20, before=(50, 0, 10, 0))
+    source, counts = read(tmp_path, META, said("one"), total(100, 0, 10), said("two"), more)
+    assert [each.tokens for each in source.messages] == [110, 210]
+    assert [(each.line, each.reason) for each in counts.differences] == [
+        (5, f"{SESSION}: the total grew by 210 tokens, the last call used 260")
+    ]
+    # Where rows are missing before it, a total says more than the last call, and counts.
+    source, counts = read(tmp_path, META, said("one"), more)
+    assert ([each.tokens for each in source.messages], counts.differences) == ([320], [])
+
+
+def test_what_a_fork_uses_before_it_says_anything_is_its_own(tmp_path: Path) -> None:
+    source, counts = read(
+        tmp_path,
+        META,
+        row("session_meta", id=PARENT),
+        event("task_started", turn_id=OLD_TURN),
+        said("parent"),
+        total(100, 0, 10),
+        event("task_started", turn_id=TURN),
+        total(130, 0, 15, before=(100, 0, 10, 0)),
+        said("own"),
+    )
+    assert spent(source.messages) == [None, (30, 0, 5, 0)]
+    assert counts.differences == []
 
 
 def test_calls_and_outputs_are_paired(tmp_path: Path) -> None:
@@ -171,7 +230,7 @@ def test_a_fork_counts_only_its_own_and_says_where_it_branched(tmp_path: Path) -
         event("task_started", turn_id=TURN),
         event("user_message", message="the fork's own"),
         said("own"),
-        total(130, 0, 15),
+        total(130, 0, 15, before=(100, 0, 10, 0)),
     )
     assert spent(source.messages) == [None, (30, 0, 5, 0)]
     assert [(each.model_extra or {}).get("copied") for each in source.messages] == [True, None]
@@ -259,7 +318,7 @@ def test_a_growing_file_ends_as_the_whole(tmp_path: Path) -> None:
         total(10, 5, 2),
         item("function_call_output", call_id="p", output="ok"),
         said("two"),
-        total(30, 10, 5),
+        total(30, 10, 5, before=(10, 5, 2, 0)),
         event("turn_aborted"),
     ]
     lines = [json.dumps(each) + "\n" for each in rows]
@@ -302,7 +361,7 @@ def adds_up(path: Path) -> None:
     assert sum(each.cache_read_tokens or 0 for each in usages) == stated["cached_input_tokens"]
     assert sum(each.reasoning_tokens or 0 for each in usages) == stated["reasoning_output_tokens"]
     assert len(source.messages) + sum(each.event_type != GOAL_STATUS for each in source.events) == len(rows)
-    assert counts.problems == []
+    assert counts.problems == [] and counts.differences == []
 
 
 def test_a_sub_agent_is_a_goal_that_names_its_session_and_ends_when_waiting_for_it_tells(tmp_path: Path) -> None:

@@ -145,6 +145,47 @@ def test_totals_that_no_step_tells_stand_at_the_agents_last_message(tmp_path: Pa
     assert counts.differences == []
 
 
+def test_costs_and_cached_tokens_that_a_document_states_are_checked(tmp_path: Path) -> None:
+    told = {"total_prompt_tokens": 100, "total_completion_tokens": 10}
+    for cost, cached, expected in (
+        (0.5, 60, []),
+        (0.5000001, None, []),  # as costs are rounded
+        (None, None, []),
+        (0.75, 60, ["s: the messages cost 0.500000, the file states 0.750000"]),
+        (0.5, 61, ["s: the messages have 60 cached tokens, the file states 61"]),
+        (0, 0, ["s: the messages have 60 cached tokens, the file states 0"]),
+    ):
+        final = {**told, "total_cost_usd": cost, "total_cached_tokens": cached}
+        _, counts = read(Atif(), tmp_path / "t.json", json.dumps(trajectory(final_metrics=final)))
+        if cost == 0:
+            expected = [*expected, "s: the messages cost 0.500000, the file states 0.000000"]
+        assert [each.reason for each in counts.differences] == expected
+
+
+@pytest.mark.parametrize(
+    ("metrics", "final", "tokens", "cost"),
+    [
+        # Steps tell tokens and no cost, a cost and no tokens, and what is neither.
+        ({"prompt_tokens": 100, "completion_tokens": 10}, {"total_cost_usd": 0.5}, [110, None], [None, 0.5]),
+        ({"cost_usd": 0.5}, {"total_prompt_tokens": 9, "total_completion_tokens": 6}, [0, 15], [0.5, None]),
+        ({"logprobs": [-0.1]}, {"total_prompt_tokens": 9, "total_completion_tokens": 6}, [0, 15], [None, None]),
+        ({"cost_usd": 0.0}, {"total_cost_usd": 0.5}, [0, None], [0.0, 0.5]),
+    ],
+)
+def test_tokens_and_costs_are_taken_from_the_totals_each_where_no_step_tells_them(
+    tmp_path: Path, metrics: JsonObject, final: JsonObject, tokens: list[int | None], cost: list[float | None]
+) -> None:
+    steps: list[JsonObject] = [
+        {"step_id": 1, "source": "agent", "message": "I look.", "metrics": metrics},
+        {"step_id": 2, "source": "agent", "message": "Done."},
+    ]
+    (source,), counts = read(Atif(), tmp_path / "t.json", json.dumps(trajectory(steps, final_metrics=final)))
+    assert [each.tokens for each in source.messages] == tokens
+    assert [each.cost for each in source.messages] == cost
+    assert (source.messages[-1].model_extra or {})["whole_run"] is True
+    assert counts.differences == []
+
+
 def test_sub_agents_are_child_traces_whichever_comes_first(tmp_path: Path) -> None:
     reference: JsonObject = {
         "source_call_id": "c1",
@@ -239,6 +280,40 @@ def test_a_line_is_a_trace(tmp_path: Path) -> None:
     ]
     assert second.trace.metadata == {"chat": {"id": "chat-7"}}
     assert counts.rows == {"message": 10, "chat": 2}
+
+
+COUNTED: JsonObject = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+
+
+@pytest.mark.parametrize("told", [{"usage": COUNTED}, {"response": {"id": "r", "usage": COUNTED}}])
+def test_the_usage_that_a_line_states_stands_at_its_last_answer(tmp_path: Path, told: JsonObject) -> None:
+    line = json.dumps({"messages": said("hi", "Hello.", "Rome?", "Sunny.", "Thanks."), **told})
+    (source,), counts = read(Chat(), tmp_path / "c.jsonl", line)
+    assert [each.tokens for each in source.messages] == [None, None, None, 12, None]
+    answer = source.messages[3]
+    assert answer.usage is not None and (answer.usage.input_tokens, answer.usage.output_tokens) == (10, 2)
+    assert (answer.model_extra or {})["whole_run"] is True
+    assert counts.differences == []
+
+
+def test_the_usage_of_answers_is_theirs_and_what_the_line_states_is_checked(tmp_path: Path) -> None:
+    messages = said("hi", "Hello.", "Rome?", "Sunny.")
+    answers: list[JsonObject] = [each for each in messages if isinstance(each, dict) and each["role"] == "assistant"]
+    for answer in answers:
+        answer["usage"] = COUNTED
+    for stated, differs in ((24, []), (12, ["the messages have 24 tokens, the file states 12"])):
+        chat = {"id": "c", "messages": messages, "usage": {"prompt_tokens": stated - 2, "completion_tokens": 2}}
+        (source,), counts = read(Chat(), tmp_path / "c.jsonl", json.dumps(chat))
+        assert [each.tokens for each in source.messages] == [None, 12, None, 12]
+        assert not any("whole_run" in (each.model_extra or {}) for each in source.messages)
+        assert (source.messages[1].model_extra or {})["source"] == {"usage": COUNTED}
+        assert [each.reason for each in counts.differences] == [f"c: {each}" for each in differs]
+
+
+def test_usage_of_a_line_without_an_answer_is_a_difference(tmp_path: Path) -> None:
+    chat = {"id": "c", "messages": said("hi"), "usage": COUNTED}
+    _, counts = read(Chat(), tmp_path / "c.jsonl", json.dumps(chat))
+    assert [each.reason for each in counts.differences] == ["c: the messages have 0 tokens, the file states 12"]
 
 
 def said(*texts: str) -> list[Json]:

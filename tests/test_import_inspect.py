@@ -7,6 +7,7 @@ import json
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from test_import_claude_code import corpus
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.inspect_log import InspectLog
 from traceark.importers.run import import_paths
-from traceark.models import JsonObject
+from traceark.models import Json, JsonObject
 from traceark.testing import ModelStore
 
 LOG: JsonObject = {
@@ -78,13 +79,13 @@ def sample(**fields: Any) -> JsonObject:
     }
 
 
-def packed(path: Path, *samples: JsonObject, **others: bytes) -> Path:
+def packed(path: Path, *samples: JsonObject, log: Mapping[str, Json] = {}, others: Mapping[str, bytes] = {}) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for number, each in enumerate(samples, start=1):
             file.writestr(f"samples/{number}_epoch_1.json", json.dumps(each))
         for name, data in others.items():
             file.writestr(name, data)
-        file.writestr("header.json", json.dumps(LOG))
+        file.writestr("header.json", json.dumps({**LOG, **log}))
     return path
 
 
@@ -159,6 +160,105 @@ def test_a_total_that_the_parts_do_not_add_up_to_is_reported(tmp_path: Path) -> 
     ]
 
 
+def unstated(**fields: Any) -> JsonObject:
+    """Return a sample of which the log states no usage, as older versions have none."""
+    told = sample(**fields)
+    del told["model_usage"]
+    return told
+
+
+def nameless(usage: JsonObject, **fields: Any) -> JsonObject:
+    """Return a model event of older versions, whose answer has no id."""
+    answer: JsonObject = {"role": "assistant", "content": "4"}
+    return {"event": "model", "output": {"usage": usage, "choices": [{"message": answer}]}, **fields}
+
+
+USED: JsonObject = {"input_tokens": 66, "output_tokens": 2, "total_tokens": 68}
+
+
+def whole_run(source: SourceTrace) -> list[int | None]:
+    """Return the tokens of the messages, the last of which has those of the whole run."""
+    assert (source.messages[-1].model_extra or {})["whole_run"] is True
+    return [each.tokens for each in source.messages]
+
+
+def test_without_a_stated_total_the_models_events_are_it(tmp_path: Path) -> None:
+    own: list[Json] = [nameless(USED), nameless({"input_tokens": 30, "output_tokens": 2}, model="m")]
+    # A grader is another model, and an answer out of Inspect's cache was paid for before.
+    others = [nameless(USED, model="grader"), nameless(USED, model="m", cache="read")]
+    told = unstated(events=[*own, *others], output={"usage": {"input_tokens": 1, "output_tokens": 1}})
+    (source,), counts = read(packed(tmp_path / "l.eval", told))
+    assert whole_run(source) == [None, None, None, 100]
+    assert counts.differences == []
+    older: JsonObject = {**told, "transcript": {"events": own}}
+    del older["events"]
+    (source,), _ = read(packed(tmp_path / "l.eval", older))
+    assert whole_run(source) == [None, None, None, 100]
+
+
+def test_events_of_which_some_have_no_message_are_the_total_too(tmp_path: Path) -> None:
+    told = unstated(events=[model_event("b", input_tokens=10, output_tokens=2), nameless(USED)])
+    (source,), _ = read(packed(tmp_path / "l.eval", told))
+    assert whole_run(source) == [None, None, None, 80]
+
+
+def test_without_events_the_output_states_the_usage(tmp_path: Path) -> None:
+    told = unstated(events=[], output={"model": "m-1", "usage": USED})
+    (source,), _ = read(packed(tmp_path / "l.eval", told))
+    assert whole_run(source) == [None, None, None, 68]
+
+
+def test_usage_without_an_answer_to_stand_at_is_a_difference(tmp_path: Path) -> None:
+    told = unstated(events=[nameless(USED)], messages=[{"role": "user", "content": "hi"}])
+    _, counts = read(packed(tmp_path / "l.eval", told))
+    assert [each.reason for each in counts.differences] == ["u: the messages have 0 tokens, the file states 68"]
+
+
+def stating(path: Path, *samples: JsonObject, **log: Any) -> list[str]:
+    """Return how the totals of a log differ from its samples', told alike by both ways of packing it."""
+    (whole := path / "l.json").write_text(json.dumps({**LOG, "samples": samples, **log}))
+    reasons = [[each.reason for each in read(whole)[1].differences]]
+    zipped = packed(path / "l.eval", *samples, log=log)
+    reasons.append([each.reason for each in read(zipped)[1].differences])
+    assert reasons[0] == reasons[1]
+    return reasons[0]
+
+
+def of_models(**totals: int) -> JsonObject:
+    return {"model_usage": {name: {"input_tokens": total, "total_tokens": total} for name, total in totals.items()}}
+
+
+def test_what_a_log_states_of_each_model_is_checked(tmp_path: Path) -> None:
+    two = [sample(), sample(uuid="v", epoch=2)]
+    assert stating(tmp_path, *two, stats=of_models(m=66, grader=18)) == []
+    assert stating(tmp_path, *two, stats=of_models(m=67, grader=18, other=5)) == [
+        "the samples have 66 tokens of m, the file states 67",
+        "the samples have 0 tokens of other, the file states 5",
+    ]
+    assert stating(tmp_path, *two, stats={"model_usage": {}}) == stating(tmp_path, *two) == []
+    # Without a usage of its own, a sample has that of its events.
+    assert stating(tmp_path, unstated(), stats=of_models(m=33)) == []
+    assert stating(tmp_path, unstated(events=[], output={"usage": USED}), stats=of_models(m=68)) == []
+
+
+def test_a_log_with_a_part_of_its_samples_says_that_its_totals_are_of_all(tmp_path: Path) -> None:
+    expected = ["the file holds 1 of 20 samples, which have 33 tokens of m; it states 660 for all"]
+    stats = of_models(m=660)
+    assert stating(tmp_path, sample(), stats=stats, results={"total_samples": 20}) == expected
+    told = {"model": "m", "dataset": {"samples": 99, "sample_ids": [*range(10)]}, "config": {"epochs": 2}}
+    assert stating(tmp_path, sample(), stats=stats, eval=told) == expected
+    # One that ended early may have no more than these, and then they add up.
+    assert stating(tmp_path, sample(), stats=of_models(m=33), eval=told, status="error") == []
+
+
+def test_a_sample_that_cannot_be_read_is_missing_in_the_sum(tmp_path: Path) -> None:
+    broken = {"samples/2_epoch_1.json": b"{"}
+    path = packed(tmp_path / "l.eval", sample(), log={"stats": of_models(m=66)}, others=broken)
+    assert [each.reason for each in read(path)[1].differences] == [
+        "the file holds 1 of 2 samples, which have 33 tokens of m; it states 66 for all"
+    ]
+
+
 def test_errors_and_limits_fail_a_sample_and_ids_are_made_where_there_are_none(tmp_path: Path) -> None:
     failed, limited = sample(error={"message": "boom"}), sample(limit={"type": "token", "limit": 5})
     del failed["uuid"], limited["uuid"]
@@ -170,7 +270,7 @@ def test_errors_and_limits_fail_a_sample_and_ids_are_made_where_there_are_none(t
 
 
 def test_a_broken_member_is_named_and_the_others_are_taken(tmp_path: Path) -> None:
-    path = packed(tmp_path / "l.eval", sample(), **{"samples/9_epoch_1.json": b'{"id": 9'})
+    path = packed(tmp_path / "l.eval", sample(), others={"samples/9_epoch_1.json": b'{"id": 9'})
     sources, counts = read(path)
     assert [each.trace.trace_id for each in sources] == ["u"]
     assert [problem.reason.split(":")[0] for problem in counts.problems] == ["samples/9_epoch_1.json"]
@@ -230,3 +330,21 @@ def test_real_logs_have_a_trace_for_every_sample() -> None:
     traces, count, problems = asyncio.run(run())
     assert len(traces) == count > 30
     assert all("has no samples" in each or "neither an earlier nor a later" in each for each in problems)
+
+
+def test_real_logs_state_the_tokens_that_their_samples_have() -> None:
+    differences: dict[str, list[str]] = {}
+    tokens: dict[str, int] = {}
+    for path in corpus("inspect"):
+        if InspectLog().detect(path):
+            sources, counts = read(path)
+            tokens[path.name] = sum(each.tokens or 0 for source in sources for each in source.messages)
+            if counts.differences:
+                differences[path.name] = [each.reason for each in counts.differences]
+    assert tokens["log_formats.json"] == tokens["log_formats.eval"] == 68
+    assert differences == {
+        "log.eval": [
+            "the file holds 15 of 790 samples, which have 425,882 tokens of openai/gpt-4o; it states 29,484,305 for all"
+        ],
+        "log_tool_call_error.json": ["the file holds 1 of 4 samples, which have 0 tokens of ...; it states 1 for all"],
+    }

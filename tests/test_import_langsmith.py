@@ -370,6 +370,43 @@ def test_the_usage_of_any_client_is_read(response: Json) -> None:
     assert usage is not None and usage.total() == 12
 
 
+@pytest.mark.parametrize(
+    ("told", "kinds"),
+    [
+        ({"cache_read_input_tokens": 600, "cache_creation_input_tokens": 0}, (1000, 600, 0)),
+        ({"cache_read_input_tokens": 0, "cache_creation_input_tokens": 70}, (1000, 0, 70)),
+        # Newer ones tell by how long it is kept, too.
+        (
+            {"cache_creation_input_tokens": 70, "cache_creation": {"ephemeral_5m_input_tokens": 70}},
+            (1000, None, 70),
+        ),
+        ({"cache_read_input_tokens": 600, "total_tokens": 1650}, (1000, 600, None)),
+        # As litellm tells it: the total decides.
+        ({"cache_read_input_tokens": 600, "total_tokens": 1050}, (400, 600, None)),
+        ({"cache_read_input_tokens": None, "cache_creation_input_tokens": None}, (1000, None, None)),
+        # OpenAI's, which has the same names but for these.
+        ({"input_tokens_details": {"cached_tokens": 600}}, (400, 600, None)),
+    ],
+)
+def test_cached_tokens_are_beside_the_inputs_where_anthropic_tells_them(
+    tmp_path: Path, told: JsonObject, kinds: tuple[int | None, ...]
+) -> None:
+    usage: JsonObject = {"input_tokens": 1000, "output_tokens": 50, **told}
+    outputs: JsonObject = {"role": "assistant", "content": [{"type": "text", "text": "Hello."}], "usage": usage}
+    call = {**run(ROOT, "llm", "claude", 0, 2, inputs={"messages": [["human", "hi"]]}), "outputs": outputs}
+    (source,), counts = read(tmp_path / "runs.jsonl", json.dumps(call))
+    used = source.messages[-1].usage
+    assert used is not None and used.output_tokens == 50
+    assert (used.input_tokens, used.cache_read_tokens, used.cache_write_tokens) == kinds
+    assert counts.repaired == {}
+
+
+def test_cached_tokens_beside_a_prompts_are_among_them() -> None:
+    told: JsonObject = {"usage": {"prompt_tokens": 1000, "completion_tokens": 50, "cache_read_input_tokens": 600}}
+    usage = usage_in(told, Typed(ImportCounts().repaired))
+    assert usage is not None and (usage.input_tokens, usage.cache_read_tokens, usage.total()) == (400, 600, 1050)
+
+
 def test_real_operations_are_one_run_with_its_subgraphs() -> None:
     [path] = [each for each in corpus("langsmith") if each.name.startswith("run_ops")]
     counts = ImportCounts()

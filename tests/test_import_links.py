@@ -87,11 +87,11 @@ def claude_code_fork(folder: Path) -> Family:
     )
 
 
-def spawned(child: str) -> list[JsonObject]:
+def spawned(child: str, before: codex.Counters = codex.NOTHING) -> list[JsonObject]:
     arguments = json.dumps({"message": "Look.", "agent_type": "explorer"})
     return [
         codex.item("function_call", 1, call_id="c1", name="spawn_agent", arguments=arguments),
-        codex.total(10, 0, 5),
+        codex.total(10, 0, 5, before=before),
         codex.item("function_call_output", 2, call_id="c1", output=json.dumps({"agent_id": child})),
         codex.item("function_call", 3, call_id="c2", name="wait", arguments=json.dumps({"ids": [child]})),
         codex.item(
@@ -123,20 +123,21 @@ def codex_fork(folder: Path) -> Family:
     before = [meta, codex.event("task_started", 1, turn_id=codex.OLD_TURN), codex.said("Hm.", 1), codex.total(4, 0, 1)]
     starts = codex.event("task_started", 5, turn_id=codex.TURN)
     own = [starts, codex.said("Own.", 6)]
-    last = codex.total(30, 0, 9)
+    begun: codex.Counters = (4, 0, 1, 0)
+    spawning, last = spawned(codex.SESSION, begun), codex.total(30, 0, 9, before=(10, 0, 5, 0))
     return Family(
         [
-            rows(folder / "parent.jsonl", [*before, *spawned(codex.SESSION), last]),
-            rows(folder / "child.jsonl", [thread(codex.PARENT), *before, *own, codex.total(21, 0, 6)]),
+            rows(folder / "parent.jsonl", [*before, *spawning, last]),
+            rows(folder / "child.jsonl", [thread(codex.PARENT), *before, *own, codex.total(21, 0, 6, before=begun)]),
             rows(
                 folder / "fork.jsonl",
                 [
                     codex.row("session_meta", 5, id=fork),
                     *before,
-                    *spawned(codex.SESSION),
+                    *spawning,
                     last,
                     *own,
-                    codex.total(50, 0, 12),
+                    codex.total(50, 0, 12, before=(30, 0, 9, 0)),
                 ],
             ),
         ],

@@ -17,6 +17,7 @@ from traceark.capture.outcome import Outcome
 from traceark.capture.plain import Repeated, plain
 from traceark.importers.chat_messages import told_of
 from traceark.importers.conversation import Told
+from traceark.importers.model_calls import usage_in
 from traceark.importers.span import Kind, Span
 from traceark.importers.typed import Typed
 from traceark.importers.usage import usage_of
@@ -229,13 +230,4 @@ def _usage(said: Sequence[Json], outputs: JsonObject, typed: Typed) -> Usage | N
                 reasoning=outer.get("reasoning"),
                 total=told.get("total_tokens"),
             )
-    output = _object(outputs.get("llm_output"))
-    told = output.get("token_usage") or output.get("usage")
-    if not isinstance(told, dict):
-        return None
-    return usage_of(
-        typed,
-        input_tokens=told.get("prompt_tokens", told.get("input_tokens")),
-        output_tokens=told.get("completion_tokens", told.get("output_tokens")),
-        total=told.get("total_tokens"),
-    )
+    return usage_in(outputs.get("llm_output"), typed)

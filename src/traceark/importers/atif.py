@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import cast, get_args
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, with_calls, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, object_of, objects_of, with_calls, without
 from traceark.importers.typed import Typed
+from traceark.importers.usage import spend_in_all
 from traceark.models import Json, JsonObject, Trace, TraceStatus, Usage
 
 _VERSION = re.compile(rb'"schema_version"\s*:\s*"ATIF-')
@@ -93,9 +94,10 @@ def _traces(document: JsonObject, parent: str | None, path: Path, counts: Import
     copied = sum(1 for message in building.messages if (message.__pydantic_extra__ or {}).get("copied"))
     if copied:
         trace.metadata["copied_messages"] = copied
-    _take_totals(building, document.get("final_metrics"))
+    final = object_of(document.get("final_metrics"))
+    _take_totals(building, final)
     _take_header(trace, building.typed, _more(document).get("traceark"))
-    source = building.finish(path, _stated(document.get("final_metrics"), building.typed))
+    source = _finish(building, final, path)
     source.parent_untold = True
     yield source
     for child in children:
@@ -206,20 +208,24 @@ def _take_header(trace: Trace, typed: Typed, told: Json) -> None:
         trace.status = cast("TraceStatus", told["status"])
 
 
-def _take_totals(building: DocumentTrace, final: Json) -> None:
-    """Where no step tells what it used, put what the document states of all of them at the agent's last message."""
-    answers = [message for message in building.messages if message.role == "assistant"]
-    if not answers or not isinstance(final, dict) or any(each.usage or each.cost for each in building.messages):
-        return
+def _take_totals(building: DocumentTrace, final: Mapping[str, Json]) -> None:
+    """Put tokens and cost of the whole run, each where no step tells any, at the agent's last message."""
     told = {name: final.get(f"total_{name}") for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
     usage, cost = _usage(told, building.typed), building.typed.cost(final.get("total_cost_usd"))
-    if usage.total() or cost:
-        answers[-1].usage, answers[-1].tokens, answers[-1].cost = usage, usage.total(), cost
-        setattr(answers[-1], "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
+    last = next((each for each in reversed(building.messages) if each.role == "assistant"), None)
+    if last is None:
+        return
+    if usage.total() and not any(each.usage is not None and each.usage.total() for each in building.messages):
+        spend_in_all(last, usage)
+    if cost and not any(each.cost for each in building.messages):
+        spend_in_all(last, cost=cost)
 
 
-def _stated(final: Json, typed: Typed) -> int | None:
-    """Return the number of tokens that a document says it used."""
-    if not isinstance(final, dict) or "total_prompt_tokens" not in final:
-        return None
-    return (typed.count(final["total_prompt_tokens"]) or 0) + (typed.count(final.get("total_completion_tokens")) or 0)
+def _finish(building: DocumentTrace, final: Mapping[str, Json], path: Path) -> SourceTrace:
+    """Return the trace, checked against what the document states of the whole run."""
+    prompt, written, cached = (
+        building.typed.count(final.get(f"total_{name}_tokens")) for name in ("prompt", "completion", "cached")
+    )
+    stated = prompt + (written or 0) if prompt is not None else None
+    cost = building.typed.cost(final.get("total_cost_usd"))
+    return building.finish(path, stated, stated_cached=cached, stated_cost=cost)

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, without
+from traceark.importers.document import DocumentTrace, object_of, without
 from traceark.importers.jsonl import Row, head_rows, rows_of
+from traceark.importers.model_calls import usage_in
 from traceark.importers.typed import Typed
+from traceark.importers.usage import spend, spend_in_all
 from traceark.models import Json, JsonObject, Trace
 
 NAME = "chat"
@@ -78,7 +80,7 @@ def _trace(row: Row, chat: JsonObject, counts: ImportCounts, path: Path) -> Sour
     if not row.exact:
         building.row("text", row.text)
         building.event("text", row.text)
-    return building.finish(path)
+    return building.finish(path, _take_usage(building, chat))
 
 
 def _trace_id(row: Row, chat: JsonObject, typed: Typed, path: Path) -> str:
@@ -106,3 +108,15 @@ def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> N
         building.trace.task = building.typed.summary(text)
     elif added.role == "assistant":
         building.trace.result_summary = building.typed.summary(text, 500) or building.trace.result_summary
+        if (usage := usage_in(message.get("usage"), building.typed)) is not None:
+            spend(added, usage)
+
+
+def _take_usage(building: DocumentTrace, chat: JsonObject) -> int | None:
+    """Put what a line states of all of it at the last answer, unless answers tell their own; return the total."""
+    places = (chat, object_of(chat.get("response")))
+    usage = next((each for place in places if (each := usage_in(place.get("usage"), building.typed))), None)
+    answers = [each for each in building.messages if each.role == "assistant"]
+    if usage is not None and answers and all(each.usage is None for each in answers):
+        spend_in_all(answers[-1], usage)
+    return usage.total() if usage is not None else None

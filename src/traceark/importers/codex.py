@@ -68,6 +68,8 @@ class Codex:
                 trace.add(row)
         source = trace.finish()
         source.file_rows = file_rows
+        for line, told in trace.differences:
+            counts.differences.append(Problem(str(path), line, f"{trace_id}: {told}"))
         yield source
 
 

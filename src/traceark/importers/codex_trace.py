@@ -15,10 +15,13 @@ from datetime import datetime
 from typing import Any
 
 from traceark.importers.base import ImportCounts, SourceTrace
+from traceark.importers.codex_usage import RunningTotal
+from traceark.importers.document import object_of
 from traceark.importers.goals import GoalFold
 from traceark.importers.jsonl import Row
 from traceark.importers.rows import RowTrace
 from traceark.importers.times import time_of_id
+from traceark.importers.usage import sum_of
 from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "codex"
@@ -32,8 +35,6 @@ _SPAWN, _WAITS = "spawn_agent", frozenset({"wait", "wait_agent"})
 # How a sub-agent stands, in the words of goals.
 _AGENT_STATUS = {"completed": "completed", "errored": "failed", "interrupted": "cancelled", "shutdown": "completed"}
 _FACTS = ("cwd", "originator", "cli_version", "source", "model_provider", "git", "forked_from_id")
-# What the running total counts.
-_COUNTERS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_output_tokens")
 
 
 class CodexTrace(RowTrace):
@@ -60,10 +61,15 @@ class CodexTrace(RowTrace):
         # The goals of sub-agents by their sessions.
         self._agents: dict[str, str] = {}
         self._plans: dict[str, list[Json]] = {}
-        self._total: dict[str, int] = dict.fromkeys(_COUNTERS, 0)
+        self._total = RunningTotal(self.typed)
+        # Tokens that it grew by, and those that no message has so far.
+        self._stated_tokens = 0
+        self._waiting: list[Usage] = []
         # The message that the model wrote last, and what it used.
         self._answer: dict[str, Any] | None = None
         self._copying = False
+        # Where rows state other tokens than messages have: lines and words.
+        self.differences: list[tuple[int, str]] = []
 
     def add(self, row: Row) -> None:
         """Take a row or a piece that is none."""
@@ -86,7 +92,7 @@ class CodexTrace(RowTrace):
         elif kind == "turn_context":
             self._see_turn(payload)
         elif kind == "event_msg":
-            self._see_event(subtype or "", payload)
+            self._see_event(subtype or "", payload, row.line)
         self.event(name, row)
 
     def finish(self) -> SourceTrace:
@@ -96,6 +102,10 @@ class CodexTrace(RowTrace):
         goals = self._goals.tree(self._header.get("task") or "")
         self._header["current_goal_id"] = goals.current_id if goals is not None else None
         self._header["created_at"], self._header["completed_at"] = self._began, self._ended_at
+        tokens = sum(fields.get("tokens") or 0 for fields in self.messages)
+        if tokens != self._stated_tokens:
+            told = f"the messages have {tokens:,} tokens, the file states {self._stated_tokens:,}"
+            self.differences.append((0, told))
         return SourceTrace(
             Trace.parse(self._header),
             self.made(),
@@ -148,7 +158,7 @@ class CodexTrace(RowTrace):
             self._copying = False
             self._metadata["copied_messages"] = len(self.messages)
 
-    def _see_event(self, subtype: str, payload: Mapping[str, Json]) -> None:
+    def _see_event(self, subtype: str, payload: Mapping[str, Json], line: int) -> None:
         header = self._header
         if subtype == "task_started":
             self._begin_turn(payload)
@@ -166,32 +176,32 @@ class CodexTrace(RowTrace):
         elif subtype == "collab_agent_spawn_end" and not self._copying:
             self._start(self.typed.identifier(payload.get("call_id")) or "", payload.get("new_thread_id"))
         elif subtype == "token_count":
-            self._take_total(_inside(payload, "info", "total_token_usage"))
+            self._take_total(payload.get("info"), line)
         elif subtype.endswith("_end") and (call_id := self.typed.identifier(payload.get("call_id"))) is not None:
             self._ended[call_id] = payload
 
-    def _take_total(self, total: Json) -> None:
-        """Give what the running total grew by to the message that the model wrote last."""
-        if not isinstance(total, dict):
+    def _take_total(self, told: Json, line: int) -> None:
+        """Give what the running total grew by to the message that the model wrote last, else to its next one."""
+        info = object_of(told)
+        total = info.get("total_token_usage")
+        growth = self._total.grow(total, object_of(info.get("last_token_usage"))) if isinstance(total, dict) else None
+        if growth is None or self._copying:
             return
-        now = {name: self.typed.count(total.get(name)) or 0 for name in _COUNTERS}
-        # A total that is smaller than before counts from nothing.
-        before = (
-            self._total if all(now[name] >= self._total[name] for name in _COUNTERS) else dict.fromkeys(_COUNTERS, 0)
-        )
-        grown = {name: now[name] - before[name] for name in _COUNTERS}
-        self._total = now
-        if self._copying or self._answer is None or not any(grown.values()):
+        tokens = growth.usage.total()
+        if tokens < growth.last_tokens:
+            told_here = f"the total grew by {tokens:,} tokens, the last call used {growth.last_tokens:,}"
+            self.differences.append((line, told_here))
+        self._stated_tokens += tokens
+        self._waiting.append(growth.usage)
+        self._spend()
+
+    def _spend(self) -> None:
+        if self._answer is None or not self._waiting:
             return
         known = self._answer.get("usage") or Usage()
-        cached = min(grown["cached_input_tokens"], grown["input_tokens"])
-        usage = Usage(
-            input_tokens=(known.input_tokens or 0) + grown["input_tokens"] - cached,
-            output_tokens=(known.output_tokens or 0) + grown["output_tokens"],
-            cache_read_tokens=(known.cache_read_tokens or 0) + cached,
-            reasoning_tokens=(known.reasoning_tokens or 0) + grown["reasoning_output_tokens"],
-        )
+        usage = sum_of([known, *self._waiting])
         self._answer["usage"], self._answer["tokens"] = usage, usage.total()
+        self._waiting.clear()
 
     # Messages
 
@@ -219,9 +229,10 @@ class CodexTrace(RowTrace):
             self._take_output(fields, payload)
         fields.setdefault("goal_id", self._goals.current())
         self.events += self._goals.changes(fields["message_id"])
-        if fields["role"] == "assistant":
-            self._answer = fields
         self.messages.append(fields)
+        if fields["role"] == "assistant" and not self._copying:
+            self._answer = fields
+            self._spend()
 
     def _take_call(self, fields: dict[str, Any], payload: Mapping[str, Json], kind: str) -> None:
         call_id = self.typed.identifier(payload.get("call_id"))

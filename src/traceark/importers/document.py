@@ -25,6 +25,8 @@ _sorted = json.JSONEncoder(sort_keys=True, check_circular=False)
 INEXACT = "a number beyond any type, or a key that comes twice; all else was taken"
 # A text that a header may hold beside its own fields.
 _SHORT = 200
+# Costs are sums of floats, and may be stated rounded.
+_COST_DIFFERS = 1e-6
 
 
 def head_of(path: Path, *, lists: bool = False) -> bytes:
@@ -235,16 +237,31 @@ class DocumentTrace:
         """Add events for what has changed of the goals: by a message, or by what is none."""
         self._events += self.goals.changes(message.message_id if message is not None else None)
 
-    def finish(self, path: Path, stated_tokens: int | None = None) -> SourceTrace:
-        """Return the trace; say so where its tokens are not those that the document states."""
+    def finish(
+        self,
+        path: Path,
+        stated_tokens: int | None = None,
+        *,
+        stated_cached: int | None = None,
+        stated_cost: float | None = None,
+    ) -> SourceTrace:
+        """Return the trace; say so where it has or costs other than the document states."""
         tokens = sum(message.tokens or 0 for message in self.messages)
         if stated_tokens is not None and tokens != stated_tokens:
-            told = f"{self.trace.trace_id}: the messages have {tokens:,} tokens, the file states {stated_tokens:,}"
-            self._counts.differences.append(Problem(str(path), 0, told))
+            self._differs(path, f"the messages have {tokens:,} tokens, the file states {stated_tokens:,}")
+        cached = sum(message.usage.cache_read_tokens or 0 for message in self.messages if message.usage is not None)
+        if stated_cached is not None and cached != stated_cached:
+            self._differs(path, f"the messages have {cached:,} cached tokens, the file states {stated_cached:,}")
+        cost = sum(message.cost or 0.0 for message in self.messages)
+        if stated_cost is not None and abs(cost - stated_cost) > _COST_DIFFERS * max(1.0, stated_cost):
+            self._differs(path, f"the messages cost {cost:.6f}, the file states {stated_cost:.6f}")
         goals = self.goals.tree(self.trace.task or "")
         return SourceTrace(
             self.trace, self.messages, self._events, goals, self._digests, len(self._digests), positional=True
         )
+
+    def _differs(self, path: Path, told: str) -> None:
+        self._counts.differences.append(Problem(str(path), 0, f"{self.trace.trace_id}: {told}"))
 
 
 def with_calls(content: Json, calls: Sequence[Json]) -> list[Json]:

@@ -20,23 +20,15 @@ from pathlib import Path
 import pyarrow as pa
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, objects_of, without
+from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, without
+from traceark.importers.inspect_usage import LogTotals, events_of, take_usage
 from traceark.importers.jsonl import whole_value
 from traceark.importers.typed import Typed
-from traceark.importers.usage import usage_of
-from traceark.models import Json, JsonObject, Message, Trace, Usage
+from traceark.models import Json, JsonObject, Trace
 
 NAME = "inspect"
 _LOG = re.compile(rb'"version"\s*:\s*\d.*?"eval"\s*:\s*\{', re.DOTALL)
 _ATTACHMENT = "attachment://"
-_USAGE_NAMES = {
-    "input_tokens": "input_tokens",
-    "output_tokens": "output_tokens",
-    "input_tokens_cache_read": "cache_read",
-    "input_tokens_cache_write": "cache_write",
-    "reasoning_tokens": "reasoning",
-    "total_tokens": "total",
-}
 # What Python's library raises where a zip is damaged, or of a kind that it does not know.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
 # Of the zip format (APPNOTE 4.4.5); Python's own library reads it from 3.14 on.
@@ -64,41 +56,51 @@ class InspectLog:
         return bool(names & {"header.json", "_journal/start.json"})
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
-        """Yield the trace of each sample."""
-        if not zipfile.is_zipfile(path):
-            log = document_of(path, counts)
-            if log is not None:
-                samples, kept_in = log.get("samples"), None
-                for number, sample in enumerate(samples if isinstance(samples, list) else (), start=1):
-                    if isinstance(sample, dict):
-                        source = _trace(sample, without(log, "samples"), kept_in, path, counts)
-                        kept_in = kept_in or source.trace.trace_id
-                        yield source
-                    else:
-                        counts.problems.append(Problem(str(path), 0, f"sample {number} is no object; it was not taken"))
-                if not isinstance(samples, list) or not samples:
-                    counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+        """Yield the trace of each sample; say so where the log states other totals than its samples have."""
+        kept_in: str | None = None
+        totals: LogTotals | None = None
+        for log, sample in _zipped(path, counts) if zipfile.is_zipfile(path) else _listed(path, counts):
+            totals = totals or LogTotals(log)
+            totals.add(sample)
+            if sample is not None:
+                source = _trace(sample, log, kept_in, path, counts)
+                kept_in = kept_in or source.trace.trace_id
+                yield source
+        for told in totals.differences() if totals is not None else ():
+            counts.differences.append(Problem(str(path), 0, told))
+
+
+def _listed(path: Path, counts: ImportCounts) -> Iterator[tuple[JsonObject, JsonObject | None]]:
+    """Yield what a document says of all samples with each of them, None for what is none."""
+    log = document_of(path, counts)
+    if log is None:
+        return
+    samples, rest = log.get("samples"), without(log, "samples")
+    for number, sample in enumerate(samples if isinstance(samples, list) else (), start=1):
+        if not isinstance(sample, dict):
+            counts.problems.append(Problem(str(path), 0, f"sample {number} is no object; it was not taken"))
+        yield rest, sample if isinstance(sample, dict) else None
+    if not isinstance(samples, list) or not samples:
+        counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+
+
+def _zipped(path: Path, counts: ImportCounts) -> Iterator[tuple[JsonObject, JsonObject | None]]:
+    """Yield what a zip says of all samples with each of them, None for one that cannot be read."""
+    with zipfile.ZipFile(path) as file:
+        size = sum(info.file_size for info in file.infolist())
+        if size > max(_LARGE_BYTES, _MOST_RATIO * path.stat().st_size):
+            told = f"its members say that they have {size:,} bytes, which is no log's; nothing was taken"
+            counts.problems.append(Problem(str(path), 0, told))
             return
-        with zipfile.ZipFile(path) as file:
-            size = sum(info.file_size for info in file.infolist())
-            if size > max(_LARGE_BYTES, _MOST_RATIO * path.stat().st_size):
-                told = f"its members say that they have {size:,} bytes, which is no log's; nothing was taken"
-                counts.problems.append(Problem(str(path), 0, told))
-                return
-            header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
-            log = dict(header or {})
-            if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):
-                log["reductions"] = reductions
-            names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
-            kept_in = None
-            for name in names:
-                found = _member(file, name, path, counts)
-                if found is not None:
-                    source = _trace(found, log, kept_in, path, counts)
-                    kept_in = kept_in or source.trace.trace_id
-                    yield source
-            if not names:
-                counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+        header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
+        log = dict(header or {})
+        if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):
+            log["reductions"] = reductions
+        names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
+        for name in names:
+            yield log, _member(file, name, path, counts)
+        if not names:
+            counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
 
 
 def _member(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) -> JsonObject | None:
@@ -149,11 +151,9 @@ def _trace(sample: JsonObject, log: JsonObject, kept_in: str | None, path: Path,
     made_up = f"{run}-{sample.get('id')}-{sample.get('epoch')}"
     trace = Trace(trace_id=typed.identifier(sample.get("uuid")) or made_up, status="completed")
     trace.agent_type, trace.model = typed.text(about.get("task")), typed.text(about.get("model"))
-    rest = without(sample, "messages", "events")
-    events, transcript = sample.get("events"), sample.get("transcript")
-    if events is None and isinstance(transcript, dict):
-        # Where older versions have them.
-        events, rest["transcript"] = transcript.get("events"), without(transcript, "events")
+    rest, transcript = without(sample, "messages", "events"), sample.get("transcript")
+    if sample.get("events") is None and isinstance(transcript, dict):
+        rest["transcript"] = without(transcript, "events")
     building = DocumentTrace(NAME, trace, counts)
     short = building.keep("sample", rest)
     if kept_in is None:
@@ -167,14 +167,11 @@ def _trace(sample: JsonObject, log: JsonObject, kept_in: str | None, path: Path,
     texts: JsonObject = attachments if isinstance(attachments, dict) else {}
     for number, message in building.each("message", sample.get("messages")):
         _add_message(building, number, message, texts)
-    told_events: list[JsonObject] = []
-    for _, event in building.each("event", events):
-        told_events.append(event)
+    for _, event in building.each("event", events_of(sample)):
         building.time(event.get("timestamp"))
         building.event(typed.text(event.get("event")) or "unknown", event)
     _take_outcome(building, sample)
-    stated_tokens = _take_usage(building, told_events, sample.get("model_usage"))
-    return building.finish(path, stated_tokens)
+    return building.finish(path, take_usage(building, sample))
 
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject, texts: JsonObject) -> None:
@@ -231,43 +228,3 @@ def _take_outcome(building: DocumentTrace, sample: Mapping[str, Json]) -> None:
     elif isinstance(limit, dict):
         building.trace.status = "failed"
         building.trace.error_message = building.typed.text(f"limit: {limit.get('type')} {limit.get('limit')}")
-
-
-def _take_usage(building: DocumentTrace, events: list[JsonObject], stated: Json) -> int | None:
-    """Give messages the usage of the calls that wrote them, if that is all that the sample states for its model.
-
-    Otherwise what is stated stands at the last message of the model, marked `whole_run`. Return the total that
-    is stated.
-    """
-    usages = stated if isinstance(stated, dict) else {}
-    told = usages.get(building.trace.model or "")
-    total = _usage(told, building.typed) if isinstance(told, dict) else None
-    ids = [(each, (each.model_extra or {}).get("source", {}).get("id")) for each in building.messages]
-    by_id = {told: each for each, told in ids if isinstance(told, str)}
-    found: dict[str, Usage] = {}
-    for event in events:
-        output = event.get("output")
-        if event.get("event") != "model" or not isinstance(output, dict):
-            continue
-        choices, usage = objects_of(output.get("choices")), output.get("usage")
-        answer = choices[0].get("message") if choices else None
-        message_id = answer.get("id") if isinstance(answer, dict) else None
-        spent = _usage(usage, building.typed) if isinstance(usage, dict) else None
-        if spent is not None and isinstance(message_id, str) and message_id in by_id:
-            found[message_id] = spent
-    if total is None or sum(usage.total() for usage in found.values()) == total.total():
-        for message_id, spent in found.items():
-            _spend(by_id[message_id], spent)
-    elif (last := next((each for each in reversed(building.messages) if each.role == "assistant"), None)) is not None:
-        _spend(last, total)
-        setattr(last, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
-    # Logs that state no total have 0 there.
-    return (building.typed.count(told.get("total_tokens")) or None) if isinstance(told, dict) else None
-
-
-def _spend(message: Message, usage: Usage) -> None:
-    message.usage, message.tokens = usage, usage.total()
-
-
-def _usage(told: Mapping[str, Json], typed: Typed) -> Usage | None:
-    return usage_of(typed, **{ours: told.get(theirs) for theirs, ours in _USAGE_NAMES.items()})

@@ -49,6 +49,8 @@ _CACHE_READ = (
     "cachedContentTokenCount",
 )
 _CACHE_WRITE = ("cache_creation", "cache_write_tokens", "cache_creation_input_tokens")
+# Anthropic's own, which are beside its `input_tokens`.
+_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _REASONING = ("reasoning", "reasoning_tokens", "thoughts_token_count", "thoughtsTokenCount")
 
 
@@ -205,19 +207,22 @@ def _usage(told: JsonObject, typed: Typed) -> Usage | None:
         return None
     inputs = [told, *(each for name in _INPUT_DETAILS if isinstance(each := told.get(name), dict))]
     outputs = [told, *(each for name in _OUTPUT_DETAILS if isinstance(each := told.get(name), dict))]
-    return usage_of(
-        typed,
-        input_tokens=_first([told], _INPUT),
-        output_tokens=_first([told], _OUTPUT),
-        cache_read=_first(inputs, _CACHE_READ),
-        cache_write=_first(inputs, _CACHE_WRITE),
-        reasoning=_first(outputs, _REASONING),
-        total=_first([told], _TOTAL),
-    )
+    parts = {
+        "input_tokens": _first([told], _INPUT),
+        "output_tokens": _first([told], _OUTPUT),
+        "cache_read": _first(inputs, _CACHE_READ),
+        "cache_write": _first(inputs, _CACHE_WRITE),
+    }
+    total = _first([told], _TOTAL)
+    if total is None and "input_tokens" in told and any(name in told for name in _BESIDE):
+        total = sum(count for count in parts.values() if isinstance(count, int))
+    return usage_of(typed, **parts, reasoning=_first(outputs, _REASONING), total=total)
 
 
 def _first(places: list[JsonObject], names: tuple[str, ...]) -> Json:
-    return next((number_of(each[name]) for each in places for name in names if each.get(name) is not None), None)
+    """Return the first number that is told; an object under one of the names tells it by kinds."""
+    told = (each[name] for each in places for name in names if each.get(name) is not None)
+    return next((number_of(each) for each in told if not isinstance(each, dict)), None)
 
 
 def _lifted(value: Json) -> Json:

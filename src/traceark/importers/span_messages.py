@@ -16,6 +16,7 @@ from traceark.importers.conversation import Conversations, Told, canonical
 from traceark.importers.document import DocumentTrace
 from traceark.importers.span import Span
 from traceark.importers.span_tree import Call, SpanTree
+from traceark.importers.usage import spend_in_all
 from traceark.models import Json, Message, Usage
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
@@ -267,8 +268,7 @@ class SpanMessages:
         if message is None:
             at, told = span.end or span.start, Told("assistant", None)
             message = self._add(span, "whole-run", told, self._agent_of(span), at, _beside(span))
-        setattr(message, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
-        _spend(message, whole_run.usage, whole_run.cost)
+        spend_in_all(message, whole_run.usage, whole_run.cost)
 
     def _use(self, span: Span) -> None:
         """Add a call of a tool."""

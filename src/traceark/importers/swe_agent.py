@@ -18,7 +18,8 @@ from pathlib import Path
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, without
 from traceark.importers.model_calls import usage_in
-from traceark.models import Json, JsonObject, Message, Trace, Usage
+from traceark.importers.usage import spend_in_all
+from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "swe-agent"
 _TRAJECTORY = re.compile(
@@ -136,16 +137,10 @@ def _take_usage(building: DocumentTrace, stats: Json, path: Path, counts: Import
     )
     stated = typed.cost(stats.get("instance_cost"))
     if all(each.usage is None for each in spoken) and usage.total():
-        last.usage, last.tokens = usage, usage.total()
-        _mark(last)
+        spend_in_all(last, usage)
     cost = sum(each.cost or 0.0 for each in spoken)
     if not cost and stated:
-        last.cost = stated
-        _mark(last)
+        spend_in_all(last, cost=stated)
     elif stated is not None and abs(cost - stated) > 1e-9 * max(1.0, stated):
         told = f"{building.trace.trace_id}: the messages cost {cost:.6f}, the file states {stated:.6f}"
         counts.differences.append(Problem(str(path), 0, told))
-
-
-def _mark(message: Message) -> None:
-    setattr(message, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from traceark.importers.typed import Typed
-from traceark.models import Json, Usage
+from traceark.models import Json, Message, Usage
 
 
 def usage_of(
@@ -19,8 +21,9 @@ def usage_of(
     """Return the usage of a call; None where nothing is told, or nothing but zeros.
 
     Cached tokens are among the input's with OpenAI and Google, and beside them with Anthropic. They
-    are taken for beside where they are more than the input, or where the total says so. Those of
-    reasoning are among the output's, with Google beside them; that the total alone tells.
+    are taken for beside where they are more than the input, or where the total says so; who knows
+    that they are gives the sum of all parts as the total. Those of reasoning are among the output's,
+    with Google beside them; that the total alone tells.
 
     Examples
     --------
@@ -67,3 +70,34 @@ def number_of(value: Json) -> Json:
         except ValueError:
             return value
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def sum_of(usages: Iterable[Usage]) -> Usage:
+    """Return what several calls used together; what none of them tells is not told.
+
+    Examples
+    --------
+    >>> both = sum_of([Usage(input_tokens=10, output_tokens=2), Usage(input_tokens=5)])
+    >>> both.input_tokens, both.output_tokens, both.cache_read_tokens
+    (15, 2, None)
+    """
+    sums: dict[str, int] = {}
+    for usage in usages:
+        for name in Usage.model_fields:
+            if (count := getattr(usage, name)) is not None:
+                sums[name] = sums.get(name, 0) + count
+    return Usage(**sums)
+
+
+def spend(message: Message, usage: Usage) -> None:
+    """Say what a message used."""
+    message.usage, message.tokens = usage, usage.total()
+
+
+def spend_in_all(message: Message, usage: Usage | None = None, cost: float | None = None) -> None:
+    """Say at a message what the whole run used or cost, or both, and mark it `whole_run`."""
+    if usage is not None:
+        spend(message, usage)
+    if cost is not None:
+        message.cost = cost
+    setattr(message, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
