@@ -34,6 +34,15 @@ def head_of(path: Path, *, lists: bool = False) -> bytes:
     return head if head.startswith((b"{", b"[") if lists else b"{") else b""
 
 
+def may_have(path: Path, *keys: frozenset[str]) -> bool:
+    """Say whether a file's first row has all keys of one of some sets; what is not one row may have them.
+
+    The head of a file tells no more than that a key is somewhere in it: of a row it may be one far inside.
+    """
+    first = next(head_rows(path), None)
+    return first is None or first.value is None or any(each <= first.value.keys() for each in keys)
+
+
 def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
     """Return the object that a file holds; None, with a problem, where it holds none."""
     whole = whole_value(path.read_bytes())

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, objects_of, without
+from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, may_have, objects_of, without
 from traceark.importers.jsonl import whole_value
 from traceark.importers.typed import Typed
 from traceark.importers.usage import usage_of
@@ -28,6 +28,7 @@ from traceark.models import Json, JsonObject, Message, Trace, Usage
 
 NAME = "inspect"
 _LOG = re.compile(rb'"version"\s*:\s*\d.*?"eval"\s*:\s*\{', re.DOTALL)
+_KEYS = frozenset({"version", "eval"})
 _ATTACHMENT = "attachment://"
 _USAGE_NAMES = {
     "input_tokens": "input_tokens",
@@ -55,7 +56,7 @@ class InspectLog:
     def detect(self, path: Path) -> bool:
         """Say whether the file is a zip with a log's members, or the beginning that of a log in JSON."""
         if _LOG.search(head_of(path)) is not None:
-            return True
+            return may_have(path, _KEYS)
         try:
             with zipfile.ZipFile(path) as file:
                 names = set(file.namelist())

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, may_have, without
 from traceark.models import JsonObject, Trace
 
 NAME = "who-and-when"
+_KEYS = frozenset({"history", "mistake_step"})
 _ROLES = {"human": "user", "user": "user", "assistant": "assistant", "system": "system"}
 
 
@@ -41,7 +42,7 @@ class WhoAndWhen:
     def detect(self, path: Path) -> bool:
         """Say whether the file has a history, and a marked step at its beginning or its end."""
         head = head_of(path)
-        return b'"history"' in head and _is_marked(path, head)
+        return b'"history"' in head and _is_marked(path, head) and may_have(path, _KEYS)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the run's trace."""

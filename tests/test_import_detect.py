@@ -1,0 +1,129 @@
+"""Which importer a file goes to: by its content however it is laid out, by `--format`, and where it is torn."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from test_import_claude_code import corpus
+from test_import_documents import BASH, CHAT, MARKED, SOLVED, USED, of_mini_swe_agent, results
+from test_import_run import store
+from traceark.importers.base import ImportCounts, SourceTrace
+from traceark.importers.find import GROUP, importers
+from traceark.importers.report import ImportReport
+from traceark.importers.run import import_paths
+from traceark.models import Json, JsonObject, Trace
+
+SIMULATION: JsonObject = {"id": "s", "task_id": "7", "trial": 0, "messages": [{"role": "user", "content": "hi"}]}
+CALLED: JsonObject = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [BASH],
+    "extra": {"response": {"usage": USED}, "cost": 0.25, "timestamp": 1767322801.5},
+}
+# None for those that are written in one way only.
+LAYOUTS = (None, 2)
+
+
+def taken(*paths: Path, **options: object) -> ImportReport:
+    return asyncio.run(import_paths(store(), paths, **options))  # type: ignore[arg-type]
+
+
+def formats(report: ImportReport) -> list[str]:
+    return [file.importer for file in report.files]
+
+
+def written(path: Path, value: Json, indent: int | None = None) -> Path:
+    path.write_text(json.dumps(value, indent=indent))
+    return path
+
+
+@pytest.mark.parametrize("indent", LAYOUTS)
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        ("tau2", SIMULATION),
+        ("tau2", results()),
+        ("swe-agent", of_mini_swe_agent(CALLED, cost=0.25)),
+        ("swe-agent", SOLVED),
+        ("who-and-when", MARKED),
+    ],
+)
+def test_a_document_is_of_its_format_on_one_line_and_on_many(
+    tmp_path: Path, name: str, document: JsonObject, indent: int | None
+) -> None:
+    report = taken(written(tmp_path / "run.json", document, indent))
+    assert formats(report) == [name]
+    assert report.ok and report.totals()["new_traces"] == 1
+
+
+def test_what_a_run_used_is_told_on_one_line_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "bug-1.traj", of_mini_swe_agent(CALLED, cost=0.25))
+
+    async def run() -> tuple[int, float]:
+        into = store()
+        await import_paths(into, [path])
+        (trace,) = await into.list_traces()
+        return trace.total_tokens, trace.total_cost
+
+    assert asyncio.run(run()) == (107, 0.25)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"user_info": {"name": "ann"}},
+        {"tools": [{"type": "function", "function": {"parameters": {"properties": {"user_info": {}, "task_id": {}}}}}]},
+        {"tools": [{"task_id": {}, "trial": {}, "history": {}, "message_type": {}, "mini_version": {}}]},
+        {"tools": [{"history": {}, "mistake_step": {}, "version": 1, "eval": {"type": "object"}}]},
+        {"messages": [{"role": "user", "content": "mini-swe-agent, what is it?"}]},
+    ],
+)
+def test_a_chat_that_has_words_of_another_format_in_it_is_one(tmp_path: Path, beside: JsonObject) -> None:
+    assert formats(taken(written(tmp_path / "chat.jsonl", {**CHAT, **beside}))) == ["chat"]
+
+
+def test_another_packages_format_is_asked_before_chat_which_takes_whatever_has_messages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Own:
+        name = "own"
+
+        def detect(self, path: Path) -> bool:
+            return b'"own"' in path.read_bytes()
+
+        def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+            yield SourceTrace(Trace(trace_id="o"))
+
+    points = [EntryPoint("own", "own:Own", GROUP)]
+    monkeypatch.setattr("traceark.plugins.points", lambda group, places: points)
+    monkeypatch.setattr(EntryPoint, "load", lambda point: Own)
+    assert importers()[-1].name == "chat"
+    assert formats(taken(written(tmp_path / "own.jsonl", {**CHAT, "own": 1}))) == ["own"]
+
+
+@pytest.mark.parametrize("folder", ["tau2-bench", "swe-agent", "who-and-when", "atif", "langfuse", "otel-genai"])
+def test_real_documents_are_of_one_format_however_they_are_laid_out(tmp_path: Path, folder: str) -> None:
+    for path in _small(corpus(folder)):
+        try:
+            document = json.loads(path.read_bytes())
+        except ValueError:
+            continue
+        found = []
+        for indent in LAYOUTS:
+            written(tmp_path / "run.json", document, indent)
+            found.append(
+                [each.name for each in importers() if each.name != "chat" and each.detect(tmp_path / "run.json")]
+            )
+        assert found[0] == found[1], path.name
+        assert len(found[0]) <= 1, path.name
+
+
+def _small(paths: Sequence[Path]) -> list[Path]:
+    """Return the smallest ones: what they are does not depend on how long they are."""
+    return sorted(paths, key=lambda path: path.stat().st_size)[:8]
