@@ -127,3 +127,34 @@ def test_real_documents_are_of_one_format_however_they_are_laid_out(tmp_path: Pa
 def _small(paths: Sequence[Path]) -> list[Path]:
     """Return the smallest ones: what they are does not depend on how long they are."""
     return sorted(paths, key=lambda path: path.stat().st_size)[:8]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ('{"schema_version": "ATIF-v1.6",\n "steps": [\n1 2]}', 3, "not JSON: "),
+        ('\n\n{"schema_version": "ATIF-v1.6",\n "steps": [', 4, "not JSON, torn at its end: "),
+        ('{"schema_version": "ATIF-v1.6",\n "steps": ["a', 2, "not JSON, torn at its end: "),
+        ('{"schema_version": "ATIF-v1.6"\n}\n\n{}', 2, "more than one JSON value"),
+        ('{"resourceSpans": [{"resource": {},\n"scopeSpans": []]', 2, "not JSON: "),
+        ('{"schema_version": "ATIF-v1.6", "steps": []}', 0, "has no session_id"),
+    ],
+)
+def test_where_a_document_breaks_is_told_by_its_line(tmp_path: Path, text: str, line: int, says: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text)
+    (problem,) = taken(path).problems
+    assert (problem.path, problem.line) == (str(path), line)
+    assert says in problem.reason
+
+
+def test_a_broken_event_of_openhands_is_told_by_its_line(tmp_path: Path) -> None:
+    events = tmp_path / "6c1f7a52-6d0a-4b3e-9a3a-5f0f0f6f7a11" / "events"
+    events.mkdir(parents=True)
+    event: JsonObject = {"id": "e", "timestamp": "2026-01-02T03:04:05", "source": "user", "kind": "MessageEvent"}
+    for number in (0, 2):
+        written(events / f"event-{number:05d}-e{number}.json", {**event, "id": f"e{number}"})
+    broken = events / "event-00001-e1.json"
+    broken.write_text('{"id": "e1",\n "kind" "MessageEvent"}')
+    (problem,) = taken(events).problems
+    assert (problem.path, problem.line) == (str(broken), 2)

@@ -48,7 +48,7 @@ def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
     whole = whole_value(path.read_bytes())
     if not isinstance(whole.value, dict):
         reason = whole.reason or "JSON, but no object"
-        counts.problems.append(Problem(str(path), 0, f"{reason}; nothing was taken"))
+        counts.problems.append(Problem(str(path), whole.line, f"{reason}; nothing was taken"))
         return None
     if not whole.exact:
         counts.problems.append(Problem(str(path), 0, INEXACT))
@@ -70,7 +70,7 @@ def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]
         rows = values_of(data)
         first = next(rows, None)
     if first is None or first.value is None:
-        counts.problems.append(Problem(str(path), 0, f"{whole.reason}; nothing was taken"))
+        counts.problems.append(Problem(str(path), whole.line, f"{whole.reason}; nothing was taken"))
         return
     for row in (first, *rows):
         if row.value is None:

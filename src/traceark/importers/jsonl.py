@@ -171,7 +171,7 @@ def rows_of(data: bytes) -> Iterator[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The one JSON value that a file holds; where it holds none, why.
+    """The one JSON value that a file holds; where it holds none, why, and on which line that shows, 0 for none.
 
     `exact` is as of `Row`.
     """
@@ -179,6 +179,7 @@ class Whole:
     value: Json = None
     exact: bool = True
     reason: str = ""
+    line: int = 0
 
 
 def whole_value(data: bytes) -> Whole:
@@ -230,16 +231,17 @@ def values_of(data: bytes) -> Iterator[Row]:
 
 def whole_text(text: str) -> Whole:
     """Return the one value that a text holds, such as a text that is a value of JSON itself."""
-    text = text.strip()
+    text = text.rstrip()
     decoder = _Decoder()
     try:
-        value, end = decoder.decode(text, 0)
+        value, end = decoder.decode(text, len(text) - len(text.lstrip()))
     except RecursionError:
         return Whole(reason=_TOO_DEEP)
-    except ValueError as error:
-        return Whole(reason=f"not JSON: {error}")
+    except json.JSONDecodeError as error:
+        is_torn = error.pos >= len(text) > 0 or error.msg.startswith("Unterminated string")
+        return Whole(reason=f"not JSON{', torn at its end' if is_torn else ''}: {error}", line=error.lineno)
     if end < len(text):
-        return Whole(reason="more than one JSON value")
+        return Whole(reason="more than one JSON value", line=text.count("\n", 0, end) + 1)
     return Whole(cast("Json", value), decoder.exact)
 
 

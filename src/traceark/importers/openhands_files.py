@@ -41,7 +41,7 @@ _SPEAKERS = frozenset({"agent", "user", "environment"})
 
 @dataclass(frozen=True, slots=True)
 class EventFile:
-    """A file that is named as an event: its number, and the event, or why it holds none."""
+    """A file that is named as an event: its number, and the event, or why it holds none, and on which line."""
 
     path: Path
     number: int
@@ -49,6 +49,7 @@ class EventFile:
     text: str
     reason: str = ""
     exact: bool = True
+    line: int = 0
 
 
 @dataclass(slots=True)
@@ -171,7 +172,7 @@ def read_event(path: Path) -> EventFile:
     number = number_of(path)
     if isinstance(whole.value, dict) and is_event(whole.value):
         return EventFile(path, number, whole.value, text, exact=whole.exact)
-    return EventFile(path, number, None, text, whole.reason or "JSON, but no event")
+    return EventFile(path, number, None, text, whole.reason or "JSON, but no event", line=whole.line)
 
 
 def read_documents(path: Path, counts: ImportCounts) -> list[Json]:
@@ -184,7 +185,7 @@ def read_documents(path: Path, counts: ImportCounts) -> list[Json]:
         return [whole.value]
     rows = list(rows_of(data))
     if not rows or rows[0].value is None:
-        counts.problems.append(Problem(str(path), 0, f"{whole.reason}; nothing was taken"))
+        counts.problems.append(Problem(str(path), whole.line, f"{whole.reason}; nothing was taken"))
         return []
     for row in rows:
         if row.value is None:
