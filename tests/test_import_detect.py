@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from test_import_claude_code import corpus
 from test_import_documents import BASH, CHAT, MARKED, SOLVED, USED, of_mini_swe_agent, results
+from test_import_inspect import packed, sample
 from test_import_run import store
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.find import GROUP, importers
@@ -158,3 +160,86 @@ def test_a_broken_event_of_openhands_is_told_by_its_line(tmp_path: Path) -> None
     broken.write_text('{"id": "e1",\n "kind" "MessageEvent"}')
     (problem,) = taken(events).problems
     assert (problem.path, problem.line) == (str(broken), 2)
+
+
+OBSERVATION: JsonObject = {"id": "o", "traceId": "t", "type": "GENERATION", "input": "Hi!", "output": "Hello."}
+RUN: JsonObject = {"id": "r", "trace_id": "r", "run_type": "chain", "name": "greeter", "inputs": {"input": "Hi!"}}
+ITEM: JsonObject = {"object": "trace.span", "id": "s", "trace_id": "t", "span_data": {"type": "agent", "name": "a"}}
+SPAN: JsonObject = {"traceId": "AB", "spanId": "01", "name": "chat", "startTimeUnixNano": "1700000000000000000"}
+JAEGER: JsonObject = {"traceID": "ab", "spanID": "01", "operationName": "chat", "startTime": 1700000000000000}
+DOCUMENTS: dict[str, list[Json]] = {
+    "langfuse": [{"trace": {"id": "t", "name": "greeting"}, "observations": [OBSERVATION]}, [OBSERVATION]],
+    "langsmith": [[RUN], {"runs": [RUN]}],
+    "openai-agents": [{"data": [{"object": "trace", "id": "t"}, ITEM]}],
+    "otlp": [[SPAN], {"data": [{"traceID": "ab", "spans": [JAEGER], "processes": {}}]}],
+    "who-and-when": [MARKED, {"history": MARKED["history"], **MARKED}],
+    "chat": [CHAT],
+}
+
+
+@pytest.mark.parametrize("indent", LAYOUTS)
+@pytest.mark.parametrize(
+    ("name", "document"), [(name, each) for name, documents in DOCUMENTS.items() for each in documents]
+)
+def test_a_torn_document_is_named_as_one_by_the_importer_of_its_format(
+    tmp_path: Path, name: str, document: Json, indent: int | None
+) -> None:
+    if name == "chat" and indent:
+        pytest.skip("a chat is on one line")
+    path, text = tmp_path / "run.json", json.dumps(document, indent=indent)
+    path.write_text(text)
+    assert formats(taken(path)) == [name]
+    for size in (len(text) - 1, len(text) - 2):
+        path.write_text(text[:size])
+        report = taken(path)
+        assert formats(report) == [name]
+        (problem,) = report.problems
+        assert "torn" in problem.reason or "not whole" in problem.reason
+        assert problem.line == text[:size].rstrip().count("\n") + 1
+        assert report.totals()["traces"] == 0
+
+
+def test_a_file_that_is_broken_and_of_no_format_is_skipped_as_before(tmp_path: Path) -> None:
+    for number, text in enumerate(
+        ('{"a": [1', '[{"id": 1}, {"id"', "{ not json", '{"sessionId": "s", "notes": "…', "{")
+    ):
+        (tmp_path / f"{number}.json").write_text(text)
+    report = taken(tmp_path)
+    assert report.ok and len(report.skipped) == 5
+
+
+def test_a_torn_zip_of_inspect_is_named_and_other_torn_zips_are_not(tmp_path: Path) -> None:
+    log = packed(tmp_path / "log.eval", sample())
+    assert taken(log).ok
+    whole = log.read_bytes()
+    at = whole.index(b"PK\1\2")
+    for torn in (whole[:at], whole[: at // 2], whole[:-4], whole[:at] + b"PK\1\3" + whole[at + 4 :]):
+        log.write_bytes(torn)
+        report = taken(log)
+        assert formats(report) == ["inspect"]
+        (problem,) = report.problems
+        assert "torn or damaged zip" in problem.reason and "nothing was taken" in problem.reason
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr("a.txt", "x" * 100)
+    (tmp_path / "other.zip").write_bytes((tmp_path / "other.zip").read_bytes()[:80])
+    report = taken(tmp_path / "other.zip")
+    assert report.ok and len(report.skipped) == 1
+
+
+def test_real_documents_that_are_torn_stop_a_strict_import(tmp_path: Path) -> None:
+    torn = {
+        "inspect": "log.eval",
+        "langfuse": "agno-2025-06-11.trace.json",
+        "who-and-when": "Hand-Crafted__15.json",
+        "otel-genai": "adk_adot_spans.json",
+        "otel-jaeger": "helm.json",
+        "openai-agents": "traces.json_at_5c6a68fb",
+    }
+    for folder, name in torn.items():
+        [path] = [each for each in corpus(folder) if each.name == name]
+        data = path.read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) * 7 // 10])
+    report = taken(tmp_path)
+    assert sorted(Path(problem.path).name for problem in report.problems) == sorted(torn.values())
+    assert report.skipped == [] and report.totals()["traces"] == 0
+    assert taken(tmp_path, strict=True).stopped_at == str(tmp_path / min(torn.values()))

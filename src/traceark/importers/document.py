@@ -15,7 +15,7 @@ from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceEvent, SourceTrace
 from traceark.importers.goals import GoalFold
-from traceark.importers.jsonl import head_rows, rows_of, values_of, whole_value
+from traceark.importers.jsonl import beginning_of, head_rows, rows_of, values_of, whole_value
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Message, Trace
 
@@ -82,13 +82,16 @@ def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]
 
 
 def first_document(path: Path) -> Json:
-    """Return the document that a file is, or the first of those that it has; None for neither."""
+    """Return the document that a file is, or the first of those that it has, or what is whole of a broken one."""
     first = next(head_rows(path), None)
     if first is not None and first.value is not None:
         return first.value
     data = path.read_bytes()
     whole = whole_value(data)
-    return whole.value if not whole.reason else next((row.value for row in values_of(data)), None)
+    if not whole.reason:
+        return whole.value
+    told = next((row.value for row in values_of(data)), None)
+    return told if told is not None else beginning_of(data)
 
 
 class DocumentTrace:

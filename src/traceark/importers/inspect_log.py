@@ -29,6 +29,9 @@ from traceark.models import Json, JsonObject, Message, Trace, Usage
 NAME = "inspect"
 _LOG = re.compile(rb'"version"\s*:\s*\d.*?"eval"\s*:\s*\{', re.DOTALL)
 _KEYS = frozenset({"version", "eval"})
+# A member's own header, by the name of one that logs have (APPNOTE 4.3.7).
+_TORN_ZIP = re.compile(rb"PK\x03\x04.{26}(samples/|_journal/|header\.json)", re.DOTALL)
+_HEAD_BYTES = 65_536
 _ATTACHMENT = "attachment://"
 _USAGE_NAMES = {
     "input_tokens": "input_tokens",
@@ -61,45 +64,68 @@ class InspectLog:
             with zipfile.ZipFile(path) as file:
                 names = set(file.namelist())
         except _BAD_ZIP:
-            return False
+            return _TORN_ZIP.search(_zip_head(path)) is not None
         return bool(names & {"header.json", "_journal/start.json"})
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of each sample."""
-        if not zipfile.is_zipfile(path):
-            log = document_of(path, counts)
-            if log is not None:
-                samples, kept_in = log.get("samples"), None
-                for number, sample in enumerate(samples if isinstance(samples, list) else (), start=1):
-                    if isinstance(sample, dict):
-                        source = _trace(sample, without(log, "samples"), kept_in, path, counts)
-                        kept_in = kept_in or source.trace.trace_id
-                        yield source
-                    else:
-                        counts.problems.append(Problem(str(path), 0, f"sample {number} is no object; it was not taken"))
-                if not isinstance(samples, list) or not samples:
-                    counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+        if not zipfile.is_zipfile(path) and not _zip_head(path):
+            yield from _traces_of_json(path, counts)
             return
-        with zipfile.ZipFile(path) as file:
-            size = sum(info.file_size for info in file.infolist())
-            if size > max(_LARGE_BYTES, _MOST_RATIO * path.stat().st_size):
-                told = f"its members say that they have {size:,} bytes, which is no log's; nothing was taken"
-                counts.problems.append(Problem(str(path), 0, told))
-                return
-            header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
-            log = dict(header or {})
-            if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):
-                log["reductions"] = reductions
-            names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
-            kept_in = None
-            for name in names:
-                found = _member(file, name, path, counts)
-                if found is not None:
-                    source = _trace(found, log, kept_in, path, counts)
-                    kept_in = kept_in or source.trace.trace_id
-                    yield source
-            if not names:
-                counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+        try:
+            file = zipfile.ZipFile(path)
+        except _BAD_ZIP as error:
+            told = f"a torn or damaged zip, whose directory cannot be read ({error}); nothing was taken"
+            hint = "`zip -FF` may make one of the samples in it that are whole"
+            counts.problems.append(Problem(str(path), 0, f"{told}; {hint}"))
+            return
+        with file:
+            yield from _traces_of_zip(file, path, counts)
+
+
+def _traces_of_json(path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+    log = document_of(path, counts)
+    if log is None:
+        return
+    samples, kept_in = log.get("samples"), None
+    for number, sample in enumerate(samples if isinstance(samples, list) else (), start=1):
+        if isinstance(sample, dict):
+            source = _trace(sample, without(log, "samples"), kept_in, path, counts)
+            kept_in = kept_in or source.trace.trace_id
+            yield source
+        else:
+            counts.problems.append(Problem(str(path), 0, f"sample {number} is no object; it was not taken"))
+    if not isinstance(samples, list) or not samples:
+        counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+
+
+def _traces_of_zip(file: zipfile.ZipFile, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
+    size = sum(info.file_size for info in file.infolist())
+    if size > max(_LARGE_BYTES, _MOST_RATIO * path.stat().st_size):
+        told = f"its members say that they have {size:,} bytes, which is no log's; nothing was taken"
+        counts.problems.append(Problem(str(path), 0, told))
+        return
+    header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
+    log = dict(header or {})
+    if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):
+        log["reductions"] = reductions
+    names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
+    kept_in = None
+    for name in names:
+        found = _member(file, name, path, counts)
+        if found is not None:
+            source = _trace(found, log, kept_in, path, counts)
+            kept_in = kept_in or source.trace.trace_id
+            yield source
+    if not names:
+        counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+
+
+def _zip_head(path: Path) -> bytes:
+    """Return the beginning of a file that begins as a zip, else nothing."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head if head.startswith(b"PK\3\4") else b""
 
 
 def _member(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) -> JsonObject | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from traceark.importers.exact import exact_value
+from traceark.importers.exact import exact_value, value_before
 from traceark.models import Json, JsonObject
 
 # The archive keeps 500 levels; a row is kept some levels below the top of its record.
@@ -238,11 +238,33 @@ def whole_text(text: str) -> Whole:
     except RecursionError:
         return Whole(reason=_TOO_DEEP)
     except json.JSONDecodeError as error:
-        is_torn = error.pos >= len(text) > 0 or error.msg.startswith("Unterminated string")
-        return Whole(reason=f"not JSON{', torn at its end' if is_torn else ''}: {error}", line=error.lineno)
+        torn = ", torn at its end" if _breaks_at_end(error, text) else ""
+        return Whole(reason=f"not JSON{torn}: {error}", line=error.lineno)
     if end < len(text):
         return Whole(reason="more than one JSON value", line=text.count("\n", 0, end) + 1)
     return Whole(cast("Json", value), decoder.exact)
+
+
+def _breaks_at_end(error: json.JSONDecodeError, text: str) -> bool:
+    return error.pos >= len(text) > 0 or error.msg.startswith("Unterminated string")
+
+
+def beginning_of(data: bytes) -> Json:
+    """Return what a document says up to where it breaks: as much as it is whole there; None where that is nothing.
+
+    Examples
+    --------
+    >>> beginning_of(b'{"id": "t", "spans": [{"id": 1}, {"id" 2}]}')
+    {'id': 't', 'spans': [{'id': 1}, {}]}
+    """
+    text = _text_of(data.removeprefix(b"\xef\xbb\xbf"))
+    try:
+        json.loads(text, strict=False)
+    except json.JSONDecodeError as error:
+        return cast("Json", value_before(text[: error.pos]))
+    except (ValueError, RecursionError):
+        pass
+    return None
 
 
 def head_rows(path: Path) -> Iterator[Row]:
@@ -269,9 +291,11 @@ def _pieces(decoder: _Decoder, text: str, line: int, *, terminated: bool) -> Ite
             # Where such a value ends cannot be told.
             yield Row(0, line, _raw_of(text[start:end]), reason=_TOO_DEEP, torn=not terminated)
             return
-        except ValueError as error:
+        except json.JSONDecodeError as error:
             if not terminated:
-                yield Row(0, line, _raw_of(text[start:end]), reason="the last row is not whole (yet)", torn=True)
+                is_cut = _breaks_at_end(error, text[:end])
+                reason = "the last row is not whole (yet)" if is_cut else f"the last row is not JSON (yet): {error}"
+                yield Row(0, line, _raw_of(text[start:end]), reason=reason, torn=True)
                 return
             stop = _next_row(decoder, text, start + 1, end)
             yield Row(0, line, _raw_of(text[start:stop]), reason=f"not JSON: {error}")

@@ -16,7 +16,7 @@ from typing import Literal
 
 from traceark.importers.base import ImportCounts, Problem
 from traceark.importers.document import INEXACT
-from traceark.importers.jsonl import Whole, head_rows, rows_of, whole_value
+from traceark.importers.jsonl import Whole, beginning_of, head_rows, rows_of, whole_value
 from traceark.models import Json, JsonObject
 
 Shape = Literal["event", "state", "document"]
@@ -129,7 +129,9 @@ def shape_of(path: Path) -> Shape | None:
     first = next(head_rows(path), None) if head.startswith(b"{") else None
     value: Json = first.value if first is not None else None
     if value is None:
-        value = whole_value(path.read_bytes()).value
+        data = path.read_bytes()
+        whole = whole_value(data)
+        value = whole.value if not whole.reason else beginning_of(data)
     elif is_event(value) and not _is_numbered(path) and _has_more_rows(path):
         return "document"
     if is_event(value):
