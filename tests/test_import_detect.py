@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from shell import run, told
 from test_import_claude_code import corpus
 from test_import_documents import BASH, CHAT, MARKED, SOLVED, USED, of_mini_swe_agent, results
 from test_import_inspect import packed, sample
 from test_import_run import store
-from traceark.importers.base import ImportCounts, SourceTrace
+from traceark.importers.base import ImportCounts, Importer, SourceTrace
+from traceark.importers.chat import Chat
 from traceark.importers.find import GROUP, importers
+from traceark.importers.inspect_log import InspectLog
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
 from traceark.models import Json, JsonObject, Trace
@@ -243,3 +247,63 @@ def test_real_documents_that_are_torn_stop_a_strict_import(tmp_path: Path) -> No
     assert sorted(Path(problem.path).name for problem in report.problems) == sorted(torn.values())
     assert report.skipped == [] and report.totals()["traces"] == 0
     assert taken(tmp_path, strict=True).stopped_at == str(tmp_path / min(torn.values()))
+
+
+def test_a_file_that_is_named_is_read_in_the_format_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text(f"junk\n{json.dumps({**CHAT, 'id': 'c'})}\n")
+    assert taken(path).skipped == [str(path)]
+    for jobs in ("1", "2"):
+        result = run("import", "--format", "chat", "--jobs", jobs, "--to", tmp_path / f"runs-{jobs}", path)
+        assert result.exit_code == 1
+        assert f"traceark: {path}:1: not JSON" in result.stderr and result.stderr.count("\n") == 1
+        assert [trace["trace_id"] for trace in told("ls", tmp_path / f"runs-{jobs}")] == ["c"]
+
+
+def test_a_torn_log_is_named_where_its_format_is(tmp_path: Path) -> None:
+    log = packed(tmp_path / "log.eval", sample())
+    log.write_bytes(log.read_bytes()[:40])
+    report = taken(log, importer=InspectLog())
+    assert ["torn or damaged zip" in problem.reason for problem in report.problems] == [True]
+
+
+def test_in_a_tree_only_files_of_the_format_that_is_named_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# Runs")
+    written(tmp_path / "run.json", SOLVED)
+    chats = written(tmp_path / "chats.jsonl", CHAT)
+    report = taken(tmp_path, importer=Chat())
+    assert report.ok and [file.path for file in report.files] == [str(chats)]
+    assert len(report.skipped) == 2
+    # One that is named as well is read all the same.
+    report = taken(tmp_path / "README.md", chats, importer=Chat())
+    assert [(Path(problem.path).name, problem.line) for problem in report.problems] == [("README.md", 1)]
+
+
+def test_what_is_compressed_is_said_to_be_whatever_its_format(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(CHAT).encode()))
+    assert taken(path, importer=Chat()).compressed == {str(path): "gzip"}
+
+
+NO_RUNS = {
+    "empty": b"",
+    "text": b"# Notes\n\nNo run.\n",
+    "json": b'{"a": 1}',
+    "list": b"[1, 2]",
+    "number": b"7\n8\n",
+    "torn": b'{"a": [1, {"b',
+    "zip": b"PK\3\4" + bytes(60),
+    "binary": bytes(range(256)),
+}
+
+
+@pytest.mark.parametrize("what", NO_RUNS)
+@pytest.mark.parametrize("importer", importers(), ids=lambda importer: str(importer.name))
+def test_a_file_that_holds_nothing_of_the_format_that_is_named_is_named(
+    tmp_path: Path, importer: Importer, what: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(NO_RUNS[what])
+    report = taken(path, importer=importer)
+    assert report.raised == {}
+    assert report.problems and report.totals()["traces"] == 0

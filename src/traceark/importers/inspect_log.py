@@ -76,7 +76,7 @@ class InspectLog:
             file = zipfile.ZipFile(path)
         except _BAD_ZIP as error:
             told = f"a torn or damaged zip, whose directory cannot be read ({error}); nothing was taken"
-            hint = "`zip -FF` may make one of the samples in it that are whole"
+            hint = "`zip -FF` may save the samples in it that are whole"
             counts.problems.append(Problem(str(path), 0, f"{told}; {hint}"))
             return
         with file:

@@ -71,6 +71,9 @@ def _traces(document: JsonObject, path: Path, counts: ImportCounts) -> Iterator[
     """Yield the trace of each simulation of some results; a document without any is one."""
     simulations = document.get("simulations")
     if not isinstance(simulations, list):
+        if not document.keys() & {"task_id", "messages", "traj"}:
+            counts.problems.append(Problem(str(path), 0, f"no simulation, and not taken: {str(document)[:60]}"))
+            return
         yield _trace(document, {}, path, counts)
         return
     tasks = {str(task.get("id")): task for task in objects_of(document.get("tasks"))}
