@@ -48,6 +48,12 @@ def test_the_torn_end_of_a_file_is_marked_so() -> None:
         assert (piece.line, piece.text.encode(), piece.torn) == (2, B[:size], True)
 
 
+def test_the_end_of_a_file_that_is_no_row_says_whether_it_is_cut_or_wrong() -> None:
+    assert [each.reason for each in pieces(b'{"a":1}\n{"b": "c')] == ["the last row is not whole (yet)"]
+    (wrong,) = pieces(rb'{"b": "\p"}')
+    assert wrong.torn and wrong.reason.startswith("the last row is not JSON (yet): Invalid \\escape: line 1")
+
+
 def test_conflict_markers_nul_runs_and_values_that_are_no_objects_are_pieces() -> None:
     data = b"<<<<<<< HEAD\n" + A + b"\n\0\0\0" + B + b"\n[1]\nnull\n=======\n"
     assert [(piece.line, piece.text) for piece in pieces(data)] == [

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 @click.command("import")
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=click.Path(path_type=Path))
 @click.option("--to", "archive", metavar="ARCHIVE", required=True, help="The archive, made if it is not there.")
-@click.option("--format", "format_name", metavar="NAME", help="The format; without it each file's content tells.")
+@click.option(
+    "--format",
+    "format_name",
+    metavar="NAME",
+    help="The format, whatever the files named hold; in trees only files of it. Without it each file's content tells.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first file that cannot be taken whole.")
 @click.option(
     "--jobs",

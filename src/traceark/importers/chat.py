@@ -13,7 +13,7 @@ from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import DocumentTrace, object_of, without
-from traceark.importers.jsonl import Row, head_rows, rows_of
+from traceark.importers.jsonl import Row, beginning_of, head_rows, rows_of
 from traceark.importers.model_calls import usage_in
 from traceark.importers.typed import Typed
 from traceark.importers.usage import spend, spend_in_all
@@ -43,9 +43,11 @@ class Chat:
     name = NAME
 
     def detect(self, path: Path) -> bool:
-        """Say whether the first row of the file is a chat, and nothing else."""
+        """Say whether the first row of the file is a chat, or the beginning of one that is torn."""
         first = next(head_rows(path), None)
-        return first is not None and first.value is not None and _is_chat(first.value)
+        if first is None or first.value is None:
+            return first is not None and first.torn and _begins_as_chat(beginning_of(first.raw))
+        return _is_chat(first.value)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield a trace for each line."""
@@ -66,6 +68,11 @@ def _is_chat(value: Mapping[str, Json]) -> bool:
         and bool(messages)
         and all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in messages)
     )
+
+
+def _begins_as_chat(value: Json) -> bool:
+    messages = value.get("messages") if isinstance(value, dict) else None
+    return isinstance(messages, list) and _is_chat({"messages": messages[:1]})
 
 
 def _trace(row: Row, chat: JsonObject, counts: ImportCounts, path: Path) -> SourceTrace:

@@ -15,7 +15,7 @@ from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceEvent, SourceTrace
 from traceark.importers.goals import GoalFold
-from traceark.importers.jsonl import head_rows, rows_of, values_of, whole_value
+from traceark.importers.jsonl import beginning_of, head_rows, rows_of, values_of, whole_value
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Message, Trace
 
@@ -36,12 +36,21 @@ def head_of(path: Path, *, lists: bool = False) -> bytes:
     return head if head.startswith((b"{", b"[") if lists else b"{") else b""
 
 
+def may_have(path: Path, *keys: frozenset[str]) -> bool:
+    """Say whether a file's first row has all keys of one of some sets; what is not one row may have them.
+
+    The head of a file tells no more than that a key is somewhere in it: of a row it may be one far inside.
+    """
+    first = next(head_rows(path), None)
+    return first is None or first.value is None or any(each <= first.value.keys() for each in keys)
+
+
 def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
     """Return the object that a file holds; None, with a problem, where it holds none."""
     whole = whole_value(path.read_bytes())
     if not isinstance(whole.value, dict):
         reason = whole.reason or "JSON, but no object"
-        counts.problems.append(Problem(str(path), 0, f"{reason}; nothing was taken"))
+        counts.problems.append(Problem(str(path), whole.line, f"{reason}; nothing was taken"))
         return None
     if not whole.exact:
         counts.problems.append(Problem(str(path), 0, INEXACT))
@@ -63,7 +72,7 @@ def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]
         rows = values_of(data)
         first = next(rows, None)
     if first is None or first.value is None:
-        counts.problems.append(Problem(str(path), 0, f"{whole.reason}; nothing was taken"))
+        counts.problems.append(Problem(str(path), whole.line, f"{whole.reason}; nothing was taken"))
         return
     for row in (first, *rows):
         if row.value is None:
@@ -75,13 +84,16 @@ def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]
 
 
 def first_document(path: Path) -> Json:
-    """Return the document that a file is, or the first of those that it has; None for neither."""
+    """Return the document that a file is, or the first of those that it has, or what is whole of a broken one."""
     first = next(head_rows(path), None)
     if first is not None and first.value is not None:
         return first.value
     data = path.read_bytes()
     whole = whole_value(data)
-    return whole.value if not whole.reason else next((row.value for row in values_of(data)), None)
+    if not whole.reason:
+        return whole.value
+    told = next((row.value for row in values_of(data)), None)
+    return told if told is not None else beginning_of(data)
 
 
 class DocumentTrace:

@@ -16,6 +16,20 @@ _STEP = 429
 _LONG_NUMBER = re.compile(rb"\d{10}")
 
 
+def value_before(text: str) -> Any:
+    """Return what is whole of a value whose text breaks off; None where nothing is.
+
+    Examples
+    --------
+    >>> value_before('{"a": [{"b": 1}, {"c": "d')
+    {'a': [{'b': 1}, {}]}
+    """
+    try:
+        return from_json(text.encode("utf-8", "surrogateescape"), allow_partial=True)
+    except ValueError:
+        return None
+
+
 def exact_value(text: bytes) -> Any:
     r"""Return the value of JSON text in UTF-8 that is written from its value as the very same bytes.
 

@@ -34,7 +34,6 @@ _OWN: tuple[type[Importer], ...] = (
     # A file of an archive holds whatever other formats say, and may look like one of theirs.
     TracearkArchive,
     Atif,
-    Chat,
     ClaudeCode,
     Codex,
     InspectLog,
@@ -47,18 +46,22 @@ _OWN: tuple[type[Importer], ...] = (
     SweAgent,
     Tau2,
     WhoAndWhen,
+    Chat,
 )
+# Whatever has messages is a chat, so it is asked last, behind formats of other packages too. All others ask for marks
+# of their own, and may come in any order.
+_MOST_GENERAL = Chat.name
 
 
 def importers() -> list[Importer]:
-    """Return one importer of each installed format.
+    """Return one importer of each installed format, in the order in which they are asked whether a file is theirs.
 
     Examples
     --------
     >>> "claude-code" in [importer.name for importer in importers()]
     True
     """
-    return installed(GROUP, _OWN, ImportFailedError)
+    return sorted(installed(GROUP, _OWN, ImportFailedError), key=lambda each: each.name == _MOST_GENERAL)
 
 
 def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:

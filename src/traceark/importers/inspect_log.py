@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, without
+from traceark.importers.document import INEXACT, DocumentTrace, document_of, head_of, may_have, without
 from traceark.importers.inspect_usage import LogTotals, events_of, take_usage
 from traceark.importers.jsonl import whole_value
 from traceark.importers.typed import Typed
@@ -28,6 +28,10 @@ from traceark.models import Json, JsonObject, Trace
 
 NAME = "inspect"
 _LOG = re.compile(rb'"version"\s*:\s*\d.*?"eval"\s*:\s*\{', re.DOTALL)
+_KEYS = frozenset({"version", "eval"})
+# A member's own header, by the name of one that logs have (APPNOTE 4.3.7).
+_TORN_ZIP = re.compile(rb"PK\x03\x04.{26}(samples/|_journal/|header\.json)", re.DOTALL)
+_HEAD_BYTES = 65_536
 _ATTACHMENT = "attachment://"
 # What Python's library raises where a zip is damaged, or of a kind that it does not know.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError)
@@ -47,19 +51,19 @@ class InspectLog:
     def detect(self, path: Path) -> bool:
         """Say whether the file is a zip with a log's members, or the beginning that of a log in JSON."""
         if _LOG.search(head_of(path)) is not None:
-            return True
+            return may_have(path, _KEYS)
         try:
             with zipfile.ZipFile(path) as file:
                 names = set(file.namelist())
         except _BAD_ZIP:
-            return False
+            return _TORN_ZIP.search(_zip_head(path)) is not None
         return bool(names & {"header.json", "_journal/start.json"})
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of each sample; say so where the log states other totals than its samples have."""
         kept_in: str | None = None
         totals: LogTotals | None = None
-        for log, sample in _zipped(path, counts) if zipfile.is_zipfile(path) else _listed(path, counts):
+        for log, sample in _samples(path, counts):
             totals = totals or LogTotals(log)
             totals.add(sample)
             if sample is not None:
@@ -68,6 +72,22 @@ class InspectLog:
                 yield source
         for told in totals.differences() if totals is not None else ():
             counts.differences.append(Problem(str(path), 0, told))
+
+
+def _samples(path: Path, counts: ImportCounts) -> Iterator[tuple[JsonObject, JsonObject | None]]:
+    """Yield what a log says of all samples with each of them, None for one that cannot be read."""
+    if not zipfile.is_zipfile(path) and not _zip_head(path):
+        yield from _listed(path, counts)
+        return
+    try:
+        file = zipfile.ZipFile(path)
+    except _BAD_ZIP as error:
+        told = f"a torn or damaged zip, whose directory cannot be read ({error}); nothing was taken"
+        hint = "`zip -FF` may save the samples in it that are whole"
+        counts.problems.append(Problem(str(path), 0, f"{told}; {hint}"))
+        return
+    with file:
+        yield from _zipped(file, path, counts)
 
 
 def _listed(path: Path, counts: ImportCounts) -> Iterator[tuple[JsonObject, JsonObject | None]]:
@@ -84,23 +104,29 @@ def _listed(path: Path, counts: ImportCounts) -> Iterator[tuple[JsonObject, Json
         counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
 
 
-def _zipped(path: Path, counts: ImportCounts) -> Iterator[tuple[JsonObject, JsonObject | None]]:
+def _zipped(file: zipfile.ZipFile, path: Path, counts: ImportCounts) -> Iterator[tuple[JsonObject, JsonObject | None]]:
     """Yield what a zip says of all samples with each of them, None for one that cannot be read."""
-    with zipfile.ZipFile(path) as file:
-        size = sum(info.file_size for info in file.infolist())
-        if size > max(_LARGE_BYTES, _MOST_RATIO * path.stat().st_size):
-            told = f"its members say that they have {size:,} bytes, which is no log's; nothing was taken"
-            counts.problems.append(Problem(str(path), 0, told))
-            return
-        header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
-        log = dict(header or {})
-        if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):
-            log["reductions"] = reductions
-        names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
-        for name in names:
-            yield log, _member(file, name, path, counts)
-        if not names:
-            counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+    size = sum(info.file_size for info in file.infolist())
+    if size > max(_LARGE_BYTES, _MOST_RATIO * path.stat().st_size):
+        told = f"its members say that they have {size:,} bytes, which is no log's; nothing was taken"
+        counts.problems.append(Problem(str(path), 0, told))
+        return
+    header = _member(file, "header.json", path, counts) or _member(file, "_journal/start.json", path, counts)
+    log = dict(header or {})
+    if "reductions.json" in file.namelist() and (reductions := _value(file, "reductions.json", path, counts)):
+        log["reductions"] = reductions
+    names = [name for name in file.namelist() if name.startswith("samples/") and name.endswith(".json")]
+    for name in names:
+        yield log, _member(file, name, path, counts)
+    if not names:
+        counts.problems.append(Problem(str(path), 0, "the log has no samples; nothing was taken"))
+
+
+def _zip_head(path: Path) -> bytes:
+    """Return the beginning of a file that begins as a zip, else nothing."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return head if head.startswith(b"PK\3\4") else b""
 
 
 def _member(file: zipfile.ZipFile, name: str, path: Path, counts: ImportCounts) -> JsonObject | None:

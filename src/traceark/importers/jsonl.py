@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from traceark.importers.exact import exact_value
+from traceark.importers.exact import exact_value, value_before
 from traceark.models import Json, JsonObject
 
 # The archive keeps 500 levels; a row is kept some levels below the top of its record.
@@ -171,7 +171,7 @@ def rows_of(data: bytes) -> Iterator[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """The one JSON value that a file holds; where it holds none, why.
+    """The one JSON value that a file holds; where it holds none, why, and on which line that shows, 0 for none.
 
     `exact` is as of `Row`.
     """
@@ -179,6 +179,7 @@ class Whole:
     value: Json = None
     exact: bool = True
     reason: str = ""
+    line: int = 0
 
 
 def whole_value(data: bytes) -> Whole:
@@ -230,17 +231,40 @@ def values_of(data: bytes) -> Iterator[Row]:
 
 def whole_text(text: str) -> Whole:
     """Return the one value that a text holds, such as a text that is a value of JSON itself."""
-    text = text.strip()
+    text = text.rstrip()
     decoder = _Decoder()
     try:
-        value, end = decoder.decode(text, 0)
+        value, end = decoder.decode(text, len(text) - len(text.lstrip()))
     except RecursionError:
         return Whole(reason=_TOO_DEEP)
-    except ValueError as error:
-        return Whole(reason=f"not JSON: {error}")
+    except json.JSONDecodeError as error:
+        torn = ", torn at its end" if _breaks_at_end(error, text) else ""
+        return Whole(reason=f"not JSON{torn}: {error}", line=error.lineno)
     if end < len(text):
-        return Whole(reason="more than one JSON value")
+        return Whole(reason="more than one JSON value", line=text.count("\n", 0, end) + 1)
     return Whole(cast("Json", value), decoder.exact)
+
+
+def _breaks_at_end(error: json.JSONDecodeError, text: str) -> bool:
+    return error.pos >= len(text) > 0 or error.msg.startswith("Unterminated string")
+
+
+def beginning_of(data: bytes) -> Json:
+    """Return what a document says up to where it breaks: as much as it is whole there; None where that is nothing.
+
+    Examples
+    --------
+    >>> beginning_of(b'{"id": "t", "spans": [{"id": 1}, {"id" 2}]}')
+    {'id': 't', 'spans': [{'id': 1}, {}]}
+    """
+    text = _text_of(data.removeprefix(b"\xef\xbb\xbf"))
+    try:
+        json.loads(text, strict=False)
+    except json.JSONDecodeError as error:
+        return cast("Json", value_before(text[: error.pos]))
+    except (ValueError, RecursionError):
+        pass
+    return None
 
 
 def head_rows(path: Path) -> Iterator[Row]:
@@ -267,9 +291,11 @@ def _pieces(decoder: _Decoder, text: str, line: int, *, terminated: bool) -> Ite
             # Where such a value ends cannot be told.
             yield Row(0, line, _raw_of(text[start:end]), reason=_TOO_DEEP, torn=not terminated)
             return
-        except ValueError as error:
+        except json.JSONDecodeError as error:
             if not terminated:
-                yield Row(0, line, _raw_of(text[start:end]), reason="the last row is not whole (yet)", torn=True)
+                is_cut = _breaks_at_end(error, text[:end])
+                reason = "the last row is not whole (yet)" if is_cut else f"the last row is not JSON (yet): {error}"
+                yield Row(0, line, _raw_of(text[start:end]), reason=reason, torn=True)
                 return
             stop = _next_row(decoder, text, start + 1, end)
             yield Row(0, line, _raw_of(text[start:stop]), reason=f"not JSON: {error}")

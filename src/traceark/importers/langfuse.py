@@ -64,8 +64,11 @@ class Langfuse:
         """Say whether the file's document, or its first, is a trace or an observation, or has some."""
         if _MARK.search(head_of(path, lists=True)) is None:
             return False
-        first = _pieces(first_document(path), {})
-        return any(_is_observation(each.record) or each.kind == "trace" for each in first)
+        first = first_document(path)
+        if isinstance(first, dict) and isinstance(trace := first.get("trace"), dict) and _is_trace(trace):
+            # Its observations follow, and may be torn off.
+            return True
+        return any(_is_observation(each.record) or each.kind == "trace" for each in _pieces(first, {}))
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the traces of the file, in the order in which they are told of first."""

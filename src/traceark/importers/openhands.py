@@ -91,7 +91,7 @@ def _folder_traces(folder: Folder, path: Path, counts: ImportCounts) -> Iterator
     placed = {id(each) for run in runs for each in run.events}
     for each in events:
         if id(each) not in placed:
-            counts.problems.append(Problem(str(each.path), 0, f"{each.reason}; it was not taken"))
+            counts.problems.append(Problem(str(each.path), each.line, f"{each.reason}; it was not taken"))
     for run in runs:
         yield from _directory_trace(run, folder, beside, path, counts)
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from traceark.importers.base import ImportCounts, Problem
 from traceark.importers.document import INEXACT
-from traceark.importers.jsonl import Whole, head_rows, rows_of, whole_value
+from traceark.importers.jsonl import Whole, beginning_of, head_rows, rows_of, whole_value
 from traceark.models import Json, JsonObject
 
 Shape = Literal["event", "state", "document"]
@@ -41,7 +41,7 @@ _SPEAKERS = frozenset({"agent", "user", "environment"})
 
 @dataclass(frozen=True, slots=True)
 class EventFile:
-    """A file that is named as an event: its number, and the event, or why it holds none."""
+    """A file that is named as an event: its number, and the event, or why it holds none, and on which line."""
 
     path: Path
     number: int
@@ -49,6 +49,7 @@ class EventFile:
     text: str
     reason: str = ""
     exact: bool = True
+    line: int = 0
 
 
 @dataclass(slots=True)
@@ -128,7 +129,9 @@ def shape_of(path: Path) -> Shape | None:
     first = next(head_rows(path), None) if head.startswith(b"{") else None
     value: Json = first.value if first is not None else None
     if value is None:
-        value = whole_value(path.read_bytes()).value
+        data = path.read_bytes()
+        whole = whole_value(data)
+        value = whole.value if not whole.reason else beginning_of(data)
     elif is_event(value) and not _is_numbered(path) and _has_more_rows(path):
         return "document"
     if is_event(value):
@@ -171,7 +174,7 @@ def read_event(path: Path) -> EventFile:
     number = number_of(path)
     if isinstance(whole.value, dict) and is_event(whole.value):
         return EventFile(path, number, whole.value, text, exact=whole.exact)
-    return EventFile(path, number, None, text, whole.reason or "JSON, but no event")
+    return EventFile(path, number, None, text, whole.reason or "JSON, but no event", line=whole.line)
 
 
 def read_documents(path: Path, counts: ImportCounts) -> list[Json]:
@@ -184,7 +187,7 @@ def read_documents(path: Path, counts: ImportCounts) -> list[Json]:
         return [whole.value]
     rows = list(rows_of(data))
     if not rows or rows[0].value is None:
-        counts.problems.append(Problem(str(path), 0, f"{whole.reason}; nothing was taken"))
+        counts.problems.append(Problem(str(path), whole.line, f"{whole.reason}; nothing was taken"))
         return []
     for row in rows:
         if row.value is None:

@@ -159,7 +159,7 @@ class RunTrace:
 
     def unreadable(self, file: EventFile, *, last: bool) -> None:
         """Take a file that holds no event; the last one may still be being written."""
-        self._counts.problems.append(Problem(str(file.path), 0, file.reason))
+        self._counts.problems.append(Problem(str(file.path), file.line, file.reason))
         if last and not file.reason.startswith("JSON"):
             self._counts.rows["torn"] += 1
             self._torn = file.text

@@ -11,7 +11,7 @@ import asyncio
 import copy
 import gc
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
@@ -61,6 +61,7 @@ class _Shared:
     store: SharedStore
     candidates: Sequence[Importer]
     among: frozenset[Path]
+    told: frozenset[Path]
     strict: bool
     locks: Sequence[Lock]
 
@@ -95,6 +96,7 @@ async def take_in_parallel(
     kin: Kin,
     tell: Callable[[Path, int], None],
     *,
+    told: Collection[Path],
     strict: bool,
     workers: int,
 ) -> None:
@@ -102,7 +104,7 @@ async def take_in_parallel(
     copy.copy(store)  # of a store that no other process can open there is no copy
     context = processes.context()
     locks = [context.Lock() for _ in range(STRIPES)]
-    shared = _Shared(store, candidates, frozenset(files), strict, locks)
+    shared = _Shared(store, candidates, frozenset(files), frozenset(told), strict, locks)
     with processes.pool(workers - 1, _begin, shared) as pool:
         sharing = _Sharing(shared, pool, workers - 1, tell)
         try:
@@ -282,7 +284,9 @@ async def _take_opened(shared: _Shared, files: Sequence[Path], pieces: bool) -> 
 async def _take(shared: _Shared, store: SharedStore, files: Sequence[Path], pieces: bool) -> _Taken:
     among = dict.fromkeys(files) if pieces else shared.among
     guard = partial(_alone, shared.locks)
-    async with Taker(store, shared.candidates, among, pieces=pieces, strict=shared.strict, guard=guard) as taker:
+    async with Taker(
+        store, shared.candidates, among, told=shared.told, pieces=pieces, strict=shared.strict, guard=guard
+    ) as taker:
         for path in files:
             await taker.take(path)
             if taker.report.stopped_at is not None:

@@ -51,7 +51,8 @@ async def import_paths(
     paths : sequence of path
         Files, or directories that are walked; symbolic links within them are not followed.
     importer : Importer, optional
-        The one to use; without it each file goes to the first one that detects its format.
+        The one to use: for files among `paths` whatever they hold, for those in directories where it detects its
+        format. Without it each file goes to the first one that does.
     progress : callable, optional
         Called with a file about to be read, the bytes done and the bytes in all; at the end once
         more with the last file.
@@ -83,6 +84,8 @@ async def import_paths(
     report, kin = ImportReport(), Kin()
     files = list(files_in([Path(path) for path in paths], report))
     candidates = [importer] if importer is not None else importers()
+    # A directory may hold other files too; of one that was named it is known what it should be.
+    told = frozenset(map(Path, paths)) if importer is not None else frozenset()
     sizes = [size_of(path) for path in files]
     total = sum(sizes)
 
@@ -95,11 +98,13 @@ async def import_paths(
     if workers > 1:
         if not isinstance(store, SharedStore):
             raise InvalidValueError(f"{type(store).__name__} cannot be shared by several processes", "workers")
-        await take_in_parallel(store, files, sizes, candidates, report, kin, tell, strict=strict, workers=workers)
+        await take_in_parallel(
+            store, files, sizes, candidates, report, kin, tell, told=told, strict=strict, workers=workers
+        )
     else:
         done = 0
         with in_turns():
-            async with Taker(store, candidates, dict.fromkeys(files), strict=strict) as taker:
+            async with Taker(store, candidates, dict.fromkeys(files), told=told, strict=strict) as taker:
                 for path, size in zip(files, sizes, strict=True):
                     tell(path, done)
                     await taker.take(path)

@@ -16,15 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, may_have, objects_of, without
 from traceark.importers.model_calls import usage_in
 from traceark.importers.usage import spend_in_all
 from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "swe-agent"
 _TRAJECTORY = re.compile(
-    rb'"trajectory"\s*:\s*\[\s*\{\s*"(action|response|observation|thought)"|"mini-swe-agent|"mini_version"'
+    rb'"trajectory"\s*:\s*\[\s*\{\s*"(action|response|observation|thought)"'
+    rb'|"trajectory_format"\s*:\s*"mini-swe-agent|"mini_version"\s*:'
 )
+_KEYS = tuple(map(frozenset, ({"trajectory"}, {"history"}, {"trajectory_format"}, {"info", "messages"})))
 
 
 class SweAgent:
@@ -47,7 +49,8 @@ class SweAgent:
     def detect(self, path: Path) -> bool:
         """Say whether steps, or messages of their kind, stand in the file's beginning."""
         head = head_of(path)
-        return _TRAJECTORY.search(head) is not None or (b'"history"' in head and b'"message_type"' in head)
+        marked = _TRAJECTORY.search(head) is not None or (b'"history"' in head and b'"message_type"' in head)
+        return marked and may_have(path, *_KEYS)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the run's trace."""

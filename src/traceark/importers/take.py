@@ -58,6 +58,9 @@ class Taker:
     among : collection of Path
         All files of this import, in their order: a run that is spread over several is taken with the first of
         them, a trace that comes in pieces with the last one that names it.
+    told : collection of Path
+        Files that were said to be of the first candidate's format: they go to it without a look at their content, but
+        for compressed ones.
     pieces : bool
         Whether to take files of traces that come in pieces; else they are left, for all of a trace to be taken by one.
     strict : bool
@@ -79,6 +82,7 @@ class Taker:
         candidates: Sequence[Importer],
         among: Collection[Path],
         *,
+        told: Collection[Path] = (),
         pieces: bool = True,
         strict: bool = False,
         guard: Guard | None = None,
@@ -95,6 +99,7 @@ class Taker:
         # Told once: to ask what an importer can takes as long as reading a small file.
         self._beside = [each for each in candidates if isinstance(each, Beside)]
         self._among = among
+        self._told = told
         self._strict = strict
         self._guard = guard
         self._awaited: Awaited | None = None
@@ -145,6 +150,8 @@ class Taker:
                     return
                 self.report.covered.update(map(str, together))
             sources = await computed(_read, importer, path, counts)
+            if path in self._told and not sources and not counts.problems:
+                counts.problems.append(Problem(str(path), 0, f"nothing in it is of the format {importer.name!r}"))
         except (OSError, ImportFailedError) as error:
             self.report.unreadable(str(path), error)
             self._stop(str(path), self.report.files[-1].problems)
@@ -213,6 +220,8 @@ class Taker:
         return False
 
     def _detect(self, path: Path) -> Importer | None:
+        if path in self._told and compression_of(path) is None:
+            return self._candidates[0]
         for importer in self._candidates:
             with asked(importer.name):
                 if importer.detect(path):

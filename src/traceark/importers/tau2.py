@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, documents_of, head_of, objects_of, without
+from traceark.importers.document import DocumentTrace, documents_of, head_of, may_have, objects_of, without
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace, Usage
 
@@ -23,6 +23,12 @@ NAME = "tau2"
 # One of these stands near the beginning of the document; `info` says what ran.
 _RESULTS = re.compile(rb'"(agent_info|user_info)"\s*:')
 _SIMULATION = re.compile(rb'"task_id"\s*:.*"(termination_reason|trial)"\s*:', re.DOTALL)
+_KEYS = (
+    frozenset({"simulations"}),
+    frozenset({"task_id", "termination_reason"}),
+    frozenset({"task_id", "trial"}),
+    frozenset({"task_id", "traj"}),
+)
 _RUN = re.compile(rb'\A\[?\s*\{\s*"task_id"\s*:.*"traj"\s*:', re.DOTALL)
 
 
@@ -47,9 +53,8 @@ class Tau2:
     def detect(self, path: Path) -> bool:
         """Say whether the beginning of the file is that of results or of a simulation."""
         head = head_of(path, lists=True)
-        if _RUN.search(head) is not None:
-            return True
-        return head.startswith(b"{") and any(each.search(head) is not None for each in (_RESULTS, _SIMULATION))
+        marks = (_RUN, _RESULTS, _SIMULATION) if head.startswith(b"{") else (_RUN,)
+        return any(each.search(head) is not None for each in marks) and may_have(path, *_KEYS)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of each simulation."""
@@ -66,6 +71,9 @@ def _traces(document: JsonObject, path: Path, counts: ImportCounts) -> Iterator[
     """Yield the trace of each simulation of some results; a document without any is one."""
     simulations = document.get("simulations")
     if not isinstance(simulations, list):
+        if not document.keys() & {"task_id", "messages", "traj"}:
+            counts.problems.append(Problem(str(path), 0, f"no simulation, and not taken: {str(document)[:60]}"))
+            return
         yield _trace(document, {}, path, counts)
         return
     tasks = {str(task.get("id")): task for task in objects_of(document.get("tasks"))}

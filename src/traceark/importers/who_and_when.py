@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, without
+from traceark.importers.document import DocumentTrace, document_of, head_of, may_have, object_of, without
+from traceark.importers.jsonl import beginning_of, whole_value
 from traceark.models import JsonObject, Trace
 
 NAME = "who-and-when"
+_KEYS = frozenset({"history", "mistake_step"})
+_BEGINS = re.compile(rb'\{\s*"(history|is_correct|is_corrected|question|question_ID)"\s*:')
 _ROLES = {"human": "user", "user": "user", "assistant": "assistant", "system": "system"}
 
 
@@ -39,9 +43,11 @@ class WhoAndWhen:
     name = NAME
 
     def detect(self, path: Path) -> bool:
-        """Say whether the file has a history, and a marked step at its beginning or its end."""
+        """Say whether the file has a history, and a marked step at its beginning or its end unless that is torn off."""
         head = head_of(path)
-        return b'"history"' in head and _is_marked(path, head)
+        if b'"history"' not in head:
+            return False
+        return may_have(path, _KEYS) if _is_marked(path, head) else _is_torn(path, head)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the run's trace."""
@@ -59,6 +65,15 @@ def _is_marked(path: Path, head: bytes) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 65_536))
         return b'"mistake_step"' in head or b'"mistake_step"' in file.read()
+
+
+def _is_torn(path: Path, head: bytes) -> bool:
+    """Say whether a file is the beginning of a run, whose marks come last."""
+    if _BEGINS.match(head) is None or not whole_value(data := path.read_bytes()).reason:
+        return False
+    steps = object_of(beginning_of(data)).get("history")
+    first = object_of(steps[0]) if isinstance(steps, list) and steps else {}
+    return isinstance(first.get("role"), str) and "content" in first
 
 
 def _trace(document: JsonObject, path: Path, counts: ImportCounts) -> SourceTrace:
