@@ -16,6 +16,7 @@ from typing import cast, get_args
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, with_calls, without
 from traceark.importers.typed import Typed
+from traceark.importers.usage import of_whole_run
 from traceark.models import Json, JsonObject, Trace, TraceStatus, Usage
 
 _VERSION = re.compile(rb'"schema_version"\s*:\s*"ATIF-')
@@ -214,8 +215,7 @@ def _take_totals(building: DocumentTrace, final: Json) -> None:
     told = {name: final.get(f"total_{name}") for name in ("prompt_tokens", "completion_tokens", "cached_tokens")}
     usage, cost = _usage(told, building.typed), building.typed.cost(final.get("total_cost_usd"))
     if usage.total() or cost:
-        answers[-1].usage, answers[-1].tokens, answers[-1].cost = usage, usage.total(), cost
-        setattr(answers[-1], "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
+        answers[-1].usage, answers[-1].tokens, answers[-1].cost = of_whole_run(usage), usage.total(), cost
 
 
 def _stated(final: Json, typed: Typed) -> int | None:

@@ -2,7 +2,7 @@
 
 They have no run's id. The history is the messages; the steps of ``trajectory`` tell the same with the
 environment's state, and are events. SWE-agent has no times and states what was used for the whole run
-alone: that stands at the model's last message, marked `whole_run`, so that totals are right.
+alone: that stands at the model's last message, its usage marked `whole_run`, so that totals are right.
 mini-swe-agent (https://mini-swe-agent.com) has the model's response, its cost and the time in a message's
 ``extra``; with the responses API the message is the response itself.
 """
@@ -12,13 +12,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, objects_of, without
+from traceark.importers.document import (
+    DocumentTrace,
+    beginning_of,
+    document_of,
+    head_of,
+    object_of,
+    objects_of,
+    without,
+)
 from traceark.importers.model_calls import usage_in
-from traceark.models import Json, JsonObject, Message, Trace, Usage
+from traceark.importers.usage import of_whole_run
+from traceark.models import Json, JsonObject, Trace, Usage
 
 NAME = "swe-agent"
 _TRAJECTORY = re.compile(
@@ -27,7 +37,7 @@ _TRAJECTORY = re.compile(
 
 
 class SweAgent:
-    """Reads a run; the trace id is the file's name and a hash of its history.
+    """Reads a run; the trace id is the file's name and a hash of how it begins, up to the model's first answer.
 
     Examples
     --------
@@ -38,7 +48,7 @@ class SweAgent:
     ...     _ = path.write_text(json.dumps(run))
     ...     [source] = SweAgent().read(path, ImportCounts())
     >>> source.trace.trace_id, len(source.messages), len(source.events)
-    ('bug-1-89edae8c', 1, 1)
+    ('bug-1-81b0d58c', 1, 1)
     """
 
     name = NAME
@@ -61,24 +71,54 @@ class SweAgent:
 
 
 def _trace(document: JsonObject, name: str, path: Path, counts: ImportCounts) -> SourceTrace:
-    history = document[name]
-    digest = hashlib.sha256(json.dumps(history, sort_keys=True).encode()).hexdigest()[:8]
-    trace = Trace(trace_id=f"{path.stem}-{digest}", agent_type=NAME, status="completed")
+    info, steps = document.get("info"), document.get("trajectory")
+    about = object_of(info)
+    steps = steps if isinstance(steps, list) else [steps] if steps is not None else []
+    trace = Trace(trace_id=f"{path.stem}-{_digest(document, name, steps)}", agent_type=NAME, status="completed")
     building = DocumentTrace(NAME, trace, counts)
-    trace.metadata = {"swe_agent": building.keep("run", without(document, name, "trajectory"))}
+    rest = without(document, name, "trajectory", "info")
+    if "config" in about or (info is not None and not isinstance(info, dict)):
+        rest["info"] = {"config": about["config"]} if about else info
+    short = building.keep("run", rest)
+    # It changes as the run goes on, which no event does.
+    trace.metadata = {"swe_agent": {**short, "info": without(about, "config")} if isinstance(info, dict) else short}
     typed = building.typed
-    info = document.get("info")
-    about: JsonObject = info if isinstance(info, dict) else {}
     trace.model = _model(about)
     ended = typed.text(about.get("exit_status"))
     if ended is not None and "submitted" not in ended.lower():
         trace.status, trace.error_message = "failed", ended
-    for number, message in building.each("message", history):
+    told = iter(steps)
+    for number, message in building.each("message", document[name]):
         _add_message(building, number, message)
-    for _, step in building.each("step", document.get("trajectory")):
-        building.event("step", step)
+        if _is_answer(message):
+            # Each behind the answer that it tells of, so that all of a run begins as a part of it does.
+            _add_steps(building, islice(told, 1))
+    _add_steps(building, told)
     _take_usage(building, about.get("model_stats"), path, counts)
     return building.finish(path)
+
+
+def _digest(document: JsonObject, name: str, steps: Sequence[Json]) -> str:
+    """Return a hash of what tells a run from others, and stays as it is while the run goes on.
+
+    Runs of one task often begin alike. What tells them apart is how they were configured, and of the first step
+    how long it took; mini-swe-agent's first answer has a time.
+    """
+    about = object_of(document.get("info"))
+    fixed = [document.get("environment"), document.get("replay_config"), about.get("config"), *steps[:1]]
+    told = [beginning_of(document[name], _is_answer), *fixed]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _is_answer(message: JsonObject) -> bool:
+    """Say whether a message is what the model of this run said, and no demonstration."""
+    return _with_role(message).get("role") == "assistant" and message.get("is_demo") is not True
+
+
+def _add_steps(building: DocumentTrace, steps: Iterable[Json]) -> None:
+    for step in steps:
+        building.row("step", step)
+        building.event("step", step)
 
 
 def _model(about: JsonObject) -> str | None:
@@ -136,16 +176,10 @@ def _take_usage(building: DocumentTrace, stats: Json, path: Path, counts: Import
     )
     stated = typed.cost(stats.get("instance_cost"))
     if all(each.usage is None for each in spoken) and usage.total():
-        last.usage, last.tokens = usage, usage.total()
-        _mark(last)
+        last.usage, last.tokens = of_whole_run(usage), usage.total()
     cost = sum(each.cost or 0.0 for each in spoken)
     if not cost and stated:
-        last.cost = stated
-        _mark(last)
+        last.usage, last.cost = of_whole_run(last.usage), stated
     elif stated is not None and abs(cost - stated) > 1e-9 * max(1.0, stated):
         told = f"{building.trace.trace_id}: the messages cost {cost:.6f}, the file states {stated:.6f}"
         counts.differences.append(Problem(str(path), 0, told))
-
-
-def _mark(message: Message) -> None:
-    setattr(message, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)

@@ -53,6 +53,17 @@ def usage_of(
     )
 
 
+def of_whole_run(usage: Usage | None) -> Usage:
+    """Return the usage of a whole run, marked `whole_run`: it stands at the last message, and moves as the run grows.
+
+    Examples
+    --------
+    >>> of_whole_run(Usage(input_tokens=3)).model_extra
+    {'whole_run': True}
+    """
+    return Usage.parse({**(usage.fields() if usage is not None else {}), "whole_run": True})
+
+
 def number_of(value: Json) -> Json:
     """Return a number that is told as text, as decimals are; any other value as it is.
 
