@@ -283,7 +283,7 @@ def objects_of(value: Json) -> list[JsonObject]:
     return found if isinstance(value, list) and len(found) == len(value) else []
 
 
-def beginning_of(messages: Json, is_answer: Callable[[JsonObject], bool]) -> list[Json]:
+def beginning_of(messages: Json | Sequence[Json], is_answer: Callable[[JsonObject], bool]) -> list[Json]:
     """Return messages up to the first answer: what a run that goes on has in common with all of it.
 
     Examples
