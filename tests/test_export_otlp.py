@@ -6,10 +6,12 @@ import base64
 import copy
 import json
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import hypothesis.strategies as st
 import pytest
@@ -24,11 +26,12 @@ from test_import_claude_code import some_of
 from traceark.exporters.base import Run
 from traceark.exporters.otel import span_id_of, trace_id_of
 from traceark.exporters.otlp import Otlp
-from traceark.exporters.turns import role_of
+from traceark.exporters.turns import is_copied, turns_of
 from traceark.importers import otlp
-from traceark.importers.base import ImportCounts
+from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.find import importers
-from traceark.models import Event, Goal, GoalTree, Trace, Usage, utc_now
+from traceark.importers.times import give_times
+from traceark.models import Event, Goal, GoalTree, Message, Trace, TraceStatus, Usage, utc_now
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -199,38 +202,85 @@ def test_clocks_that_run_backwards_and_no_times_at_all_make_spans_too() -> None:
     requested(run_of({"content": "a"}, {"role": "user", "content": "b"}, {"content": "c", "duration_ms": 2**62}))
 
 
+REPEATED = st.sampled_from(["", "yes", " yes", "[]", '{"a": 1}', '[{"type": "text", "text": "yes"}]']) | TEXTS
 CALL = st.builds(
-    lambda name, arguments: {"type": "tool_use", "name": name, "input": arguments},
+    lambda call_id, name, arguments: {"type": "tool_use", "id": call_id, "name": name, "input": arguments},
+    st.sampled_from(["1", "2", "3"]),
     st.sampled_from(["ls", "t"]),
-    st.dictionaries(st.sampled_from(["a", "b"]), st.integers() | TEXTS, max_size=2),
+    st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 1) | REPEATED, max_size=2),
 )
-TURNS = st.lists(
-    st.tuples(
-        st.lists(st.sampled_from(["user", "system"]), max_size=2),
-        st.none() | TEXTS,
-        st.lists(CALL, max_size=2),
-        st.none() | st.builds(Usage, **dict.fromkeys(Usage.model_fields, COUNT)),
+BLOCKS = st.lists(
+    CALL
+    | REPEATED.map(lambda text: {"type": "text", "text": text})
+    | REPEATED.filter(bool).map(lambda text: {"type": "thinking", "thinking": text}),
+    min_size=1,
+    max_size=3,
+)
+SPOKEN = st.one_of(
+    st.builds(
+        lambda role, content: {"role": role, "content": content},
+        st.sampled_from(["user", "system"]),
+        REPEATED | BLOCKS | st.none(),
     ),
-    max_size=4,
+    st.builds(
+        lambda content, usage, cost, status: {"content": content, "usage": usage, "cost": cost, "status": status},
+        REPEATED | BLOCKS | st.none(),
+        st.none() | st.builds(Usage, **dict.fromkeys(Usage.model_fields, COUNT)),
+        st.sampled_from([None, 0.5, 0.25]),
+        st.sampled_from([None, "failed", "cancelled"]),
+    ),
+    st.builds(
+        lambda call_id, content, status: {
+            "role": "tool",
+            "tool_call_id": call_id,
+            "content": content,
+            "status": status,
+        },
+        st.sampled_from(["1", "2", "3"]),
+        REPEATED | st.lists(CALL, min_size=1, max_size=1),
+        st.sampled_from([None, "failed"]),
+    ),
 )
+# Clocks stand still, and run backwards.
+SPOKEN_AT = st.tuples(SPOKEN, st.integers(-1, 2))
 
 
-def conversation(turns: list[Any]) -> list[dict[str, Any]]:
-    """Return messages in which every call has an answer, and no two say the same."""
-    messages: list[dict[str, Any]] = []
-    for at, (roles, text, calls, usage) in enumerate(turns):
-        messages += [{"role": role, "content": f"{role} {at} {number}"} for number, role in enumerate(roles)]
-        blocks = [{"type": "text", "text": f"{text} {at}"}] if text is not None or not calls else []
-        told = [{**call, "id": f"c{at}-{number}"} for number, call in enumerate(calls)]
-        messages.append({"content": [*blocks, *told], "usage": usage})
-        messages += [{"role": "tool", "tool_call_id": each["id"], "content": f"{each['id']} done"} for each in told]
-    return messages
+def said(messages: Sequence[Message]) -> list[Any]:
+    """Return what messages say, in order: a response of several rows is one, and so is each answer of a tool."""
+    found: list[Any] = []
+    for turn in turns_of(messages):
+        results = [["tool", part.text, part.call_id] for part in turn.parts if part.kind == "result"]
+        told = [
+            [
+                part.kind if part.kind in ("call", "thinking") else "text",
+                part.text if part.kind != "call" else part.arguments,
+                part.name,
+                part.call_id,
+            ]
+            for part in turn.parts
+            if part.kind != "result" and (part.text or part.kind != "thinking")
+        ]
+        own = [[turn.role if turn.role != "tool" else "user", told]] if told or not results else []
+        found += [*own, *results] if turn.role == "assistant" else [*results, *own]
+    # OTLP cannot say the half of a pair.
+    return list(json.loads(json.dumps(found).replace("\\ud800", "\\ufffd")))
 
 
-@settings(max_examples=tried(40, 400, 1500), deadline=None)
-@given(TURNS)
-def test_an_import_of_a_request_has_the_same_messages_and_totals(turns: list[Any]) -> None:
-    run = timed(*conversation(turns), agent_type="sorter")
+def spent(messages: Sequence[Message]) -> list[Any]:
+    """Return what each response of the model used, and how it ended."""
+    found = []
+    for turn in turns_of(messages):
+        if turn.role == "assistant" and not any(map(is_copied, turn.messages)):
+            usages = [message.usage for message in turn.messages if message.usage is not None]
+            kinds = [sum(getattr(usage, name) or 0 for usage in usages) for name in Usage.model_fields]
+            tokens = sum(message.counted_tokens() for message in turn.messages)
+            cost = sum(message.cost or 0 for message in turn.messages)
+            found.append((kinds if any(kinds[:-1]) else None, tokens, cost, turn.messages[-1].status))
+    return found
+
+
+def returned(run: Run) -> SourceTrace:
+    """Return what an import makes of an export."""
     with TemporaryDirectory() as folder:
         path = Path(folder, "spans.jsonl")
         path.write_bytes(b"".join(Otlp().export(run, Counter())))
@@ -238,21 +288,89 @@ def test_an_import_of_a_request_has_the_same_messages_and_totals(turns: list[Any
         counts = ImportCounts()
         [source] = otlp.Otlp().read(path, counts)
     assert not counts.problems and not counts.differences
-    for role in ("user", "system", "assistant", "tool"):
-        assert [each.tool_call_id for each in source.messages if each.role == role and role == "tool"] == [
-            each.tool_call_id for each in run.messages if each.role == role and role == "tool"
+    return source
+
+
+def test_what_is_said_twice_comes_back_twice_and_where_it_was_said() -> None:
+    def call(call_id: str) -> dict[str, Any]:
+        return {"role": "user", "content": [{"type": "tool_call", "id": call_id, "name": "speed", "arguments": {}}]}
+
+    def answer(call_id: str) -> dict[str, Any]:
+        return {"role": "tool", "tool_call_id": call_id, "content": "slow"}
+
+    system, user = {"role": "system", "content": "S"}, {"role": "user", "content": "Help."}
+    told = [system, user, {"content": "Check."}, call("u1"), answer("u1"), user, {"content": "Check."}]
+    run = timed(*told, system, call("u2"), answer("u2"), user, {"content": "Done."}, user, user)
+    source = returned(run)
+    assert [each.role for each in source.messages] == [each.role for each in run.messages]
+    assert said(source.messages) == said(run.messages)
+    assert [each.tool_call_id for each in source.messages if each.tool_call_id] == ["u1", "u1", "u2", "u2"]
+
+
+@settings(max_examples=tried(80, 800, 3000), deadline=None)
+@given(st.lists(SPOKEN_AT, max_size=8))
+def test_an_import_of_a_request_has_the_same_messages_in_order_with_what_they_used(told: list[Any]) -> None:
+    seconds = accumulate(step for _, step in told)
+    messages = [
+        {**each, "created_at": BEGIN + timedelta(seconds=at)} for (each, _), at in zip(told, seconds, strict=True)
+    ]
+    run = run_of(*messages, agent_type="sorter", created_at=BEGIN)
+    source = returned(run)
+    assert said(source.messages) == said(run.messages)
+    assert spent(source.messages) == spent(run.messages)
+    assert [each.status for each in source.messages if each.role == "tool"] == [
+        each.status for each in run.messages if each.role == "tool"
+    ]
+
+
+@pytest.mark.parametrize("status", get_args(TraceStatus))
+def test_a_status_comes_back(status: TraceStatus) -> None:
+    goal = Goal(id="g", description="Help", type="agent", status="cancelled")
+    run = timed({"role": "user", "content": "Hi."}, {"content": "Yes.", "goal_id": "g"}, status=status)
+    source = returned(Run(run.trace, run.messages, [], GoalTree(goals=[goal])))
+    assert (source.trace.status, source.trace.error_message) == (status, None)
+    assert (source.trace.completed_at is None) == (status == "running")
+    assert source.goals is not None
+    assert [(each.description, each.status) for each in source.goals.goals if each.description == "Help"] == [
+        ("Help", "cancelled")
+    ]
+
+
+def real_runs(*folders: str) -> Iterator[Run]:
+    for folder in folders:
+        for path in some_of(folder):
+            importer = next((each for each in importers() if each.detect(path)), None)
+            for source in importer.read(path, ImportCounts()) if importer is not None else ():
+                give_times(source)
+                yield Run(source.trace, source.messages, [], source.goals)
+
+
+def test_every_message_of_real_runs_comes_back_in_order() -> None:
+    runs = 0
+    for run in real_runs("tau2-bench", "openhands-v1", "swe-agent", "atif", "codex", "claude-code", "who-and-when"):
+        source = returned(run)
+        expected, found = said(run.messages), said(source.messages)
+        assert known(found, expected) == expected, run.trace.trace_id
+        assert source.trace.status == run.trace.status
+        spends = [
+            [(each[1], each[2]) for each in spent(told) if each[1] or each[2]]
+            for told in (source.messages, run.messages)
         ]
-        assert sum(each.role == role for each in source.messages) == sum(role_of(each) == role for each in run.messages)
-    totals = [sum(message.counted_tokens() for message in each.messages) for each in (source, run)]
-    assert totals[0] == totals[1]
+        assert spends[0] == spends[1]
+        runs += 1
+    assert runs > tried(50, 300)
+
+
+def known(found: Any, expected: Any) -> Any:
+    """Return what was found, but for the ids of calls that had none."""
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        return [known(*each) for each in zip(found, expected, strict=True)]
+    return None if expected is None and isinstance(found, str) else found
 
 
 def test_every_real_run_is_read_by_otlps_own_messages() -> None:
     runs = 0
-    for folder in ("claude-code", "codex", "atif", "tau2-bench", "swe-agent"):
-        for path in some_of(folder):
-            importer = next((each for each in importers() if each.detect(path)), None)
-            for source in importer.read(path, ImportCounts()) if importer is not None else ():
-                requested(Run(source.trace, source.messages, [], source.goals))
-                runs += 1
+    for run in real_runs("claude-code", "codex", "atif", "tau2-bench", "swe-agent"):
+        requested(run)
+        runs += 1
     assert runs > tried(30, 100)

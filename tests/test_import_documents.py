@@ -8,16 +8,17 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from test_import_claude_code import corpus
-from traceark.codec.lines import to_record
 from traceark.importers.atif import Atif
 from traceark.importers.base import ImportCounts, Importer, SourceTrace
 from traceark.importers.chat import Chat
+from traceark.importers.document import document_of, objects_of
 from traceark.importers.find import importers
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
@@ -60,6 +61,12 @@ def trajectory(steps: Sequence[JsonObject] = STEPS, **fields: Any) -> JsonObject
         "steps": list(steps),
         **fields,
     }
+
+
+def told_of_usage(message: Message) -> dict[str, Any]:
+    """Return what else a message's usage says."""
+    assert message.usage is not None
+    return message.usage.model_extra or {}
 
 
 def read(importer: Importer, path: Path, text: str) -> tuple[list[SourceTrace], ImportCounts]:
@@ -139,7 +146,7 @@ def test_totals_that_no_step_tells_stand_at_the_agents_last_message(tmp_path: Pa
     (source,), counts = read(Atif(), tmp_path / "t.json", told)
     *before, last = source.messages
     assert [message.tokens for message in before] == [None] * 3
-    assert (last.tokens, last.cost, to_record(last)["whole_run"]) == (107, 0.5, True)
+    assert (last.tokens, last.cost, told_of_usage(last)["whole_run"]) == (107, 0.5, True)
     assert last.usage is not None
     assert (last.usage.input_tokens, last.usage.cache_read_tokens) == (40, 60)
     assert counts.differences == []
@@ -182,7 +189,7 @@ def test_tokens_and_costs_are_taken_from_the_totals_each_where_no_step_tells_the
     (source,), counts = read(Atif(), tmp_path / "t.json", json.dumps(trajectory(steps, final_metrics=final)))
     assert [each.tokens for each in source.messages] == tokens
     assert [each.cost for each in source.messages] == cost
-    assert (source.messages[-1].model_extra or {})["whole_run"] is True
+    assert told_of_usage(source.messages[-1])["whole_run"] is True
     assert counts.differences == []
 
 
@@ -292,7 +299,7 @@ def test_the_usage_that_a_line_states_stands_at_its_last_answer(tmp_path: Path, 
     assert [each.tokens for each in source.messages] == [None, None, None, 12, None]
     answer = source.messages[3]
     assert answer.usage is not None and (answer.usage.input_tokens, answer.usage.output_tokens) == (10, 2)
-    assert (answer.model_extra or {})["whole_run"] is True
+    assert told_of_usage(answer)["whole_run"] is True
     assert counts.differences == []
 
 
@@ -305,7 +312,7 @@ def test_the_usage_of_answers_is_theirs_and_what_the_line_states_is_checked(tmp_
         chat = {"id": "c", "messages": messages, "usage": {"prompt_tokens": stated - 2, "completion_tokens": 2}}
         (source,), counts = read(Chat(), tmp_path / "c.jsonl", json.dumps(chat))
         assert [each.tokens for each in source.messages] == [None, 12, None, 12]
-        assert not any("whole_run" in (each.model_extra or {}) for each in source.messages)
+        assert not any("whole_run" in told_of_usage(each) for each in source.messages if each.usage)
         assert (source.messages[1].model_extra or {})["source"] == {"usage": COUNTED}
         assert [each.reason for each in counts.differences] == [f"c: {each}" for each in differs]
 
@@ -548,15 +555,15 @@ def test_a_run_of_swe_agent_has_the_usage_that_its_file_states(tmp_path: Path) -
         ("tool", "c", "bash", None, None),
         ("assistant", None, None, 107, 0.5),
     ]
-    assert (source.messages[-1].model_extra or {})["whole_run"] is True
+    assert told_of_usage(source.messages[-1])["whole_run"] is True
     assert [(each.event_type, each.payload) for each in source.events] == [
-        ("swe-agent.run", {"environment": "main", "info": SOLVED["info"]}),
+        ("swe-agent.run", {"environment": "main"}),
         ("swe-agent.step", STEP),
     ]
     trace = source.trace
     assert trace.trace_id.startswith("bug-1-")
     assert (trace.task, trace.status, trace.result_summary) == ("Fix it.", "completed", "Done.")
-    assert trace.metadata == {"swe_agent": {"environment": "main"}}
+    assert trace.metadata == {"swe_agent": {"environment": "main", "info": SOLVED["info"]}}
     assert counts.rows == {"run": 1, "message": 6, "step": 1}
 
 
@@ -627,7 +634,7 @@ def test_a_run_of_mini_swe_agent_by_the_responses_api_pairs_its_calls(tmp_path: 
         ("tool", "c", "bash", "a.py"),
     ]
     assert (source.messages[2].tokens, source.messages[2].cost) == (7, 0.5)
-    assert (source.messages[2].model_extra or {})["whole_run"] is True
+    assert told_of_usage(source.messages[2])["whole_run"] is True
 
 
 MARKED: JsonObject = {
@@ -689,6 +696,87 @@ def test_a_trajectory_that_grew_adds_its_tail_and_one_that_differs_adds_nothing(
     assert trace is not None and trace.total_tokens == 110
 
 
+def solving(answers: int, first: str = "a0", seconds: float = 0.25, tokens: int = 100) -> JsonObject:
+    """Return a run of SWE-agent as it is after so many answers, with what they used so far."""
+    history: list[Json] = [
+        {"role": "system", "content": "Solve."},
+        {"role": "assistant", "content": "Like this.", "is_demo": True},
+        {"role": "user", "content": "Fix it."},
+    ]
+    steps: list[Json] = []
+    for number in range(answers):
+        said = f"a{number}" if number else first
+        history += [{"role": "assistant", "content": said}, {"role": "user", "content": f"o{number}"}]
+        steps.append({"action": said, "observation": f"o{number}", "execution_time": seconds + number})
+    spent: JsonObject = {"tokens_sent": tokens * answers, "tokens_received": answers, "instance_cost": answers / 4}
+    info: JsonObject = {"exit_status": "submitted" if answers == 4 else None, "model_stats": spent}
+    return {"environment": "main", "trajectory": steps, "history": history, "info": info}
+
+
+def in_turn(path: Path, *documents: object) -> tuple[list[str], ModelStore]:
+    """Import a file as it is time and again; return what became of its traces, and the store."""
+
+    async def imported() -> tuple[list[str], ModelStore]:
+        store = ModelStore()
+        outcomes: list[str] = []
+        for document in documents:
+            path.write_text(json.dumps(document))
+            report = await import_paths(store, [path])
+            outcomes += [each.outcome for each in report.files[0].traces]
+        return outcomes, store
+
+    return asyncio.run(imported())
+
+
+def held(store: ModelStore) -> list[Any]:
+    async def told() -> list[Any]:
+        return [
+            (trace, await store.get_trace_messages(trace.trace_id), await store.get_events(trace.trace_id))
+            for trace in await store.list_traces()
+        ]
+
+    return asyncio.run(told())
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations((1, 2, 4))])
+def test_a_run_of_swe_agent_that_grew_is_the_same_trace_and_counts_once(tmp_path: Path, order: tuple[int, ...]) -> None:
+    path = tmp_path / "bug-1.traj"
+    _, whole = in_turn(path, solving(4))
+    outcomes, store = in_turn(path, *map(solving, order))
+    most = zip(accumulate(order, max), order[1:], strict=False)
+    assert outcomes == ["new", *("grown" if after > before else "older" for before, after in most)]
+    [(trace, messages, events)], [(expected, *records)] = held(store), held(whole)
+    assert (trace, messages) == (expected, records[0])
+    assert [each.payload for each in events] == [each.payload for each in records[1]]
+    assert (trace.total_tokens, trace.total_cost, trace.status) == (404, 1.0, "completed")
+
+
+def test_runs_of_one_task_that_begin_alike_are_traces_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "bug-1.traj"
+    configured = {**solving(2), "replay_config": {"model": "m"}}
+    runs = [solving(2), solving(2, seconds=0.5), {**solving(2), "environment": "other"}, configured]
+    outcomes, store = in_turn(path, *runs, solving(2, first="b"))
+    assert outcomes == ["new"] * 5 and len(held(store)) == 5
+    other = json.loads(json.dumps(solving(3)).replace("o1", "something else"))
+    outcomes, store = in_turn(path, solving(2), other)
+    assert outcomes == ["new", "diverged"]
+    [(trace, messages, _)] = held(store)
+    assert (len(messages), trace.total_tokens) == (7, 202)
+
+
+def test_a_trajectory_whose_usage_is_stated_in_all_moves_it_as_it_grows(tmp_path: Path) -> None:
+    def grown(count: int) -> JsonObject:
+        steps: list[JsonObject] = [
+            {"step_id": number, "source": "agent", "message": f"a{number}"} for number in range(1, count + 1)
+        ]
+        return trajectory(steps, final_metrics={"total_prompt_tokens": 10 * count, "total_completion_tokens": count})
+
+    outcomes, store = in_turn(tmp_path / "t.json", grown(1), grown(3), grown(2))
+    assert outcomes == ["new", "grown", "older"]
+    [(trace, messages, _)] = held(store)
+    assert ([each.tokens for each in messages], trace.total_tokens) == ([None, None, 33], 33)
+
+
 def test_trajectories_under_names_of_their_own_are_all_taken_and_linked(tmp_path: Path) -> None:
     asks: JsonObject = {
         "step_id": 1,
@@ -748,6 +836,26 @@ def test_real_trajectories_are_taken_whole() -> None:
     )
     known = ("neither an earlier nor a later", "not JSON", "no session_id")
     assert all(any(each in problem.reason for each in known) for problem in report.problems)
+
+
+def test_real_runs_of_swe_agent_that_grew_are_the_same_traces_and_no_two_are_one(tmp_path: Path) -> None:
+    ids = []
+    for path in corpus("swe-agent"):
+        told = document_of(path, ImportCounts())
+        if told is None or len(objects_of(told.get("trajectory"))) < 5:
+            continue
+        history, steps = objects_of(told["history"]), objects_of(told["trajectory"])
+        answers = [at for at, each in enumerate(history) if each["role"] == "assistant" and not each.get("is_demo")]
+        part = {**told, "history": history[: answers[-3]], "trajectory": steps[: len(answers) - 3], "info": {}}
+        outcomes, store = in_turn(tmp_path / "run.traj", part, told, part)
+        assert outcomes == ["new", "grown", "older"], path
+        [(trace, messages, events)] = held(store)
+        assert (len(messages), sum(each.event_type == "swe-agent.step" for each in events)) == (
+            len(history),
+            len(steps),
+        )
+        ids.append(trace.trace_id)
+    assert len(set(ids)) == len(ids) > 20
 
 
 def test_real_simulations_cost_what_their_files_state() -> None:

@@ -138,7 +138,7 @@ def test_what_is_stated_stands_at_the_last_message_where_calls_do_not_add_up_to_
     assert last.usage is not None
     # The total tells that the cached tokens are among the input's.
     assert (last.usage.input_tokens, last.usage.cache_read_tokens, last.usage.output_tokens) == (40, 60, 7)
-    assert (last.model_extra or {})["whole_run"] is True
+    assert (last.usage.model_extra or {})["whole_run"] is True
 
 
 def test_tokens_of_reasoning_count_once_be_they_among_the_outputs_or_beside_them(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ USED: JsonObject = {"input_tokens": 66, "output_tokens": 2, "total_tokens": 68}
 
 def whole_run(source: SourceTrace) -> list[int | None]:
     """Return the tokens of the messages, the last of which has those of the whole run."""
-    assert (source.messages[-1].model_extra or {})["whole_run"] is True
+    assert source.messages[-1].usage is not None and (source.messages[-1].usage.model_extra or {})["whole_run"] is True
     return [each.tokens for each in source.messages]
 
 

@@ -533,6 +533,29 @@ OLD: list[JsonObject] = [
 ]
 
 
+UNTIMED = [{name: value for name, value in each.items() if name != "timestamp"} for each in OLD]
+
+
+def test_a_list_without_times_that_grew_is_the_same_trace(tmp_path: Path) -> None:
+    path, store, expected = tmp_path / "trajectory.json", ModelStore(), ModelStore()
+    outcomes = []
+    for count in (5, 9, 7):
+        path.write_text(json.dumps(UNTIMED[:count]))
+        outcomes += [each.outcome for each in run(store, path).files[0].traces]
+    assert outcomes == ["new", "grown", "older"]
+    path.write_text(json.dumps(UNTIMED))
+    run(expected, path)
+    assert contents(store) == contents(expected)
+
+
+def test_rows_of_results_that_begin_alike_are_runs_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "output.jsonl"
+    rows = [{"instance_id": "bug-1", "history": UNTIMED[:count]} for count in (7, 9)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    sources, _ = read(path)
+    assert len({each.trace.trace_id for each in sources}) == 2
+
+
 def test_events_of_older_versions_become_messages(tmp_path: Path) -> None:
     path = tmp_path / "trajectory.json"
     path.write_text(json.dumps(OLD, indent=1))

@@ -183,7 +183,7 @@ def test_usage_that_only_a_whole_run_tells_stands_at_its_last_message() -> None:
         ("t-agent-out-1", None, None),
         ("t-agent-out-2", 9, 0.5),
     ]
-    assert (source.messages[-1].model_extra or {})["whole_run"] is True
+    assert source.messages[-1].usage is not None and (source.messages[-1].usage.model_extra or {})["whole_run"] is True
     # What an agent inside tells of itself is in it.
     source, counts = built([run, inner])
     assert tokens(source) == [4]

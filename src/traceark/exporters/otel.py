@@ -15,7 +15,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 _ERROR = 2
 _TRACE_ID, _SPAN_ID = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{16}")
 
-Value = str | int | float | bool | Sequence[str] | None
+Value = str | int | float | bool | Sequence[str | int] | None
 
 
 def trace_id_of(trace_id: str) -> str:
@@ -65,7 +65,7 @@ def _value(value: Value) -> JsonObject:
         return {"intValue": str(value)}
     if isinstance(value, float):
         return {"doubleValue": value}
-    return {"arrayValue": {"values": [{"stringValue": sound(each)} for each in value or ()]}}
+    return {"arrayValue": {"values": [_value(each) for each in value or ()]}}
 
 
 def sound(text: str) -> str:

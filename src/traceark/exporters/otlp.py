@@ -2,22 +2,23 @@
 
 Names are those of https://github.com/open-telemetry/semantic-conventions-genai, version 0.1.0. The run
 is a span ``invoke_agent``, each goal a span, each response of the model a span ``chat``, each answer of
-a tool a span ``execute_tool``. Ids are made of the trace's own, so that exports of sub-agents meet.
+a tool a span ``execute_tool``. Ids are made of the trace's own, so that exports of sub-agents meet. A call of a
+model tells what it was given since the one before, and each message its place in the run, which an import takes.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import accumulate, count
 
 from traceark.exporters.base import Run
 from traceark.exporters.content import Part, json_line
+from traceark.exporters.gen_ai import answer_of, calls_of, messages_text, parts_of_turn, provider_of, usage_of
 from traceark.exporters.otel import (
     EPOCH,
-    SURROGATE,
     Value,
     attributes_of,
     fail,
@@ -31,28 +32,6 @@ from traceark.exporters.turns import Answers, Turn, is_copied, model_of, turns_o
 from traceark.models import Goal, Json, JsonObject, Message
 
 _INTERNAL, _CLIENT = 1, 3
-# Who makes a model whose name begins so, in the conventions' words.
-_PROVIDERS = (
-    ("claude", "anthropic"),
-    ("gpt", "openai"),
-    ("o1", "openai"),
-    ("o3", "openai"),
-    ("o4", "openai"),
-    ("gemini", "gcp.gemini"),
-    ("mistral", "mistral_ai"),
-    ("grok", "x_ai"),
-    ("deepseek", "deepseek"),
-    ("command", "cohere"),
-)
-# Who serves a model whose name begins with a route to it, whoever made it.
-_ROUTES = (
-    ("bedrock/", "aws.bedrock"),
-    ("azure/", "azure.ai.openai"),
-    ("vertex_ai/", "gcp.vertex_ai"),
-    ("groq/", "groq"),
-)
-# Such as us.anthropic.claude-sonnet-4-20250514-v1:0.
-_OF_BEDROCK = re.compile(r"([a-z]+\.)?(anthropic|amazon|meta|mistral|cohere|ai21|deepseek|openai)\.")
 
 
 class Otlp:
@@ -60,6 +39,7 @@ class Otlp:
 
     Examples
     --------
+    >>> import json
     >>> from traceark.models import Trace
     >>> messages = [Message(trace_id="run-7", role="assistant", content="hi")]
     >>> told = Run(Trace(trace_id="run-7", agent_type="guide"), messages)
@@ -80,6 +60,24 @@ class Otlp:
         yield json_line({"resourceSpans": [{"resource": resource, "scopeSpans": [scope]}]})
 
 
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """A message that a model was given, with its place in the run."""
+
+    place: int
+    told: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call of a tool that was answered: its id, who made it, and when."""
+
+    call: Part
+    call_id: str | None
+    turn: Turn
+    moment: datetime
+
+
 class _Spans:
     """The spans of one run."""
 
@@ -96,35 +94,32 @@ class _Spans:
     def all(self) -> Iterator[JsonObject]:
         """Yield all spans, those of the run and of goals first."""
         turns = turns_of(self._run.messages)
-        answers = Answers(turns)
-        inputs: list[JsonObject] = []
-        calls: list[JsonObject] = []
-        before = self._begin
-        for at, turn in enumerate(turns):
-            moment = _time(turn.messages[-1], before)
-            if turn.role == "assistant" and not any(map(is_copied, turn.messages)):
-                calls.append(self._chat(turn, at, inputs, before, moment))
+        moments = list(accumulate(turns, lambda before, turn: _time(turn.messages[-1], before), initial=self._begin))
+        asked = _asked(turns, moments[1:])
+        inputs: list[_Input] = []
+        spans: list[JsonObject] = []
+        places = count()
+        for at, (turn, before, moment) in enumerate(zip(turns, moments, moments[1:], strict=False)):
+            if _is_response(turn):
+                spans.append(self._chat(turn, at, next(places), inputs, before, moment))
                 inputs = []
-                for number, call in enumerate(part for part in turn.parts if part.kind == "call"):
-                    call_id = call.call_id or f"call_{at}_{number}"
-                    answer = answers.take(call, at)
-                    if answer is None:
-                        continue
-                    calls.append(self._tool(*answer, call_id, moment, call))
-                    inputs.append({"role": "tool", "parts": [_answer(call_id, answer[1])]})
-            elif turn.role != "tool" or turn.texts():
-                inputs.append({"role": "user" if turn.role == "tool" else turn.role, "parts": list[Json](_parts(turn))})
-            before = moment
-        for _, message, part in answers.left():
-            calls.append(self._tool(message, part, part.call_id, _time(message, self._begin), None))
-        unanswered = [each for each in inputs if each["role"] != "tool"]
-        yield self._agent(unanswered if not calls else [])
+            for message, part in turn.results():
+                place, call = next(places), asked.get(id(part))
+                spans.append(self._tool(message, part, place, call))
+                if call is not None and call.turn.role == "assistant":
+                    inputs.append(_Input(place, {"role": "tool", "parts": [answer_of(call.call_id, part)]}))
+            said = list[Json](parts_of_turn(turn, at))
+            if not _is_response(turn) and (said or not turn.results()):
+                role = "user" if turn.role == "tool" else turn.role
+                inputs.append(_Input(next(places), {"role": role, "parts": said}))
+        unanswered = [each for each in inputs if each.told["role"] != "tool"]
+        yield self._agent(unanswered if not spans else [])
         yield from map(self._goal, self._goals.values())
-        yield from calls
-        if unanswered and calls:
-            yield self._unanswered(unanswered, before)
+        yield from spans
+        if unanswered and spans:
+            yield self._unanswered(unanswered, moments[-1])
 
-    def _agent(self, inputs: Sequence[JsonObject]) -> JsonObject:
+    def _agent(self, inputs: Sequence[_Input]) -> JsonObject:
         trace = self._run.trace
         told = self._of_agent(inputs) | {
             "traceark.trace_id": trace.trace_id,
@@ -141,18 +136,18 @@ class _Spans:
             span["links"] = [link(trace.parent_trace_id, *kind)]
         return span
 
-    def _of_agent(self, inputs: Sequence[JsonObject]) -> dict[str, Value]:
+    def _of_agent(self, inputs: Sequence[_Input]) -> dict[str, Value]:
         trace = self._run.trace
         return {
             "gen_ai.operation.name": "invoke_agent",
-            "gen_ai.provider.name": _provider(trace.model),
+            "gen_ai.provider.name": provider_of(trace.model),
             "gen_ai.agent.name": trace.agent_type,
             "gen_ai.conversation.id": trace.trace_id,
             "gen_ai.request.model": trace.model,
-            "gen_ai.input.messages": _json(inputs) if inputs else None,
+            **_given(inputs),
         }
 
-    def _unanswered(self, inputs: Sequence[JsonObject], at: datetime) -> JsonObject:
+    def _unanswered(self, inputs: Sequence[_Input], at: datetime) -> JsonObject:
         """Return a span of what the agent was told last, and no model answered."""
         span_id = span_id_of(self._trace_id, "unanswered", "")
         name = _named("invoke_agent", self._run.trace.agent_type)
@@ -192,24 +187,24 @@ class _Spans:
         return span_id_of(self._trace_id, "goal", goal_id) if known and goal_id is not None else self._root
 
     def _chat(
-        self, turn: Turn, at: int, inputs: Sequence[JsonObject], before: datetime, moment: datetime
+        self, turn: Turn, at: int, place: int, inputs: Sequence[_Input], before: datetime, moment: datetime
     ) -> JsonObject:
         first, last = turn.messages[0], turn.messages[-1]
         called = any(part.kind == "call" for part in turn.parts)
         stop = "tool_call" if called else "stop"
-        output: JsonObject = {"role": "assistant", "parts": list[Json](_parts(turn, at)), "finish_reason": stop}
+        output: JsonObject = {"role": "assistant", "parts": list[Json](parts_of_turn(turn, at)), "finish_reason": stop}
         model = model_of(turn) or self._run.trace.model
         told: dict[str, Value] = {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": _provider(model),
+            "gen_ai.provider.name": provider_of(model),
             "gen_ai.request.model": model,
             "gen_ai.response.model": model,
             "gen_ai.conversation.id": self._trace_id,
             "gen_ai.response.finish_reasons": [stop],
-            "gen_ai.input.messages": _json(inputs) if inputs else None,
-            "gen_ai.output.messages": _json([output]),
-            **_usage(turn.messages),
-            "traceark.message_id": [str(message.message_id) for message in turn.messages if message.message_id],
+            **_given(inputs),
+            "gen_ai.output.messages": messages_text([output]),
+            **usage_of(turn.messages),
+            **_of_messages(turn.messages, place),
         }
         span_id = span_id_of(self._trace_id, "message", f"{at} {first.message_id}")
         begin = _begin(turn.messages, before, moment)
@@ -218,9 +213,10 @@ class _Spans:
             fail(span, last.error)
         return span
 
-    def _tool(
-        self, message: Message, part: Part, call_id: str | None, before: datetime, call: Part | None
-    ) -> JsonObject:
+    def _tool(self, message: Message, part: Part, place: int, asked: _Asked | None) -> JsonObject:
+        call = asked.call if asked is not None else None
+        call_id = asked.call_id if asked is not None else part.call_id
+        before = asked.moment if asked is not None else _time(message, self._begin)
         moment = _time(message, before)
         tool = part.name or (call.name if call is not None else None)
         told: dict[str, Value] = {
@@ -231,11 +227,11 @@ class _Spans:
             "gen_ai.tool.call.arguments": call.text if call is not None else None,
             "gen_ai.tool.call.result": part.text,
             "gen_ai.conversation.id": self._trace_id,
-            "traceark.message_id": [str(message.message_id)] if message.message_id else None,
+            **_of_messages([message], place),
         }
         if message.counted_tokens() or message.cost:
             self._left_out["tokens and costs of messages that no model wrote"] += 1
-        span_id = span_id_of(self._trace_id, "result", f"{message.message_id} {call_id} {before.isoformat()}")
+        span_id = span_id_of(self._trace_id, "result", f"{place} {message.message_id}")
         begin = _begin([message], before, moment)
         name = _named("execute_tool", tool)
         span = self._span(span_id, self._goal_span(message.goal_id), name, begin, moment, told)
@@ -267,6 +263,39 @@ class _Spans:
         }
 
 
+def _is_response(turn: Turn) -> bool:
+    """Say whether a turn is a response of the run's own model, not one that was copied from another run."""
+    return turn.role == "assistant" and not any(map(is_copied, turn.messages))
+
+
+def _asked(turns: Sequence[Turn], moments: Sequence[datetime]) -> dict[int, _Asked]:
+    """Return the call that each answer answers, by the identity of the answer's part."""
+    answers, found = Answers(turns), {}
+    for at, turn in enumerate(turns):
+        for call, call_id in calls_of(turn, at):
+            if (answer := answers.take(call, at)) is not None:
+                found[id(answer[1])] = _Asked(call, call_id, turn, moments[at])
+    return found
+
+
+def _given(inputs: Sequence[_Input]) -> dict[str, Value]:
+    """Return attributes of what a model or an agent was given."""
+    return {
+        "gen_ai.input.messages": messages_text([each.told for each in inputs]) if inputs else None,
+        "traceark.input.places": [each.place for each in inputs],
+    }
+
+
+def _of_messages(messages: Sequence[Message], place: int) -> dict[str, Value]:
+    """Return attributes that the conventions have no names for, of the messages that a span is."""
+    status = messages[-1].status
+    return {
+        "traceark.message_id": [str(message.message_id) for message in messages if message.message_id],
+        "traceark.place": place,
+        "traceark.message.status": status if status != "failed" else None,
+    }
+
+
 def _named(operation: str, what: str | None) -> str:
     return f"{operation} {what}" if what else operation
 
@@ -284,63 +313,3 @@ def _begin(messages: Sequence[Message], before: datetime, moment: datetime) -> d
         return moment - timedelta(milliseconds=took)
     except OverflowError:
         return min(before, moment)
-
-
-def _provider(model: str | None) -> str | None:
-    told = (model or "").lower()
-    name = told.rpartition("/")[2]
-    if _OF_BEDROCK.match(name):
-        return "aws.bedrock"
-    served = next((provider for route, provider in _ROUTES if told.startswith(route)), None)
-    return served or next((provider for prefix, provider in _PROVIDERS if name.startswith(prefix)), None)
-
-
-def _usage(messages: Sequence[Message]) -> dict[str, Value]:
-    """Return tokens as the conventions count them: what is read from or written to a cache is input too."""
-    spent = [message for message in messages if message.counted_tokens() or message.cost]
-    if not spent:
-        return {}
-    kinds: Counter[str] = Counter()
-    for message in spent:
-        usage = message.usage
-        total = usage.total() if usage is not None else 0
-        if usage is not None and total <= message.counted_tokens():
-            kinds.update({name: getattr(usage, name) or 0 for name in type(usage).model_fields})
-            kinds["input_tokens"] += message.counted_tokens() - total
-        else:
-            kinds["input_tokens"] += message.counted_tokens()
-    costs = [message.cost for message in spent if message.cost is not None]
-    cached = kinds["cache_read_tokens"] + kinds["cache_write_tokens"]
-    return {
-        "gen_ai.usage.input_tokens": kinds["input_tokens"] + cached,
-        "gen_ai.usage.output_tokens": kinds["output_tokens"],
-        "gen_ai.usage.cache_read.input_tokens": kinds["cache_read_tokens"] or None,
-        "gen_ai.usage.cache_creation.input_tokens": kinds["cache_write_tokens"] or None,
-        "gen_ai.usage.reasoning.output_tokens": kinds["reasoning_tokens"] or None,
-        # The conventions have no word for it.
-        "operation.cost": sum(costs) if costs else None,
-    }
-
-
-def _parts(turn: Turn, at: int | None = None) -> Iterator[JsonObject]:
-    """Yield what a turn says as parts, but for answers of tools."""
-    calls = 0
-    for part in turn.parts:
-        if part.kind == "call":
-            call_id = part.call_id or (f"call_{at}_{calls}" if at is not None else None)
-            calls += 1
-            yield {"type": "tool_call", "id": call_id, "name": part.name, "arguments": part.arguments}
-        elif part.kind == "thinking":
-            if part.text:
-                yield {"type": "reasoning", "content": part.text}
-        elif part.kind != "result":
-            yield {"type": "text", "content": part.text}
-
-
-def _answer(call_id: str, part: Part) -> JsonObject:
-    return {"type": "tool_call_response", "id": call_id, "response": part.text}
-
-
-def _json(value: Sequence[JsonObject]) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isascii() or not SURROGATE.search(text) else json.dumps(value)

@@ -42,6 +42,10 @@ class Turn:
         """What the messages say."""
         return [part for _, part in self.told]
 
+    def results(self) -> list[tuple[Message, Part]]:
+        """Return the answers of tools, each with the message that holds it."""
+        return [(message, part) for message, part in self.told if part.kind == "result"]
+
     def texts(self) -> list[str]:
         """Return the texts, and what else is no call, result, reasoning or attachment."""
         return [part.text for part in self.parts if part.kind in ("text", "other") and part.text]

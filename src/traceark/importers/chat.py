@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, object_of, without
+from traceark.importers.document import DocumentTrace, object_of, up_to_answer, without
 from traceark.importers.jsonl import Row, beginning_of, head_rows, rows_of
 from traceark.importers.model_calls import usage_in
 from traceark.importers.typed import Typed
@@ -95,16 +95,9 @@ def _trace_id(row: Row, chat: JsonObject, typed: Typed, path: Path) -> str:
     own = chat.get("id"), response.get("id") if isinstance(response, dict) else None
     if told := next(filter(None, map(typed.identifier, own)), None):
         return told
-    place = json.dumps([path.name, row.line, list(_beginning(chat["messages"]))], sort_keys=True)
+    beginning = up_to_answer(chat["messages"], lambda message: message.get("role") == "assistant")
+    place = json.dumps([path.name, row.line, beginning], sort_keys=True)
     return f"{NAME}-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
-
-
-def _beginning(messages: Json) -> Iterator[Json]:
-    """Yield messages up to the first answer."""
-    for message in messages if isinstance(messages, list) else ():
-        yield message
-        if isinstance(message, dict) and message.get("role") == "assistant":
-            return
 
 
 def _add_message(building: DocumentTrace, number: int, message: JsonObject) -> None:

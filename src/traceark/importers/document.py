@@ -312,6 +312,22 @@ def objects_of(value: Json) -> list[JsonObject]:
     return found if isinstance(value, list) and len(found) == len(value) else []
 
 
+def up_to_answer(messages: Json | Sequence[Json], is_answer: Callable[[JsonObject], bool]) -> list[Json]:
+    """Return messages up to the first answer: what a run that goes on has in common with all of it.
+
+    Examples
+    --------
+    >>> up_to_answer([{"role": "user"}, {"role": "agent"}, {"role": "user"}], lambda each: each["role"] == "agent")
+    [{'role': 'user'}, {'role': 'agent'}]
+    """
+    found: list[Json] = []
+    for message in messages if isinstance(messages, list) else ():
+        found.append(message)
+        if isinstance(message, dict) and is_answer(message):
+            break
+    return found
+
+
 def object_of(value: Json) -> JsonObject:
     """Return an object; an empty one where it is none.
 

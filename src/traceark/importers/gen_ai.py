@@ -13,6 +13,7 @@ from traceark.importers.attributes import nested
 from traceark.importers.chat_messages import decoded, told_of
 from traceark.importers.conversation import Told
 from traceark.importers.otel_span import OtelEvent, OtelSpan
+from traceark.importers.own_spans import as_exported
 from traceark.importers.span import Kind, Span
 from traceark.importers.typed import Typed
 from traceark.importers.usage import number_of, usage_of
@@ -116,7 +117,7 @@ def span_of(told: OtelSpan, typed: Typed) -> Span:
         _take_tool(span, told, typed)
     else:
         span.inputs, span.outputs = _inputs(told, kind), _outputs(told, kind)
-    return span
+    return as_exported(span, attributes, typed)
 
 
 def _kind(told: OtelSpan) -> Kind:
@@ -201,7 +202,9 @@ def _error(told: OtelSpan, typed: Typed) -> str | None:
         if event.name == "exception":
             names = ("exception.message", "exception.type")
             return _text(event.attributes, names, typed)
-    return _text(told.attributes, ("error.message", "exception.message", "error.type"), typed)
+    said = _text(told.attributes, ("error.message", "exception.message", "error.type"), typed)
+    # The conventions' word for an error of which no more is known.
+    return said if said != "_OTHER" else None
 
 
 def _take_tool(span: Span, told: OtelSpan, typed: Typed) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import INEXACT, document_of, without
+from traceark.importers.document import INEXACT, document_of, object_of, up_to_answer, without
 from traceark.importers.openhands_agents import children_of, parent_of
 from traceark.importers.openhands_events import add_event
 from traceark.importers.openhands_files import (
@@ -101,7 +101,8 @@ def _directory_trace(
 ) -> Iterator[SourceTrace]:
     told = run.state.get("id") if run.state is not None else None
     found = [each.event for each in run.events if each.event is not None]
-    trace_id = Typed(counts.repaired).identifier(told) or folder.conversation_id or _id_of(found, counts)
+    trace_id = Typed(counts.repaired).identifier(told) or folder.conversation_id
+    trace_id = trace_id or _id_of(up_to_answer(found, _is_answer), counts)
     if trace_id is None:
         counts.problems.append(Problem(str(path), 0, "no event tells an id; nothing was taken"))
         return
@@ -160,7 +161,8 @@ def _document_traces(path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
 def _list_trace(events: list[Json], about: JsonObject, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
     told = list(_flat(events))
     found = [event for event in told if isinstance(event, dict)]
-    trace_id = _id_of(found, counts)
+    # A row of results is written when its run has ended, and does not grow.
+    trace_id = _id_of(found if about else up_to_answer(found, _is_answer), counts)
     if trace_id is None:
         counts.problems.append(Problem(str(path), 0, "no event tells an id; nothing was taken"))
         return
@@ -194,16 +196,21 @@ def _flat(events: Iterable[Json]) -> Iterator[Json]:
             yield event
 
 
-def _id_of(events: Sequence[Mapping[str, Json]], counts: ImportCounts) -> str | None:
-    """Return an id for a run that tells none: that of its first event, or a hash of it.
+def _is_answer(event: JsonObject) -> bool:
+    """Say whether an event of older versions is something that the agent did, and not what it is told first."""
+    return event.get("source") == "agent" and event.get("action") not in (None, "system")
 
-    The beginning of a run has the same one as all of it. Events without times are too alike; then
-    all of them are hashed.
+
+def _id_of(events: Sequence[Json], counts: ImportCounts) -> str | None:
+    """Return an id for a run that tells none, by what tells it apart: that of the first of some events, or a hash.
+
+    A first event without a time is too much like that of another run; then all of them are hashed.
     """
-    if not events:
+    first = object_of(events[0]) if events else None
+    if first is None:
         return None
-    own = Typed(counts.repaired).identifier(events[0].get("id"))
+    own = Typed(counts.repaired).identifier(first.get("id"))
     if own is not None:
         return own
-    hashed = events[:1] if "timestamp" in events[0] else events
+    hashed = events[:1] if "timestamp" in first else events
     return f"{NAME}-{hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:16]}"

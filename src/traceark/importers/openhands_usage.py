@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from traceark.importers.document import objects_of, without
 from traceark.importers.typed import Typed
+from traceark.importers.usage import of_whole_run
 from traceark.models import Json, JsonObject, Message, Usage
 
 _PROMPT, _COMPLETION, _READ, _WRITE = "prompt_tokens", "completion_tokens", "cache_read_tokens", "cache_write_tokens"
@@ -194,8 +195,7 @@ class Spending:
             return
         last = self._written[-1].message
         _spend(last, rest)
-        assert last.usage is not None
-        last.usage = Usage.parse({**last.usage.fields(), "whole_run": True})
+        last.usage = of_whole_run(last.usage)
         last.cost = (last.cost or 0.0) + cost if cost else last.cost
 
     def _counts(self, told: Mapping[str, Json]) -> Counts:

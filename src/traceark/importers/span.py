@@ -16,6 +16,25 @@ from traceark.models import Json, Usage
 Kind = Literal["agent", "chat", "embedding", "tool", "other"]
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where in its run stand the messages that a span tells, where that is told: then none of them is a repetition.
+
+    Attributes
+    ----------
+    place : int, optional
+        Of what a model or a tool said.
+    inputs : tuple of int
+        Of each of the span's inputs. Those of the role ``tool`` are told by spans of their own.
+    status : str, optional
+        Of the message at `place`, where it is more than that the span failed.
+    """
+
+    place: int | None
+    inputs: tuple[int, ...] = ()
+    status: str | None = None
+
+
 @dataclass(slots=True)
 class Span:
     """One span, as far as an archive understands it; `raw` is all of it.
@@ -54,6 +73,8 @@ class Span:
         usage, and is compared with their sum otherwise.
     cost : float, optional
         As usage.
+    placed : Placed, optional
+        Where its messages stand, if it says so.
     """
 
     span_id: str
@@ -76,6 +97,7 @@ class Span:
     outputs: list[Told] = field(default_factory=list)
     usage: Usage | None = None
     cost: float | None = None
+    placed: Placed | None = None
 
     def told(self) -> dict[str, object]:
         """Return what the record says of the span, but nothing of what it does not."""

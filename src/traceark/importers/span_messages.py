@@ -23,7 +23,7 @@ _FIRST = datetime.min.replace(tzinfo=UTC)
 # When something becomes messages: at one time what ends comes before what begins, then the order of the
 # source; a span without length begins and ends at once.
 _Order = tuple[datetime, bool, int, bool]
-_Moment = tuple[_Order, Callable[[], None]]
+_Moment = tuple[_Order, Callable[[], object]]
 # Costs are sums of floats.
 _COST_DIFFERS = 1e-9
 
@@ -84,6 +84,7 @@ class SpanMessages:
         # Results as models were given them, by the call.
         self._results: dict[str, Told] = {}
         self._order = self._orders()
+        self._places = tree.places()
 
     def build(self) -> None:
         """Add all messages."""
@@ -91,14 +92,14 @@ class SpanMessages:
         whole_runs = self._whole_runs(calls)
         moments: list[_Moment] = []
         for call in calls:
-            moments.append((self._begins(call.span), partial(self._ask, call.span, call.above)))
+            moments += self._asked(call.span, call.above)
             moments += self._said_in_turn(call.span, partial(self._say, call.span, call.above))
         for span in self._tree.tools():
             moments.append((self._ends(span), partial(self._use, span)))
         for span, inputs, outputs in self._others(calls):
             agent = self._agent_of(span)
             if inputs:
-                moments.append((self._begins(span), partial(self._ask, span, agent)))
+                moments += self._asked(span, agent)
             if outputs:
                 moments += self._said_in_turn(span, partial(self._conclude, span, agent))
         for span in self._tree.spans:
@@ -129,8 +130,24 @@ class SpanMessages:
         return begin, True, place, False
 
     def _ends(self, span: Span) -> _Order:
+        if span.placed is not None and span.placed.place is not None:
+            return self._stands(span.placed.place)
         begin, end, place = self._order[span.span_id]
         return end, begin == end, place, True
+
+    def _stands(self, place: int) -> _Order:
+        """Return when a message is told whose place is known."""
+        return self._places[place], False, place, True
+
+    def _asked(self, span: Span, agent: str | None) -> list[_Moment]:
+        """Return when what a span was given becomes messages: as it begins, or each where it is known to stand."""
+        if span.placed is None:
+            return [(self._begins(span), partial(self._ask, span, agent))]
+        return [
+            (self._stands(place), partial(self._add, span, f"in-{number}", told, agent, span.start or span.end))
+            for number, (place, told) in enumerate(zip(span.placed.inputs, span.inputs, strict=True), start=1)
+            if told.role != "tool"
+        ]
 
     def _said_in_turn(self, span: Span, say: Callable[[int, datetime | None], None]) -> list[_Moment]:
         """Return when each output of a span was said: before the tools that it called began, else at the end.
@@ -139,6 +156,8 @@ class SpanMessages:
         """
         begin, end, place = self._order[span.span_id]
         at, told = end, span.end or span.start
+        if span.placed is not None:
+            return [(self._ends(span), partial(say, number + 1, told)) for number in range(max(len(span.outputs), 1))]
         found: list[_Moment] = []
         for number in range(max(len(span.outputs), 1), 0, -1):
             calls = span.outputs[number - 1].calls() if span.outputs else []
@@ -273,7 +292,7 @@ class SpanMessages:
     def _use(self, span: Span) -> None:
         """Add a call of a tool."""
         agent = self._tree.agent_above(span)
-        call_id = span.call_id or self._made(agent, span)
+        call_id = span.call_id or (self._made(agent, span) if span.placed is None else None)
         self._waiting.pop(call_id or "", None)
         told = self._results.get(call_id or "") if span.result is None else None
         result = told.content if told is not None else span.result
@@ -350,6 +369,8 @@ class SpanMessages:
             message.status, message.error = "failed", self._document.typed.summary(span.error, 1000)
         elif span.cancelled:
             message.status = "cancelled"
+        elif span.placed is not None:
+            message.status = span.placed.status
         if span.start is not None and span.end is not None:
             milliseconds = round((span.end - span.start).total_seconds() * 1000)
             message.duration_ms = self._document.typed.duration_ms(milliseconds)

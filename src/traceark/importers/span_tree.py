@@ -9,8 +9,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from traceark.importers.span import Kind, Span
+
+_FIRST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,20 @@ class SpanTree:
                 found.append(Call(told, self._agents[span.span_id]))
         return found
 
+    def places(self) -> dict[int, datetime]:
+        """Return the places in the run that spans tell, each with a time that is no earlier than those before it."""
+        told: dict[int, datetime] = {}
+        for span in self.spans:
+            if span.placed is not None:
+                begin, end = span.start or span.end or _FIRST, span.end or span.start or _FIRST
+                told.update(dict.fromkeys(span.placed.inputs, begin))
+                if span.placed.place is not None:
+                    told[span.placed.place] = end
+        found, latest = {}, _FIRST
+        for place in sorted(told):
+            found[place] = latest = max(latest, told[place])
+        return found
+
     def tools(self) -> list[Span]:
         """Return the calls of tools; one may be told twice, as one of a model."""
         around = {
@@ -106,7 +123,7 @@ class SpanTree:
         return found
 
     def _same_call_around(self, span: Span, kind: Kind) -> Span | None:
-        if span.kind != kind:
+        if span.kind != kind or span.placed is not None:
             return None
         for each in self.above(span):
             if each.kind == kind:

@@ -2,7 +2,7 @@
 
 They have no run's id. The history is the messages; the steps of ``trajectory`` tell the same with the
 environment's state, and are events. SWE-agent has no times and states what was used for the whole run
-alone: that stands at the model's last message, marked `whole_run`, so that totals are right.
+alone: that stands at the model's last message, its usage marked `whole_run`, so that totals are right.
 mini-swe-agent (https://mini-swe-agent.com) has the model's response, its cost and the time in a message's
 ``extra``; with the responses API the message is the response itself.
 """
@@ -12,11 +12,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import DocumentTrace, document_of, head_of, may_have, objects_of, without
+from traceark.importers.document import (
+    DocumentTrace,
+    document_of,
+    head_of,
+    may_have,
+    object_of,
+    objects_of,
+    up_to_answer,
+    without,
+)
 from traceark.importers.model_calls import usage_in
 from traceark.importers.usage import spend_in_all
 from traceark.models import Json, JsonObject, Trace, Usage
@@ -30,7 +40,7 @@ _KEYS = tuple(map(frozenset, ({"trajectory"}, {"history"}, {"trajectory_format"}
 
 
 class SweAgent:
-    """Reads a run; the trace id is the file's name and a hash of its history.
+    """Reads a run; the trace id is the file's name and a hash of how it begins, up to the model's first answer.
 
     Examples
     --------
@@ -41,7 +51,7 @@ class SweAgent:
     ...     _ = path.write_text(json.dumps(run))
     ...     [source] = SweAgent().read(path, ImportCounts())
     >>> source.trace.trace_id, len(source.messages), len(source.events)
-    ('bug-1-89edae8c', 1, 1)
+    ('bug-1-81b0d58c', 1, 1)
     """
 
     name = NAME
@@ -65,24 +75,54 @@ class SweAgent:
 
 
 def _trace(document: JsonObject, name: str, path: Path, counts: ImportCounts) -> SourceTrace:
-    history = document[name]
-    digest = hashlib.sha256(json.dumps(history, sort_keys=True).encode()).hexdigest()[:8]
-    trace = Trace(trace_id=f"{path.stem}-{digest}", agent_type=NAME, status="completed")
+    info, steps = document.get("info"), document.get("trajectory")
+    about = object_of(info)
+    steps = steps if isinstance(steps, list) else [steps] if steps is not None else []
+    trace = Trace(trace_id=f"{path.stem}-{_digest(document, name, steps)}", agent_type=NAME, status="completed")
     building = DocumentTrace(NAME, trace, counts)
-    trace.metadata = {"swe_agent": building.keep("run", without(document, name, "trajectory"))}
+    rest = without(document, name, "trajectory", "info")
+    if "config" in about or (info is not None and not isinstance(info, dict)):
+        rest["info"] = {"config": about["config"]} if about else info
+    short = building.keep("run", rest)
+    # It changes as the run goes on, which no event does.
+    trace.metadata = {"swe_agent": {**short, "info": without(about, "config")} if isinstance(info, dict) else short}
     typed = building.typed
-    info = document.get("info")
-    about: JsonObject = info if isinstance(info, dict) else {}
     trace.model = _model(about)
     ended = typed.text(about.get("exit_status"))
     if ended is not None and "submitted" not in ended.lower():
         trace.status, trace.error_message = "failed", ended
-    for number, message in building.each("message", history):
+    told = iter(steps)
+    for number, message in building.each("message", document[name]):
         _add_message(building, number, message)
-    for _, step in building.each("step", document.get("trajectory")):
-        building.event("step", step)
+        if _is_answer(message):
+            # Each behind the answer that it tells of, so that all of a run begins as a part of it does.
+            _add_steps(building, islice(told, 1))
+    _add_steps(building, told)
     _take_usage(building, about.get("model_stats"), path, counts)
     return building.finish(path)
+
+
+def _digest(document: JsonObject, name: str, steps: Sequence[Json]) -> str:
+    """Return a hash of what tells a run from others, and stays as it is while the run goes on.
+
+    Runs of one task often begin alike. What tells them apart is how they were configured, and of the first step
+    how long it took; mini-swe-agent's first answer has a time.
+    """
+    about = object_of(document.get("info"))
+    fixed = [document.get("environment"), document.get("replay_config"), about.get("config"), *steps[:1]]
+    told = [up_to_answer(document[name], _is_answer), *fixed]
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _is_answer(message: JsonObject) -> bool:
+    """Say whether a message is what the model of this run said, and no demonstration."""
+    return _with_role(message).get("role") == "assistant" and message.get("is_demo") is not True
+
+
+def _add_steps(building: DocumentTrace, steps: Iterable[Json]) -> None:
+    for step in steps:
+        building.row("step", step)
+        building.event("step", step)
 
 
 def _model(about: JsonObject) -> str | None:

@@ -56,6 +56,17 @@ def usage_of(
     )
 
 
+def of_whole_run(usage: Usage | None) -> Usage:
+    """Return the usage of a whole run, marked `whole_run`: it stands at the last message, and moves as the run grows.
+
+    Examples
+    --------
+    >>> of_whole_run(Usage(input_tokens=3)).model_extra
+    {'whole_run': True}
+    """
+    return Usage.parse({**(usage.fields() if usage is not None else {}), "whole_run": True})
+
+
 def number_of(value: Json) -> Json:
     """Return a number that is told as text, as decimals are; any other value as it is.
 
@@ -95,9 +106,9 @@ def spend(message: Message, usage: Usage) -> None:
 
 
 def spend_in_all(message: Message, usage: Usage | None = None, cost: float | None = None) -> None:
-    """Say at a message what the whole run used or cost, or both, and mark it `whole_run`."""
+    """Say at a message what the whole run used or cost, or both, and mark its usage `whole_run`."""
     if usage is not None:
-        spend(message, usage)
+        message.tokens = usage.total()
     if cost is not None:
         message.cost = cost
-    setattr(message, "whole_run", True)  # noqa: B010 (a field of the source, not of the model)
+    message.usage = of_whole_run(usage if usage is not None else message.usage)
