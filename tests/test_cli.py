@@ -234,6 +234,48 @@ class TestSql:
         expected = f"SELECT role, n, epoch_us(first) AS first FROM ({rows})"
         assert told("sql", imported, read) == told("sql", imported, expected)
 
+    @pytest.mark.parametrize("ending", ["parquet", "csv", "json", "jsonl"])
+    def test_a_file_that_cannot_be_written_stays_as_it_was(self, imported: Path, tmp_path: Path, ending: str) -> None:
+        path = tmp_path / f"rows.{ending}"
+        path.write_text("what was there")
+        query = "SELECT md5(range::VARCHAR) AS t FROM range(100000)"
+        command = [*COMMAND, "sql", str(imported), query, "-o", str(path)]
+        found = subprocess.run(["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *command], capture_output=True, text=True)
+        assert (found.returncode, found.stderr) == (1, f"traceark: {path} cannot be written: File too large\n")
+        assert path.read_text() == "what was there" and list(tmp_path.iterdir()) == [path]
+
+    def test_a_place_that_is_not_there_is_named(self, imported: Path, tmp_path: Path) -> None:
+        for ending in ("csv", "parquet"):
+            path = tmp_path / "none" / f"rows.{ending}"
+            told = f"traceark: {path} cannot be written: No such file or directory\n"
+            assert wrong(1, "sql", imported, "SELECT 1", "-o", path) == told
+
+    def test_a_file_that_is_replaced_keeps_who_may_read_it(self, imported: Path, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv"
+        path.touch(mode=0o600)
+        out("sql", imported, "SELECT 1 AS n", "-o", path)
+        assert path.read_text() == "n\n1\n" and path.stat().st_mode & 0o777 == 0o600
+
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            ("{}", "2020-01-01 00:00:00.000000001"),
+            ("[{}]", ["2020-01-01 00:00:00.000000001"]),
+            ("[{}]::TIMESTAMP_NS[1]", ["2020-01-01 00:00:00.000000001"]),
+            ("{{'at': [{}]}}", {"at": ["2020-01-01 00:00:00.000000001"]}),
+            ("MAP {{'at': {}}}", [["at", "2020-01-01 00:00:00.000000001"]]),
+            ("{}::TIME_NS", "00:00:00.000000001"),
+        ],
+    )
+    def test_nanoseconds_are_told(self, imported: Path, tmp_path: Path, value: str, shown: object) -> None:
+        moment = "TIMESTAMP_NS '2020-01-01 00:00:00.000000001'"
+        query = f"SELECT {value.format(moment)} AS t"
+        assert told("sql", imported, query) == [{"t": shown}]
+        assert "00:00:00.000000001" in out("sql", imported, query)
+        for ending in ("csv", "json", "jsonl"):
+            out("sql", imported, query, "-o", tmp_path / f"rows.{ending}")
+            assert "00:00:00.000000001" in (tmp_path / f"rows.{ending}").read_text()
+
     def test_other_endings_and_two_outputs_are_used_wrong(self, imported: Path, tmp_path: Path) -> None:
         assert ".parquet" in wrong(2, "sql", imported, "SELECT 1", "-o", tmp_path / "rows.txt")
         assert "exclude" in wrong(2, "sql", imported, "SELECT 1", "--csv", "--json")

@@ -63,6 +63,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "marker",
         "pool",
         "processes",
+        "replacing",
         "starting",
         "catalog",
         "rollups",
