@@ -287,10 +287,23 @@ class TestSql:
         assert not list(tmp_path.iterdir())
 
 
+class TestExport:
+    def test_what_was_left_out_is_told_of_what_was_written(self, imported: Path, tmp_path: Path) -> None:
+        given = ("export", imported, BUGFIX, "--format", "html", "-o")
+        assert "left out: 13 events" in out(*given, tmp_path / "run.html")
+        failed = run(*given, tmp_path / "none" / "run.html")
+        assert failed.exit_code == 1 and "left out" not in failed.stdout + failed.stderr
+
+
 class TestKeeping:
     def test_verify_without_ids_takes_all(self, imported: Path) -> None:
         assert out("verify", imported, "--deep") == "5 traces verified, deep: nothing is wrong\n"
         assert told("verify", imported, SESSION) == {"ok": True, "traces": 1, "deep": False, "findings": []}
+
+    def test_a_file_for_verify_that_cannot_be_written_is_named(self, imported: Path, tmp_path: Path) -> None:
+        path = tmp_path / "none" / "kept"
+        told = f"traceark: {path} cannot be written: No such file or directory\n"
+        assert wrong(1, "verify", imported, "--resume", path) == told
 
     def test_verify_names_file_meaning_and_remedy(self, archive: Path) -> None:
         tree = archive / "traces" / BUGFIX / "goal_tree.json"
@@ -511,6 +524,25 @@ class TestProcess:
             process.stdout.close()
             assert process.stderr.read() == b""
             assert process.wait() == 141
+
+    @pytest.mark.parametrize(
+        "verb",
+        [["ls"], ["ls", "--json"], ["sql", "SELECT range FROM range(50000)"], ["export", BUGFIX, "--format", "html"]],
+        ids=" ".join,
+    )
+    def test_output_that_takes_no_more_is_named(self, imported: Path, verb: list[str]) -> None:
+        with Path("/dev/full").open("w") as full:
+            command = [*COMMAND, verb[0], str(imported), *verb[1:]]
+            found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        told = "traceark: standard output cannot be written: No space left on device\n"
+        assert (found.returncode, found.stderr) == (1, told)
+
+    def test_a_disk_that_takes_no_more_rollups_is_one_line(self, archive: Path) -> None:
+        command = [*COMMAND, "optimize", str(archive)]
+        found = subprocess.run(["bash", "-c", 'ulimit -f 4; exec "$@"', "-", *command], capture_output=True, text=True)
+        assert found.returncode == 1 and "File too large; what is there stays" in found.stderr
+        assert "{" not in found.stderr and found.stderr.count("\n") == 1
+        assert told("optimize", archive)["made"] == 1
 
     def test_in_a_pipe_there_is_no_progress_and_no_colour(self, tmp_path: Path) -> None:
         command = [*COMMAND, "import", str(SAMPLES), "--to", str(tmp_path / "runs")]
