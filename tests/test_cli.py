@@ -58,6 +58,15 @@ class TestImport:
         report = told("import", SAMPLES, "--to", tmp_path / "runs")
         assert report["ok"] and len(report["files"]) == 5
 
+    def test_of_many_kinds_of_rows_a_terminal_gets_the_most_frequent_and_a_pipe_all(self, tmp_path: Path) -> None:
+        lines = (SAMPLES / "api-error.jsonl").read_text().splitlines()
+        lines += [json.dumps(json.loads(lines[0]) | {"type": f"kind-of-row-{number}"}) for number in range(100)]
+        (tmp_path / "run.jsonl").write_text("\n".join([*lines, ""]))
+        for columns in (None, 80):
+            printed = run("import", tmp_path / "run.jsonl", "--to", tmp_path / "runs", columns=columns).stdout
+            assert ("1 kind-of-row-99" in printed) == (columns is None)
+            assert ("more kinds" in printed) == (columns == 80)
+
     def test_a_source_that_is_not_there_makes_no_archive(self, tmp_path: Path) -> None:
         assert "does not exist" in wrong(2, "import", tmp_path / "nothing", "--to", tmp_path / "runs")
         assert not (tmp_path / "runs").exists()
@@ -116,6 +125,22 @@ class TestLs:
         assert len(lines) == 6
         assert lines[-1].endswith("The test test_parse_empty fails since this morning. Please find out why and fix it.")
 
+    def test_in_a_pipe_no_list_cuts_a_text(self, tmp_path: Path) -> None:
+        long = " ".join(f"word-{number}" for number in range(2000))
+        with traceark.open(tmp_path / "runs") as opened:
+            opened.create_trace(traceark.Trace(trace_id="run-7", task=long, agent_type=f"agent {long}"))
+            opened.add_message(traceark.Message(trace_id="run-7", role="user", content=long))
+            opened.append_event("run-7", f"type {long}", {"said": long})
+            opened.update_trace("run-7", status="completed")
+        given = (tmp_path / "runs", "run-7")
+        for verb in (["ls"], ["stats", "--by", "agent"], ["tree", "run-7"]):
+            assert f"agent {long}" in out(verb[0], given[0], *verb[1:])
+        for verb in (["ls"], ["tree", "run-7"], ["search", "word-7"]):
+            assert f" {long}" in out(verb[0], given[0], *verb[1:])
+        assert f"type {long}" in out("tail", *given) and f'"{long}"' in out("tail", *given)
+        assert f'"{long}"' in out("tail", *given, "--follow")
+        assert max(map(len, out("tail", *given, columns=80).splitlines())) <= 80
+
     def test_costs_are_shown_where_there_are_any(self, archive: Path) -> None:
         assert "cost" not in out("ls", archive, columns=80)
         with traceark.open(archive) as opened:
@@ -125,7 +150,7 @@ class TestLs:
         assert max(map(len, lines)) <= 80
 
     def test_filters_combine_and_the_newest_come_first(self, imported: Path) -> None:
-        assert [trace["status"] for trace in told("ls", imported, "--limit", 2)] == ["cancelled", "failed"]
+        assert [trace["status"] for trace in told("ls", imported)[:2]] == ["cancelled", "failed"]
         completed = told("ls", imported, "--status", "completed", "--agent-type", "claude-code", "--mode", "agent")
         assert [trace["trace_id"] for trace in completed] == [AGENT, SESSION, BUGFIX]
         assert told("ls", imported, "--uid", "nobody") == []

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from traceark.cli.console import PIPE_WIDTH, SIGNS, STATUS_STYLES, TerminalConsole
+from traceark.cli.console import SIGNS, STATUS_STYLES, TerminalConsole
 from traceark.cli.content import Piece, pieces_of
 from traceark.cli.output import Shown
 from traceark.exporters.content import json_text
@@ -115,8 +115,7 @@ def _is_said(error: str, pieces: list[Piece]) -> bool:
 
 
 def _print_indented(console: TerminalConsole, text: Text) -> None:
-    in_pipe = console.width == PIPE_WIDTH
-    lines = text.split("\n", allow_blank=True) if in_pipe else text.wrap(console, console.width - 2)
+    lines = text.split("\n", allow_blank=True) if console.in_pipe else text.wrap(console, console.width - 2)
     for line in lines:
         line.rstrip()
     console.print_line(Text("\n").join(Text("  ") + line if line else line for line in lines))
