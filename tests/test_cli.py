@@ -189,6 +189,31 @@ class TestShow:
         assert "… 92 more lines" in text and "… 4,200 more characters" in text
         assert "\n  end\n" in out("show", archive, "long", "--full")
 
+    def test_names_which_agent_said_what_and_the_mistake(self, tmp_path: Path) -> None:
+        run = {"question_ID": "q", "question": "2 + 2?", "mistake_agent": "adder", "mistake_step": "1"}
+        steps = [{"role": "planner", "content": "Add."}, {"role": "user", "name": "adder\x1b", "content": "5"}]
+        (tmp_path / "run.json").write_text(json.dumps(run | {"history": steps}))
+        out("import", tmp_path / "run.json", "--to", tmp_path / "runs")
+        for flags in ([], ["--full"]):
+            text = out("show", tmp_path / "runs", "q", *flags)
+            assert "\n1 assistant  planner\n  Add.\n" in text and "\n2 user  adder\\x1b  mistake\n  5\n" in text
+
+    def test_a_time_that_is_unknown_is_no_time(self, tmp_path: Path) -> None:
+        (tmp_path / "run.json").write_text(json.dumps({"question_ID": "q", "mistake_step": "0", "history": [{}]}))
+        out("import", tmp_path / "run.json", "--to", tmp_path / "runs")
+        for columns in (None, 80):
+            assert "q-" in out("ls", tmp_path / "runs", columns=columns)
+            assert " –" in out("ls", tmp_path / "runs", columns=columns).splitlines()[1][:30]
+        text = out("show", tmp_path / "runs", "q")
+        assert "time    unknown" in text and "1970" not in text and "00:00:00" not in text
+
+    def test_reasoning_is_told_from_speech_without_colour(self, archive: Path) -> None:
+        content = [{"type": "thinking", "thinking": "Hm.\n\nWell."}, {"type": "text", "text": "Yes."}]
+        with traceark.open(archive) as opened:
+            opened.create_trace(traceark.Trace(trace_id="thinks"))
+            opened.add_message(traceark.Message(trace_id="thinks", role="assistant", content=content))
+        assert out("show", archive, "thinks").endswith("\n  ~ Hm.\n  ~\n  ~ Well.\n  Yes.\n")
+
     def test_json_is_whole(self, imported: Path) -> None:
         shown = told("show", imported, BUGFIX)
         assert shown["trace"]["total_messages"] == len(shown["messages"]) == 33

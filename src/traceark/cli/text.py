@@ -18,6 +18,7 @@ from traceark.cli.console import STATUS_STYLES, TerminalConsole
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 from traceark.cli.show import print_trace
 from traceark.exporters.content import json_text
+from traceark.exporters.telling import begun_of
 from traceark.showing import (
     NOTHING,
     bytes_text,
@@ -99,7 +100,7 @@ class TextOutput(Output):
         fitting = self.console.fitting
         return [
             fitting(short[trace.trace_id], 40 if wide else _SHORT_ID),
-            time_text(trace.created_at) if wide else time_text(trace.created_at).partition(" ")[0],
+            time_text(begun_of(trace)) if wide else time_text(begun_of(trace)).partition(" ")[0],
             trace.status,
             fitting(trace.agent_type or NOTHING, 24),
             fitting(model_text(trace.model) if trace.model else NOTHING, 24),
