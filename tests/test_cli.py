@@ -9,9 +9,12 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -552,7 +555,16 @@ class TestHostileContent:
 
     def test_ids_that_name_no_directory_are_unknown(self, imported: Path) -> None:
         assert "no trace" in wrong(1, "show", imported, "x" * 300)
-        assert "fits 5 traces" in wrong(2, "show", imported, "")
+        for verb in ("show", "rm", "tree"):
+            assert "the id is empty" in wrong(2, verb, imported, "")
+
+    def test_near_ids_are_quoted_where_they_would_not_be_told_apart(self, tmp_path: Path) -> None:
+        with traceark.open(tmp_path) as opened:
+            for each in ("a run\nof mine, 1", "a run\nof mine, 2", "plain"):
+                opened.create_trace(traceark.Trace(trace_id=each))
+        assert r"'a run\nof mine, 1', 'a run\nof mine, 2'" in wrong(2, "show", tmp_path, "a run")
+        assert r"did you mean 'a run\nof mine, " in wrong(1, "show", tmp_path, "a run of mine, 1")
+        assert "did you mean plain?" in wrong(1, "show", tmp_path, "pla1n")
 
 
 @given(st.sets(st.text("ab-", min_size=1, max_size=30) | st.text(min_size=1, max_size=30), min_size=1, max_size=12))
@@ -574,6 +586,31 @@ class TestProcess:
             process.stdout.close()
             assert process.stderr.read() == b""
             assert process.wait() == 141
+
+    def test_an_interrupted_import_by_processes_is_one_line(self, tmp_path: Path) -> None:
+        sources = tmp_path / "sources"
+        sources.mkdir()
+        text = (SAMPLES / "api-error.jsonl").read_text()
+        [session] = set(re.findall(r'"sessionId":\s*"([^"]+)"', text))
+        for number in range(1500):
+            (sources / f"{number}.jsonl").write_text(text.replace(session, f"session-{number}"))
+        process = subprocess.Popen(
+            [*COMMAND, "import", str(sources), "--to", str(tmp_path / "runs"), "--jobs", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+            # Whoever runs the tests in the background has it ignored, which a process inherits.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
+        # By the first traces the server of the other processes is loading the package.
+        while len(list(tmp_path.glob("runs/traces/*"))) < 5:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, told = process.communicate(timeout=60)
+        # Behind the ^C of a terminal a line begins.
+        assert (process.returncode, printed, told) == (130, "", "\ntraceark: interrupted\n")
 
     @pytest.mark.parametrize(
         "verb",
