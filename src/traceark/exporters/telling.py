@@ -8,8 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from traceark.exporters.content import Part, json_text
-from traceark.importers.base import TIMES
-from traceark.models import Goal, GoalStats, GoalTree, Message, Trace
+from traceark.models import TIMES, Goal, GoalStats, GoalTree, Message, Trace
 from traceark.showing import cost_text, count_of, duration_text, one_line, short_number, time_text
 
 _TOOL_ROLES = ("tool", "function")
