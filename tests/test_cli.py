@@ -9,9 +9,12 @@ import pty
 import re
 import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,15 @@ class TestImport:
     def test_json_has_every_file(self, tmp_path: Path) -> None:
         report = told("import", SAMPLES, "--to", tmp_path / "runs")
         assert report["ok"] and len(report["files"]) == 5
+
+    def test_of_many_kinds_of_rows_a_terminal_gets_the_most_frequent_and_a_pipe_all(self, tmp_path: Path) -> None:
+        lines = (SAMPLES / "api-error.jsonl").read_text().splitlines()
+        lines += [json.dumps(json.loads(lines[0]) | {"type": f"kind-of-row-{number}"}) for number in range(100)]
+        (tmp_path / "run.jsonl").write_text("\n".join([*lines, ""]))
+        for columns in (None, 80):
+            printed = run("import", tmp_path / "run.jsonl", "--to", tmp_path / "runs", columns=columns).stdout
+            assert ("1 kind-of-row-99" in printed) == (columns is None)
+            assert ("more kinds" in printed) == (columns == 80)
 
     def test_a_source_that_is_not_there_makes_no_archive(self, tmp_path: Path) -> None:
         assert "does not exist" in wrong(2, "import", tmp_path / "nothing", "--to", tmp_path / "runs")
@@ -116,6 +128,22 @@ class TestLs:
         assert len(lines) == 6
         assert lines[-1].endswith("The test test_parse_empty fails since this morning. Please find out why and fix it.")
 
+    def test_in_a_pipe_no_list_cuts_a_text(self, tmp_path: Path) -> None:
+        long = " ".join(f"word-{number}" for number in range(2000))
+        with traceark.open(tmp_path / "runs") as opened:
+            opened.create_trace(traceark.Trace(trace_id="run-7", task=long, agent_type=f"agent {long}"))
+            opened.add_message(traceark.Message(trace_id="run-7", role="user", content=long))
+            opened.append_event("run-7", f"type {long}", {"said": long})
+            opened.update_trace("run-7", status="completed")
+        given = (tmp_path / "runs", "run-7")
+        for verb in (["ls"], ["stats", "--by", "agent"], ["tree", "run-7"]):
+            assert f"agent {long}" in out(verb[0], given[0], *verb[1:])
+        for verb in (["ls"], ["tree", "run-7"], ["search", "word-7"]):
+            assert f" {long}" in out(verb[0], given[0], *verb[1:])
+        assert f"type {long}" in out("tail", *given) and f'"{long}"' in out("tail", *given)
+        assert f'"{long}"' in out("tail", *given, "--follow")
+        assert max(map(len, out("tail", *given, columns=80).splitlines())) <= 80
+
     def test_costs_are_shown_where_there_are_any(self, archive: Path) -> None:
         assert "cost" not in out("ls", archive, columns=80)
         with traceark.open(archive) as opened:
@@ -125,7 +153,7 @@ class TestLs:
         assert max(map(len, lines)) <= 80
 
     def test_filters_combine_and_the_newest_come_first(self, imported: Path) -> None:
-        assert [trace["status"] for trace in told("ls", imported, "--limit", 2)] == ["cancelled", "failed"]
+        assert [trace["status"] for trace in told("ls", imported)[:2]] == ["cancelled", "failed"]
         completed = told("ls", imported, "--status", "completed", "--agent-type", "claude-code", "--mode", "agent")
         assert [trace["trace_id"] for trace in completed] == [AGENT, SESSION, BUGFIX]
         assert told("ls", imported, "--uid", "nobody") == []
@@ -163,6 +191,31 @@ class TestShow:
         text = out("show", archive, "long")
         assert "… 92 more lines" in text and "… 4,200 more characters" in text
         assert "\n  end\n" in out("show", archive, "long", "--full")
+
+    def test_names_which_agent_said_what_and_the_mistake(self, tmp_path: Path) -> None:
+        run = {"question_ID": "q", "question": "2 + 2?", "mistake_agent": "adder", "mistake_step": "1"}
+        steps = [{"role": "planner", "content": "Add."}, {"role": "user", "name": "adder\x1b", "content": "5"}]
+        (tmp_path / "run.json").write_text(json.dumps(run | {"history": steps}))
+        out("import", tmp_path / "run.json", "--to", tmp_path / "runs")
+        for flags in ([], ["--full"]):
+            text = out("show", tmp_path / "runs", "q", *flags)
+            assert "\n1 assistant  planner\n  Add.\n" in text and "\n2 user  adder\\x1b  mistake\n  5\n" in text
+
+    def test_a_time_that_is_unknown_is_no_time(self, tmp_path: Path) -> None:
+        (tmp_path / "run.json").write_text(json.dumps({"question_ID": "q", "mistake_step": "0", "history": [{}]}))
+        out("import", tmp_path / "run.json", "--to", tmp_path / "runs")
+        for columns in (None, 80):
+            assert "q-" in out("ls", tmp_path / "runs", columns=columns)
+            assert " –" in out("ls", tmp_path / "runs", columns=columns).splitlines()[1][:30]
+        text = out("show", tmp_path / "runs", "q")
+        assert "time    unknown" in text and "1970" not in text and "00:00:00" not in text
+
+    def test_reasoning_is_told_from_speech_without_colour(self, archive: Path) -> None:
+        content = [{"type": "thinking", "thinking": "Hm.\n\nWell."}, {"type": "text", "text": "Yes."}]
+        with traceark.open(archive) as opened:
+            opened.create_trace(traceark.Trace(trace_id="thinks"))
+            opened.add_message(traceark.Message(trace_id="thinks", role="assistant", content=content))
+        assert out("show", archive, "thinks").endswith("\n  ~ Hm.\n  ~\n  ~ Well.\n  Yes.\n")
 
     def test_json_is_whole(self, imported: Path) -> None:
         shown = told("show", imported, BUGFIX)
@@ -234,6 +287,48 @@ class TestSql:
         expected = f"SELECT role, n, epoch_us(first) AS first FROM ({rows})"
         assert told("sql", imported, read) == told("sql", imported, expected)
 
+    @pytest.mark.parametrize("ending", ["parquet", "csv", "json", "jsonl"])
+    def test_a_file_that_cannot_be_written_stays_as_it_was(self, imported: Path, tmp_path: Path, ending: str) -> None:
+        path = tmp_path / f"rows.{ending}"
+        path.write_text("what was there")
+        query = "SELECT md5(range::VARCHAR) AS t FROM range(100000)"
+        command = [*COMMAND, "sql", str(imported), query, "-o", str(path)]
+        found = subprocess.run(["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *command], capture_output=True, text=True)
+        assert (found.returncode, found.stderr) == (1, f"traceark: {path} cannot be written: File too large\n")
+        assert path.read_text() == "what was there" and list(tmp_path.iterdir()) == [path]
+
+    def test_a_place_that_is_not_there_is_named(self, imported: Path, tmp_path: Path) -> None:
+        for ending in ("csv", "parquet"):
+            path = tmp_path / "none" / f"rows.{ending}"
+            told = f"traceark: {path} cannot be written: No such file or directory\n"
+            assert wrong(1, "sql", imported, "SELECT 1", "-o", path) == told
+
+    def test_a_file_that_is_replaced_keeps_who_may_read_it(self, imported: Path, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv"
+        path.touch(mode=0o600)
+        out("sql", imported, "SELECT 1 AS n", "-o", path)
+        assert path.read_text() == "n\n1\n" and path.stat().st_mode & 0o777 == 0o600
+
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            ("{}", "2020-01-01 00:00:00.000000001"),
+            ("[{}]", ["2020-01-01 00:00:00.000000001"]),
+            ("[{}]::TIMESTAMP_NS[1]", ["2020-01-01 00:00:00.000000001"]),
+            ("{{'at': [{}]}}", {"at": ["2020-01-01 00:00:00.000000001"]}),
+            ("MAP {{'at': {}}}", [["at", "2020-01-01 00:00:00.000000001"]]),
+            ("{}::TIME_NS", "00:00:00.000000001"),
+        ],
+    )
+    def test_nanoseconds_are_told(self, imported: Path, tmp_path: Path, value: str, shown: object) -> None:
+        moment = "TIMESTAMP_NS '2020-01-01 00:00:00.000000001'"
+        query = f"SELECT {value.format(moment)} AS t"
+        assert told("sql", imported, query) == [{"t": shown}]
+        assert "00:00:00.000000001" in out("sql", imported, query)
+        for ending in ("csv", "json", "jsonl"):
+            out("sql", imported, query, "-o", tmp_path / f"rows.{ending}")
+            assert "00:00:00.000000001" in (tmp_path / f"rows.{ending}").read_text()
+
     def test_other_endings_and_two_outputs_are_used_wrong(self, imported: Path, tmp_path: Path) -> None:
         assert ".parquet" in wrong(2, "sql", imported, "SELECT 1", "-o", tmp_path / "rows.txt")
         assert "exclude" in wrong(2, "sql", imported, "SELECT 1", "--csv", "--json")
@@ -245,10 +340,23 @@ class TestSql:
         assert not list(tmp_path.iterdir())
 
 
+class TestExport:
+    def test_what_was_left_out_is_told_of_what_was_written(self, imported: Path, tmp_path: Path) -> None:
+        given = ("export", imported, BUGFIX, "--format", "html", "-o")
+        assert "left out: 13 events" in out(*given, tmp_path / "run.html")
+        failed = run(*given, tmp_path / "none" / "run.html")
+        assert failed.exit_code == 1 and "left out" not in failed.stdout + failed.stderr
+
+
 class TestKeeping:
     def test_verify_without_ids_takes_all(self, imported: Path) -> None:
         assert out("verify", imported, "--deep") == "5 traces verified, deep: nothing is wrong\n"
         assert told("verify", imported, SESSION) == {"ok": True, "traces": 1, "deep": False, "findings": []}
+
+    def test_a_file_for_verify_that_cannot_be_written_is_named(self, imported: Path, tmp_path: Path) -> None:
+        path = tmp_path / "none" / "kept"
+        told = f"traceark: {path} cannot be written: No such file or directory\n"
+        assert wrong(1, "verify", imported, "--resume", path) == told
 
     def test_verify_names_file_meaning_and_remedy(self, archive: Path) -> None:
         tree = archive / "traces" / BUGFIX / "goal_tree.json"
@@ -447,7 +555,16 @@ class TestHostileContent:
 
     def test_ids_that_name_no_directory_are_unknown(self, imported: Path) -> None:
         assert "no trace" in wrong(1, "show", imported, "x" * 300)
-        assert "fits 5 traces" in wrong(2, "show", imported, "")
+        for verb in ("show", "rm", "tree"):
+            assert "the id is empty" in wrong(2, verb, imported, "")
+
+    def test_near_ids_are_quoted_where_they_would_not_be_told_apart(self, tmp_path: Path) -> None:
+        with traceark.open(tmp_path) as opened:
+            for each in ("a run\nof mine, 1", "a run\nof mine, 2", "plain"):
+                opened.create_trace(traceark.Trace(trace_id=each))
+        assert r"'a run\nof mine, 1', 'a run\nof mine, 2'" in wrong(2, "show", tmp_path, "a run")
+        assert r"did you mean 'a run\nof mine, " in wrong(1, "show", tmp_path, "a run of mine, 1")
+        assert "did you mean plain?" in wrong(1, "show", tmp_path, "pla1n")
 
 
 @given(st.sets(st.text("ab-", min_size=1, max_size=30) | st.text(min_size=1, max_size=30), min_size=1, max_size=12))
@@ -469,6 +586,50 @@ class TestProcess:
             process.stdout.close()
             assert process.stderr.read() == b""
             assert process.wait() == 141
+
+    def test_an_interrupted_import_by_processes_is_one_line(self, tmp_path: Path) -> None:
+        sources = tmp_path / "sources"
+        sources.mkdir()
+        text = (SAMPLES / "api-error.jsonl").read_text()
+        [session] = set(re.findall(r'"sessionId":\s*"([^"]+)"', text))
+        for number in range(1500):
+            (sources / f"{number}.jsonl").write_text(text.replace(session, f"session-{number}"))
+        process = subprocess.Popen(
+            [*COMMAND, "import", str(sources), "--to", str(tmp_path / "runs"), "--jobs", "2"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+            # Whoever runs the tests in the background has it ignored, which a process inherits.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
+        # By the first traces the server of the other processes is loading the package.
+        while len(list(tmp_path.glob("runs/traces/*"))) < 5:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, told = process.communicate(timeout=60)
+        # Behind the ^C of a terminal a line begins.
+        assert (process.returncode, printed, told) == (130, "", "\ntraceark: interrupted\n")
+
+    @pytest.mark.parametrize(
+        "verb",
+        [["ls"], ["ls", "--json"], ["sql", "SELECT range FROM range(50000)"], ["export", BUGFIX, "--format", "html"]],
+        ids=" ".join,
+    )
+    def test_output_that_takes_no_more_is_named(self, imported: Path, verb: list[str]) -> None:
+        with Path("/dev/full").open("w") as full:
+            command = [*COMMAND, verb[0], str(imported), *verb[1:]]
+            found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        told = "traceark: standard output cannot be written: No space left on device\n"
+        assert (found.returncode, found.stderr) == (1, told)
+
+    def test_a_disk_that_takes_no_more_rollups_is_one_line(self, archive: Path) -> None:
+        command = [*COMMAND, "optimize", str(archive)]
+        found = subprocess.run(["bash", "-c", 'ulimit -f 4; exec "$@"', "-", *command], capture_output=True, text=True)
+        assert found.returncode == 1 and "File too large; what is there stays" in found.stderr
+        assert "{" not in found.stderr and found.stderr.count("\n") == 1
+        assert told("optimize", archive)["made"] == 1
 
     def test_in_a_pipe_there_is_no_progress_and_no_colour(self, tmp_path: Path) -> None:
         command = [*COMMAND, "import", str(SAMPLES), "--to", str(tmp_path / "runs")]

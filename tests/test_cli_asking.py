@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import traceark
-from shell import out, told, wrong
+from shell import out, run, told, wrong
 from traceark import Goal, Message, Trace
 from traceark.cli import program
 
@@ -21,7 +22,9 @@ BUGFIX = "7d1f0c52-64a5-4b0e-9b57-2f6f3f0c9a11"
 
 
 def listed(*arguments: object) -> list[str]:
-    return [trace["trace_id"] for trace in told("ls", *arguments)]
+    result = run("ls", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    return [trace["trace_id"] for trace in json.loads(result.stdout)]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,14 @@ class TestLs:
             after = (more[1], more[2])
         names = [line.split()[0] for line in out("ls", archive).splitlines()[1:]]
         assert found[: len(whole)] == names
+
+    def test_json_says_beside_it_how_to_get_the_next(self, archive: Path) -> None:
+        first = run("ls", archive, "--limit", 2, "--json")
+        more = re.fullmatch(r"traceark: there are more: --after (\S+)\n", first.stderr)
+        assert first.exit_code == 0 and more is not None
+        found = [trace["trace_id"] for trace in json.loads(first.stdout)]
+        assert [*found, *listed(archive, "--after", more[1])] == listed(archive)
+        assert run("ls", archive, "--json").stderr == ""
 
     def test_a_cursor_goes_on_too(self, archive: Path) -> None:
         with traceark.open(archive) as opened:
@@ -183,6 +194,15 @@ class TestStats:
         lines = out("stats", tmp_path / "runs", "--by", "agent").splitlines()
         assert lines[0].endswith("cost") and lines[1].split()[:2] == ["sorter", "2"] and "0.30" in lines[1]
         assert lines[2].startswith("–")
+
+    def test_models_that_would_share_a_name_have_their_whole_one(self, tmp_path: Path) -> None:
+        models = ["gpt-4o", "openai/gpt-4o", "gpt-4o-2024-08-06", "claude-haiku-4-5-20251001"]
+        with traceark.open(tmp_path / "runs") as opened:
+            for model in models:
+                opened.create_trace(Trace(model=model))
+        for columns, single in ((80, "haiku-4-5"), (None, models[-1])):
+            lines = out("stats", tmp_path / "runs", "--by", "model", columns=columns).splitlines()
+            assert {line.split()[0] for line in lines[1:-1]} == {*models[:-1], single}
 
     def test_filters_and_json(self, archive: Path) -> None:
         [row] = told("stats", archive, "--by", "status", "--status", "failed")

@@ -15,8 +15,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 HEAD = """# The command line
 
 `traceark VERB ARCHIVE …`. Results go to standard output, as text or with `--json` as one JSON document; errors,
-warnings and progress go to standard error. Text is fitted to the terminal, and in a pipe to nothing: there every
-line is whole, without colour. `COLUMNS` and `NO_COLOR` are honoured.
+warnings and progress go to standard error, and of `ls --json` the cursor that `--after` goes on from, where there are
+more. Text is fitted to the terminal, and in a pipe to nothing: there it has no colour, and what is one line is not cut,
+but for the values of `sql`, and for what `show` without `--full` leaves out. `COLUMNS` and `NO_COLOR` are honoured.
 
 Characters that a terminal would obey are shown as escapes, wherever they come from.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import hypothesis.strategies as st
@@ -97,7 +98,7 @@ def everywhere(text: str) -> Run:
         Goal(id=sound, description=sound, reason=sound, summary=sound, status=sound, sub_trace_ids=["child", sound]),
         Goal(id="1", parent_id=sound, status="completed", self_stats=GoalStats(preview=sound)),
     ]
-    fields = {"role": sound, "tool_name": sound, "goal_id": sound, "status": sound, "error": sound}
+    fields = {"role": sound, "tool_name": sound, "goal_id": sound, "status": sound, "error": sound, "agent": sound}
     blocks = [
         {"type": "text", "text": text},
         {"type": "thinking", "thinking": text},
@@ -259,6 +260,22 @@ def test_a_run_of_1500_messages_and_a_text_of_megabytes_is_a_page_in_a_moment() 
     assert time.process_time() - began < 20
     assert len(page) < 2 * sum(len(visible(message.content)) for message in messages) + 10**7
     assert page.count("<article") == 1501
+
+
+def test_which_agent_said_what_and_the_mistake_are_told() -> None:
+    run = run_of({"content": "5", "agent": "adder <b>", "mistake": True}, {"agent": ["none"], "mistake": "no"})
+    page, parsed = html_of(run)
+    assert '<b>assistant</b><span>adder &lt;b&gt;</span><span class="failed">mistake</span>' in page
+    assert page.count("mistake") == 1 and "none" not in parsed.text
+    assert "**1 · assistant · adder &lt;b> · mistake" in markdown_of(run) and markdown_of(run).count("mistake") == 1
+
+
+def test_a_time_that_is_unknown_is_no_time() -> None:
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    run = run_of({"content": "5", "created_at": epoch}, created_at=epoch, metadata={"times": "unknown"})
+    page, _ = html_of(run)
+    assert "<dt>time</dt><dd>unknown</dd>" in page and "- time: unknown" in markdown_of(run)
+    assert not re.search("1970|00:00", page + markdown_of(run))
 
 
 def test_an_empty_run_and_a_message_that_says_nothing_have_pages() -> None:

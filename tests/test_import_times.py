@@ -18,9 +18,9 @@ from test_import_claude_code import CORPORA, corpus
 from test_import_documents import CHAT, MARKED, SOLVED, trajectory
 from test_import_keeps import DOCUMENTS
 from test_import_run import contents_of
-from traceark.importers.base import TIMES, Importer
+from traceark.importers.base import Importer
 from traceark.importers.run import import_paths
-from traceark.models import JsonObject, Trace
+from traceark.models import TIMES, JsonObject, Trace
 from traceark.store import ArchiveStore
 from traceark.testing import ModelStore
 

@@ -210,6 +210,23 @@ def test_a_failed_sync_stops_all_writing(tmp_path: Path, monkeypatch: pytest.Mon
     asyncio.run(run())
 
 
+def test_what_cannot_be_read_says_nothing_of_what_was_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    async def run() -> None:
+        store = ArchiveStore(tmp_path / "archive")
+        await store.create_trace(Trace(trace_id="t"))
+        monkeypatch.setattr("traceark.storage.local.open_plain", forbidden)
+        for read in (store.storage.read, store.storage.read_versioned):
+            with pytest.raises(StorageError, match=r"trace\.json: Permission denied$"):
+                await read("traces/t/trace.json")
+
+    asyncio.run(run())
+
+
 def test_a_full_disk_leaves_no_half_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 

@@ -63,6 +63,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "marker",
         "pool",
         "processes",
+        "replacing",
         "starting",
         "catalog",
         "rollups",
@@ -234,8 +235,18 @@ def allowed(name: str, other: str) -> bool:
     if room(name) == "exporters" and name != "exporters.run":
         return room(other) in ("errors", "models", "layout", "showing", "packed", "exporters")
     if room(name) == "cli":
-        # Of what lies deep, only the words, models, names, findings, cursors, and how to start.
-        words = ("errors", "models", "layout", "verification", "filters", "showing", "starting", "at_a_time")
+        # Of what lies deep, only the words, models, names, findings, cursors, how to start, and how to replace a file.
+        words = (
+            "errors",
+            "models",
+            "layout",
+            "verification",
+            "filters",
+            "showing",
+            "starting",
+            "at_a_time",
+            "replacing",
+        )
         return LEVEL[room(other)] >= STORE or other in words or other == "redaction.patterns"
     return True
 

@@ -7,6 +7,8 @@ have databases of their own.
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from contextlib import suppress
 from functools import cache
@@ -20,6 +22,8 @@ _CLOSED: dict[str, Setting] = {
     "autoload_known_extensions": False,
     "python_enable_replacements": False,
 }
+# An error of one of DuckDB's own threads is told so.
+_AS_JSON = re.compile(r'\{"exception_type":.*\}', re.DOTALL)
 _mutex = threading.Lock()
 
 
@@ -39,6 +43,21 @@ def cursor() -> duckdb.DuckDBPyConnection:
 @cache
 def _shared() -> duckdb.DuckDBPyConnection:
     return connect(enable_external_access=False)
+
+
+def reason_of(error: Exception) -> str:
+    """Return what an error of DuckDB says, where it is JSON in a text what that says.
+
+    Examples
+    --------
+    >>> reason_of(duckdb.IOException('IO Error: Async: {"exception_type":"IO","exception_message":"disk full"}'))
+    'disk full'
+    """
+    found = _AS_JSON.search(str(error))
+    try:
+        return str(json.loads(found[0])["exception_message"]) if found else str(error)
+    except (ValueError, KeyError):
+        return str(error)
 
 
 def _silent(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:

@@ -30,8 +30,17 @@ class LoopThread:
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(_Executor(thread_name_prefix="traceark"))
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        # What was shielded from Ctrl-C may be going on.
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self._loop.run_until_complete(asyncio.wait(left))
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """Run a coroutine and return its result; Ctrl-C cancels it and waits for its end."""

@@ -91,6 +91,9 @@ Cost = Annotated[float, BeforeValidator(_exact_float), Field(strict=True, allow_
 Time = Annotated[datetime, BeforeValidator(_utc)]
 TraceStatus = Literal["running", "completed", "failed", "cancelled"]
 TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+# Where the metadata of a trace says that its messages' times were not told: "run", they have that of the run;
+# "id", that which the trace's id names; "unknown", the epoch.
+TIMES = "times"
 
 
 class ArchiveModel(BaseModel):

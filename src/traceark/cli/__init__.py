@@ -9,6 +9,7 @@ everything heavy, when they are needed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -31,6 +32,7 @@ from traceark.errors import (
     NaiveTimeWarning,
     QueryError,
     SpoolError,
+    StorageError,
     TracearkError,
     UnsafeStorageError,
 )
@@ -47,6 +49,8 @@ _USAGE = (
     UnsafeStorageError,
 )
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
+# What a system says of a disk that takes no more, or of a device that fails.
+_TAKES_NO_MORE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _VERBS = {
     "import": "importing",
     "ls": "asking",
@@ -99,6 +103,11 @@ class _Program(click.Group):
         except BrokenPipeError:
             # click would take this for success.
             raise _ReaderGone from None
+        except OSError as error:
+            # All else that is written to has a name, and errors that tell it.
+            if isinstance(error, TracearkError) or error.filename or error.errno not in _TAKES_NO_MORE:
+                raise
+            raise StorageError(error.errno, f"standard output cannot be written: {error.strerror}") from error
         return code
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> NoReturn:
@@ -189,6 +198,8 @@ def _report(error: BaseException) -> int:
         _say(str(error).partition("\nLINE ")[0])
     elif isinstance(error, TracearkError):
         _say(str(error))
+    elif isinstance(error, OSError) and error.filename and error.strerror:
+        _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
     else:
         _say(f"{type(error).__name__}: {error} (--debug shows where)")
     return USED_WRONG if isinstance(error, _USAGE) else FOUND_WRONG

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
 from traceark.cli.columns import GAP, Column, lay_out
-from traceark.cli.console import PIPE_WIDTH, SIGNS, TerminalConsole
+from traceark.cli.console import SIGNS, TerminalConsole
 from traceark.showing import NOTHING, cost_text, count_of, model_text, one_line, short_number, visible
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _PIPE_BAR, _LEAST_BAR, _MOST_BAR = 20, 6, 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 # Of sub-agents that are not here, so many are named; --json has all.
 _NAMED = 3
+_NAME_CHARS = 40
 
 
 def print_tree(console: TerminalConsole, tree: TraceTree, short: Mapping[str, str]) -> None:
@@ -31,14 +33,14 @@ def print_tree(console: TerminalConsole, tree: TraceTree, short: Mapping[str, st
         trace = node.trace
         sign, style = SIGNS.get(trace.status, ("•", ""))
         line = Text().append(guide, style="dim").append(f"{sign} ", style=style)
-        line.append(one_line(short[trace.trace_id], 40), style="cyan")
-        line.append(f"  {one_line(trace.task or '', _TASK_CHARS)}")
+        line.append(console.fitting(short[trace.trace_id], 40), style="cyan")
+        line.append(f"  {console.fitting(trace.task or '', _TASK_CHARS)}")
         line.rstrip()
         console.print_line(line)
         below = guide.replace("├─ ", "│  ").replace("└─ ", "   ") + ("│ " if node.children else "  ")
-        told = [trace.status, one_line(trace.agent_type or "", 24), *_took(node.own)]
+        told = [trace.status, console.fitting(trace.agent_type or "", 24), *_took(node.own)]
         if node.goal_ids:
-            told.append(f"goal {one_line(', '.join(node.goal_ids), 40)}")
+            told.append(f"goal {console.fitting(', '.join(node.goal_ids), 40)}")
         console.print_line(Text(f"{below}{' · '.join(filter(None, told))}", style="dim"))
         if node.children and node is not tree:
             console.print_line(Text(f"{below}with sub-agents: {' · '.join(_took(node.total))}", style="dim"))
@@ -69,8 +71,8 @@ def print_hits(console: TerminalConsole, page: SearchPage, short: Mapping[str, s
         if traces:
             console.print()
         traces += 1
-        heading = Text(one_line(short[trace_id], 40), style="bold cyan")
-        heading.append(f"  {one_line(several[0].task or '', _TASK_CHARS)}", style="not bold default")
+        heading = Text(console.fitting(short[trace_id], 40), style="bold cyan")
+        heading.append(f"  {console.fitting(several[0].task or '', _TASK_CHARS)}", style="not bold default")
         heading.rstrip()
         console.print_line(heading)
         for hit in several:
@@ -123,12 +125,15 @@ def print_stats(console: TerminalConsole, rows: Sequence[Mapping[str, Any]]) -> 
     columns += [Column("msgs", right=True), Column("tokens", right=True)]
     columns += [Column("cost", right=True)] if measure == "cost" else []
     total: dict[str, Any] = {name: sum(row[name] for row in rows) for name in rows[0] if name != by}
-    cells = [_stat_cells(row, by)[: len(columns)] for row in rows]
-    cells.append(_stat_cells({by: "together", **total}, by)[: len(columns)])
+    names = _names(rows, by, whole=console.in_pipe)
+    cells = [
+        [console.fitting(name, _NAME_CHARS), *_sums(row)][: len(columns)]
+        for name, row in zip((*names, "together"), (*rows, total), strict=True)
+    ]
     room = console.width - len(GAP) - _LEAST_BAR
     heading, *lines = lay_out(columns, cells, room)
     used = cell_len(GAP.join(heading)) + len(GAP)
-    size = _PIPE_BAR if console.width == PIPE_WIDTH else min(max(console.width - used, _LEAST_BAR), _MOST_BAR)
+    size = _PIPE_BAR if console.in_pipe else min(max(console.width - used, _LEAST_BAR), _MOST_BAR)
     largest = max(row[measure] for row in rows)
     console.print_line(Text(GAP.join(heading).rstrip(), style="bold"))
     for row, line in zip(rows, lines, strict=False):
@@ -142,10 +147,18 @@ def print_stats(console: TerminalConsole, rows: Sequence[Mapping[str, Any]]) -> 
     console.print_line(Text(GAP.join(lines[-1]).rstrip(), style="bold"))
 
 
-def _stat_cells(row: Mapping[str, Any], by: str) -> list[str]:
-    name = row[by] if row[by] is not None else NOTHING
+def _names(rows: Sequence[Mapping[str, Any]], by: str, *, whole: bool) -> list[str]:
+    """Return a name for each group: of a model a short one, unless others would have the same."""
+    names = [NOTHING if row[by] is None else row[by] for row in rows]
+    if by != "model" or whole:
+        return names
+    short = [model_text(name) for name in names]
+    shared = Counter(short)
+    return [name if shared[label] > 1 else label for name, label in zip(names, short, strict=True)]
+
+
+def _sums(row: Mapping[str, Any]) -> list[str]:
     return [
-        one_line(model_text(name) if by == "model" else name, 40),
         f"{row['runs']:,}",
         f"{row['failed']:,}" if row["failed"] else NOTHING,
         f"{row['messages']:,}",

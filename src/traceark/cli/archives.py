@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHORTEST, _LONGEST_PREFIX, _SHORTEST_ENDING = 8, 14, 6
 _SHOWN_CANDIDATES = 5
+_PLAIN = re.compile(r"[^\s,;?'\"\x00-\x1f\x7f-\x9f]+")
 
 
 class AmbiguousNameError(click.ClickException):
@@ -99,6 +101,8 @@ def find(archive: Archive, name: str) -> str:
     AmbiguousNameError
         Several ids fit.
     """
+    if not name:
+        raise click.UsageError("the id is empty; name a trace")
     if _is_there(archive, name):
         return name
     ids = trace_ids(archive)
@@ -108,7 +112,7 @@ def find(archive: Archive, name: str) -> str:
     if fitting:
         raise _ambiguous(name, fitting)
     near = difflib.get_close_matches(name, ids, _SHOWN_CANDIDATES, cutoff=0.5)
-    hint = f"; did you mean {', '.join(near)}?" if near else f"; traceark ls {archive.url} lists them"
+    hint = f"; did you mean {', '.join(map(shown_id, near))}?" if near else f"; traceark ls {archive.url} lists them"
     raise TraceNotFoundError(f"no trace {name!r} in {archive.url}{hint}")
 
 
@@ -127,9 +131,20 @@ def find_exactly(archive: Archive, name: str) -> str:
 
 
 def _ambiguous(name: str, fitting: Sequence[str]) -> AmbiguousNameError:
-    shown = ", ".join(fitting[:_SHOWN_CANDIDATES])
+    shown = ", ".join(map(shown_id, fitting[:_SHOWN_CANDIDATES]))
     more = f" and {len(fitting) - _SHOWN_CANDIDATES} more" if len(fitting) > _SHOWN_CANDIDATES else ""
     return AmbiguousNameError(f"{name!r} fits {len(fitting)} traces; give more of the id: {shown}{more}")
+
+
+def shown_id(trace_id: str) -> str:
+    """Return an id as part of a sentence: as it is, or quoted where it would not be told from that.
+
+    Examples
+    --------
+    >>> shown_id("run-7"), shown_id("x, y\\n")
+    ('run-7', "'x, y\\\\n'")
+    """
+    return trace_id if _PLAIN.fullmatch(trace_id) else repr(trace_id)
 
 
 def _is_there(archive: Archive, trace_id: str) -> bool:

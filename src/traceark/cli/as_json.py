@@ -39,7 +39,7 @@ class JsonOutput(Output):
     """JSON on standard output."""
 
     def traces(self, page: TracePage, short: Mapping[str, str]) -> None:
-        """Print an array of headers; the last one's id is what ``--after`` goes on from."""
+        """Print an array of headers; `ls` says beside it how to go on."""
         _print_list(page)
 
     def tree(self, tree: TraceTree, short: Mapping[str, str]) -> None:

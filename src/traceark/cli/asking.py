@@ -127,6 +127,9 @@ def ls_verb(
         short = short_ids(trace_ids(source)) if not settings.as_json else {}
     # A trace that was created since its directory was listed has no short name.
     settings.output().traces(page, {trace.trace_id: trace.trace_id for trace in page} | short)
+    if settings.as_json and page.next is not None:
+        # A list has no place for it.
+        click.echo(f"traceark: there are more: --after {page.next}", err=True)
     return FINE
 
 

@@ -35,7 +35,8 @@ class Column:
 def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
     """Return the cells of the heading and of each row, filled up or cut so that columns align.
 
-    The widest columns give way first, where the whole does not fit into `width` cells.
+    The widest columns give way first, where the whole does not fit into `width` cells. Behind the last
+    column nothing needs to align: beside one long text thousands of short ones stay short.
 
     Examples
     --------
@@ -43,13 +44,17 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int
     ...     print("|".join(cells) + "|")
      n|text|
      1|abc…|
-    10|ab  |
+    10|ab|
     """
     lines = [[column.name for column in columns], *rows]
     widths = [max(cell_len(line[index]) for line in lines) for index in range(len(columns))]
     fitted = fit(widths, [column.least for column in columns], width - len(GAP) * (len(columns) - 1))
+    fills = [*[True] * (len(columns) - 1), columns[-1].right]
     return [
-        [_sized(text, size, column.right) for text, size, column in zip(line, fitted, columns, strict=True)]
+        [
+            _sized(text, size, column.right, fill)
+            for text, size, column, fill in zip(line, fitted, columns, fills, strict=True)
+        ]
         for line in lines
     ]
 
@@ -71,8 +76,10 @@ def fit(widths: Sequence[int], least: Sequence[int | None], width: int) -> list[
     return fitted
 
 
-def _sized(text: str, size: int, right: bool) -> str:
+def _sized(text: str, size: int, right: bool, fill: bool) -> str:
     missing = size - cell_len(text)
     if missing < 0:
         return f"{set_cell_size(text, size - 1)}…"
+    if not fill:
+        return text
     return f"{' ' * missing}{text}" if right else f"{text}{' ' * missing}"

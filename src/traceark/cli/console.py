@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from traceark.showing import one_line
+
 STATUS_STYLES = {"running": "yellow", "completed": "green", "failed": "red", "cancelled": "magenta"}
 # A sign and a style for the status of a trace or a goal.
 SIGNS = {
@@ -22,7 +24,7 @@ SIGNS = {
     "abandoned": ("⊘", "magenta"),
 }
 # In a pipe nothing is fitted to a width that is not there.
-PIPE_WIDTH = 100_000
+PIPE_WIDTH = 1_000_000_000
 
 
 class TerminalConsole(Console):
@@ -31,6 +33,15 @@ class TerminalConsole(Console):
     def __init__(self) -> None:
         width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
         super().__init__(width=width, markup=False, highlight=False, emoji=False)
+
+    @property
+    def in_pipe(self) -> bool:
+        """Whether there is no width to fit lines to."""
+        return self.width == PIPE_WIDTH
+
+    def fitting(self, text: str, limit: int) -> str:
+        """Return text as one visible line: of at most `limit` characters, in a pipe whole."""
+        return one_line(text, PIPE_WIDTH if self.in_pipe else limit)
 
     def on_broken_pipe(self) -> None:
         """Leave it to `main`; rich would exit here as if something had been found wrong."""

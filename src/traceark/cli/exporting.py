@@ -86,6 +86,9 @@ def _tell(report: ExportReport, *, aside: bool) -> int:
     """Say what failed, and beside an export on standard output what was left out."""
     for trace in report.failed:
         click.echo(f"traceark: {one_line(trace.reason)}", err=True)
+    if aside:
+        # Where it takes no more, nothing was exported of which that could be told.
+        sys.stdout.flush()
     if aside and report.left_out:
         told = ", ".join(f"{number:,} {reason}" for reason, number in report.left_out.most_common())
         click.echo(f"traceark: left out: {one_line(told)}", err=True)

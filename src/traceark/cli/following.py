@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,12 +20,14 @@ from traceark.showing import one_line
 if TYPE_CHECKING:
     from traceark import Archive
 
-_CHARS = 200
+# Of one text on a terminal; in a pipe all of it.
+_CHARS, _ALL = 200, 1_000_000_000
 
 
 def follow(settings: Settings, source: Archive, trace_id: str, since: int, interval: float) -> int:
     """Print what comes to a trace until its run has ended; return the exit code."""
     follower = Follower(source.store.storage, trace_id, since)
+    limit = _CHARS if sys.stdout.isatty() else _ALL
     while True:
         try:
             look = source.run(follower.look())
@@ -32,14 +35,14 @@ def follow(settings: Settings, source: Archive, trace_id: str, since: int, inter
             click.echo(f"traceark: {one_line(str(error))}", err=True)
             return FOUND_WRONG
         for each in look.news if look is not None else ():
-            click.echo(line_of({each.kind: each.record}) if settings.as_json else text_of(each))
+            click.echo(line_of({each.kind: each.record}) if settings.as_json else text_of(each, limit))
         if look is not None and look.ended:
             return FINE
         time.sleep(interval)
 
 
-def text_of(news: News) -> str:
-    """Return what came as one line: the event's id, the time, what happened.
+def text_of(news: News, limit: int = _CHARS) -> str:
+    """Return what came as one line: the event's id, the time, what happened in at most `limit` characters.
 
     Examples
     --------
@@ -50,18 +53,18 @@ def text_of(news: News) -> str:
     told = (str(record["event_type"]), record.get("payload")) if news.kind == "event" else (news.kind, record)
     number = str(record["event_id"]) if news.kind == "event" else "-"
     moment = str(record.get("created_at", ""))[11:19]
-    return f"{number:>6}  {moment:8}  {_said(*told, is_change='change' in record or news.kind != 'event')}"
+    return f"{number:>6}  {moment:8}  {_said(*told, limit, is_change='change' in record or news.kind != 'event')}"
 
 
-def _said(event_type: str, payload: Any, *, is_change: bool) -> str:
+def _said(event_type: str, payload: Any, limit: int, *, is_change: bool) -> str:
     if is_change and event_type in ("message", "message.added"):
         message = Message.parse({"trace_id": "-", **payload})
         pieces = " ".join(filter(None, (each for piece in pieces_of(message) for each in (piece.label, piece.text))))
         who = " ".join(filter(None, (message.role, message.tool_name)))
-        return f"{one_line(who, 40)}  {one_line(pieces or message.error or '', _CHARS)}".rstrip()
+        return f"{one_line(who, 40)}  {one_line(pieces or message.error or '', limit)}".rstrip()
     if is_change and event_type in ("goal.added", "goal.updated"):
-        return one_line(f"{event_type}  {payload['id']} {payload['status']} {payload['description']}", _CHARS)
+        return one_line(f"{event_type}  {payload['id']} {payload['status']} {payload['description']}", limit)
     shown = cast("dict[str, Any]", payload)
     if is_change and event_type == "trace.updated":
-        return one_line(f"{event_type}  {shown['status']} {shown.get('task') or ''}", _CHARS)
-    return one_line(f"{event_type}  {json.dumps(payload, ensure_ascii=False)}", _CHARS)
+        return one_line(f"{event_type}  {shown['status']} {shown.get('task') or ''}", limit)
+    return one_line(f"{event_type}  {json.dumps(payload, ensure_ascii=False)}", limit)

@@ -13,6 +13,7 @@ import click
 
 from traceark.cli.as_json import plain
 from traceark.cli.output import Rows
+from traceark.replacing import replacing
 from traceark.showing import visible
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ _ENDINGS = (".parquet", ".csv", ".json", ".jsonl")
 
 def rows_of(result: QueryResult) -> Rows:
     """Return a result by row."""
-    columns = [column.to_pylist() for column in result.arrow().columns]
-    return Rows(result.columns, list(zip(*columns, strict=True)))
+    return Rows(result.columns, list(zip(*result.values(), strict=True)))
 
 
 def print_csv(rows: Rows) -> None:
@@ -39,13 +39,20 @@ def check_ending(path: str) -> None:
 
 
 def write(result: QueryResult, path: str) -> None:
-    """Write a result to a file in the format of its ending."""
-    ending = Path(path).suffix.lower()
+    """Write a result to a file in the format of its ending; one that is there is replaced, once the new one is whole.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    target = Path(path)
+    ending = target.suffix.lower()
     if ending == ".parquet":
-        result.to_parquet(path)
+        result.to_parquet(target)
         return
     rows = rows_of(result)
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
+    with replacing(target) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         if ending == ".csv":
             _write_csv(file, rows, shown=False)
             return

@@ -8,11 +8,11 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from traceark.cli.console import PIPE_WIDTH, SIGNS, STATUS_STYLES, TerminalConsole
+from traceark.cli.console import SIGNS, STATUS_STYLES, TerminalConsole
 from traceark.cli.content import Piece, pieces_of
 from traceark.cli.output import Shown
 from traceark.exporters.content import json_text
-from traceark.exporters.telling import child_of, facts_of, spent_of, stats_of, time_of, tool_of
+from traceark.exporters.telling import agent_of, child_of, facts_of, is_mistake, spent_of, stats_of, time_of, tool_of
 from traceark.showing import count_of, one_line, visible
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ROLES = {"user": "bold cyan", "assistant": "bold green", "tool": "bold blue", "system": "bold magenta"}
 _STYLES = {"text": "", "thinking": "italic dim", "call": "yellow", "result": "dim", "other": "dim"}
-_LEADS = {"text": "", "thinking": "", "call": "→ ", "result": "← ", "other": ""}
+_LEADS = {"text": "", "thinking": "~ ", "call": "→ ", "result": "← ", "other": ""}
 # What is shown of a long trace without --full.
 _FIRST_MESSAGES, _LAST_MESSAGES = 10, 20
 _LINES, _CHARS = 8, 800
@@ -115,8 +115,7 @@ def _is_said(error: str, pieces: list[Piece]) -> bool:
 
 
 def _print_indented(console: TerminalConsole, text: Text) -> None:
-    in_pipe = console.width == PIPE_WIDTH
-    lines = text.split("\n", allow_blank=True) if in_pipe else text.wrap(console, console.width - 2)
+    lines = text.split("\n", allow_blank=True) if console.in_pipe else text.wrap(console, console.width - 2)
     for line in lines:
         line.rstrip()
     console.print_line(Text("\n").join(Text("  ") + line if line else line for line in lines))
@@ -125,12 +124,18 @@ def _print_indented(console: TerminalConsole, text: Text) -> None:
 def _heading(message: Message, trace: Trace) -> Text:
     heading = Text(f"{message.sequence} ", style="dim")
     heading.append(one_line(message.role, 40), style=_ROLES.get(message.role, "bold"))
+    if agent := agent_of(message):
+        heading.append(f"  {one_line(agent, 80)}")
+    if is_mistake(message):
+        heading.append("  mistake", style="bold red")
     told = [one_line(tool_of(message), 80), time_of(message, trace), *spent_of(message)]
     if message.goal_id:
         told.append(f"goal {one_line(message.goal_id, 40)}")
     if message.status:
         told.append(one_line(message.status, 40))
-    return heading.append(f"  {' · '.join(filter(None, told))}", style="dim")
+    heading.append(f"  {' · '.join(filter(None, told))}", style="dim")
+    heading.rstrip()
+    return heading
 
 
 def _body(piece: Piece, *, full: bool) -> Text:
@@ -141,7 +146,9 @@ def _body(piece: Piece, *, full: bool) -> Text:
         body.append("\n" if full and "\n" in piece.text else " ")
     shown, note = (piece.text, "") if full else excerpt(piece.text)
     # Without its own tab stops a tab would move a terminal's cursor past the width that is reckoned with.
-    body.append(visible(shown).strip("\n").expandtabs(4))
+    said = visible(shown).strip("\n").expandtabs(4)
+    # Where it ends is seen without colour, too.
+    body.append(said.replace("\n", f"\n{_LEADS['thinking']}") if piece.kind == "thinking" else said)
     if note:
         body.append(f"\n{note}", style="italic")
     return body

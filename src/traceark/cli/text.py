@@ -18,6 +18,7 @@ from traceark.cli.console import STATUS_STYLES, TerminalConsole
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 from traceark.cli.show import print_trace
 from traceark.exporters.content import json_text
+from traceark.exporters.telling import begun_of
 from traceark.showing import (
     NOTHING,
     bytes_text,
@@ -50,6 +51,8 @@ _TASK_CHARS = 160
 _CELL_CHARS = 200
 _LEAST_CELL = 8
 _SHORT_ID = 17
+# Of the kinds of rows that an import met, so many are told on a terminal.
+_KINDS = 24
 
 
 class TextOutput(Output):
@@ -78,7 +81,7 @@ class TextOutput(Output):
             columns.append(Column("cost", right=True))
         if wide:
             columns.append(Column("task", least=8))
-        rows = [_trace_cells(trace, short, wide=wide)[: len(columns)] for trace in traces]
+        rows = [self._trace_cells(trace, short, wide=wide)[: len(columns)] for trace in traces]
         heading, *lines = lay_out(columns, rows, self.console.width)
         self.console.print_line(Text(GAP.join(heading).rstrip(), style="bold"))
         for trace, line in zip(traces, lines, strict=True):
@@ -89,9 +92,23 @@ class TextOutput(Output):
             self.console.print_line(text)
             if trace.task and not wide:
                 indent = " " * (cell_len(line[0]) + len(GAP))
-                self.console.print_line(Text(indent + one_line(trace.task, _TASK_CHARS)))
+                self.console.print_line(Text(indent + self.console.fitting(trace.task, _TASK_CHARS)))
         if page.next is not None:
             self.console.print_line(Text(f"there are more: --after {visible(short[traces[-1].trace_id])}", style="dim"))
+
+    def _trace_cells(self, trace: Trace, short: Mapping[str, str], *, wide: bool) -> list[str]:
+        fitting = self.console.fitting
+        return [
+            fitting(short[trace.trace_id], 40 if wide else _SHORT_ID),
+            time_text(begun_of(trace)) if wide else time_text(begun_of(trace)).partition(" ")[0],
+            trace.status,
+            fitting(trace.agent_type or NOTHING, 24),
+            fitting(model_text(trace.model) if trace.model else NOTHING, 24),
+            f"{trace.total_messages:,}",
+            short_number(trace.total_tokens),
+            cost_text(trace.total_cost),
+            fitting(trace.task or "", _TASK_CHARS),
+        ]
 
     def tree(self, tree: TraceTree, short: Mapping[str, str]) -> None:
         """Print a drawn tree."""
@@ -119,8 +136,8 @@ class TextOutput(Output):
             [
                 str(event.event_id),
                 time_text(event.created_at, seconds=True),
-                one_line(event.event_type, 40),
-                one_line(json_text(event.payload), _CELL_CHARS),
+                self.console.fitting(event.event_type, 40),
+                self.console.fitting(json_text(event.payload), _CELL_CHARS),
             ]
             for event in events
         ]
@@ -170,17 +187,24 @@ class TextOutput(Output):
         grid.add_column(overflow="fold")
         compressed = f" ({len(report.compressed):,} of them compressed)" if report.compressed else ""
         grid.add_row("files", f"{totals['files']:,} read, {totals['skipped']:,} skipped{compressed}")
-        grid.add_row("rows", Text(f"{totals['rows']:,} ({_counted(report.rows)})" if totals["rows"] else "0"))
+        grid.add_row("rows", Text(f"{totals['rows']:,} ({self._kinds(report.rows)})" if totals["rows"] else "0"))
         grid.add_row("traces", f"{totals['traces']:,} ({told})" if told else "0")
         grid.add_row("messages", f"{totals['new_messages']:,} new, {totals['known_messages']:,} known")
         grid.add_row("events", f"{totals['new_events']:,} new, {totals['known_events']:,} known")
         grid.add_row("goals", f"{totals['goals']:,} ({totals['goal_changes']:,} changes)")
         if report.repaired:
-            grid.add_row("kept raw", Text(_counted(report.repaired)))
+            grid.add_row("kept raw", Text(self._kinds(report.repaired)))
         for file in report.files:
             for difference in file.differences:
-                grid.add_row("differs", Text(one_line(f"{difference.path}: {difference.reason}")))
+                grid.add_row("differs", Text(self.console.fitting(f"{difference.path}: {difference.reason}", 1000)))
         self.console.print_lines(grid)
+
+    def _kinds(self, counter: Mapping[str, int]) -> str:
+        """Return how many there are of each kind: on a terminal of the most frequent ones."""
+        most = len(counter) if self.console.in_pipe else _KINDS
+        shown = dict(Counter(counter).most_common(most))
+        more = f" and {count_of(len(counter) - most, 'more kind')}" if len(counter) > most else ""
+        return f"{_counted(shown)}{more}"
 
     def exported(self, report: ExportReport) -> None:
         """Print the files of few traces, the number of many, and what has no place in the format."""
@@ -316,20 +340,6 @@ class TextOutput(Output):
             self.console.print("no traces")
 
 
-def _trace_cells(trace: Trace, short: Mapping[str, str], *, wide: bool) -> list[str]:
-    return [
-        one_line(short[trace.trace_id], 40 if wide else _SHORT_ID),
-        time_text(trace.created_at) if wide else time_text(trace.created_at).partition(" ")[0],
-        trace.status,
-        one_line(trace.agent_type or NOTHING, 24),
-        one_line(model_text(trace.model) if trace.model else NOTHING, 24),
-        f"{trace.total_messages:,}",
-        short_number(trace.total_tokens),
-        cost_text(trace.total_cost),
-        one_line(trace.task or "", _TASK_CHARS),
-    ]
-
-
 def _value_text(value: Any) -> str:
     simple = plain(value)
     if simple is None:
@@ -343,4 +353,4 @@ def _is_number(value: object) -> bool:
 
 def _counted(counter: Mapping[str, int]) -> str:
     ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
-    return one_line(", ".join(f"{number:,} {what}" for what, number in ordered))
+    return ", ".join(f"{number:,} {one_line(what)}" for what, number in ordered)

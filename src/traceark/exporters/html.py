@@ -17,9 +17,11 @@ from traceark.exporters.base import Run
 from traceark.exporters.content import Part, parts_of
 from traceark.exporters.telling import (
     about_goal,
+    agent_of,
     arguments_of,
     child_of,
     facts_of,
+    is_mistake,
     says,
     sign_of,
     size_of,
@@ -151,6 +153,10 @@ def _message(message: Message, run: Run, number: int) -> Iterator[str]:
     place, role = message.sequence or number, role_of(message)
     yield f'<article class="{role}" id="m{number}">\n<h3><a class="number" href="#m{number}">{place}</a>'
     yield f"<b>{_text(one_line(message.role, 60))}</b>"
+    if agent := agent_of(message):
+        yield f"<span>{_text(one_line(agent, 80))}</span>"
+    if is_mistake(message):
+        yield '<span class="failed">mistake</span>'
     if tool := tool_of(message):
         yield f"<span>{_text(one_line(tool, 80))}</span>"
     if moment := time_of(message, run.trace):

@@ -14,9 +14,11 @@ from traceark.exporters.base import Run
 from traceark.exporters.content import Part, parts_of
 from traceark.exporters.telling import (
     about_goal,
+    agent_of,
     arguments_of,
     child_of,
     facts_of,
+    is_mistake,
     says,
     sign_of,
     size_of,
@@ -107,6 +109,8 @@ def _heading(message: Message, trace: Trace, number: int) -> str:
     told = [
         str(message.sequence or number),
         message.role,
+        agent_of(message),
+        "mistake" if is_mistake(message) else "",
         tool_of(message),
         time_of(message, trace),
         *spent_of(message),

@@ -53,10 +53,11 @@ class ExportReport:
 
     @property
     def left_out(self) -> Counter[str]:
-        """What was left out of all traces, by reason."""
+        """What was left out of the traces that were exported, by reason."""
         total: Counter[str] = Counter()
         for trace in self.traces:
-            total.update(trace.left_out)
+            if trace.outcome != "failed":
+                total.update(trace.left_out)
         return total
 
     def to_json(self) -> JsonObject:

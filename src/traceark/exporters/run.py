@@ -6,14 +6,13 @@ there with other content is not replaced unless that is asked for.
 
 from __future__ import annotations
 
-import secrets
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailedError, TraceNotFoundError
+from traceark.errors import DamagedTraceError, DamagedTraceWarning, ExportFailedError, StorageError, TraceNotFoundError
 from traceark.exporters.atif import Atif
 from traceark.exporters.base import Exporter, Format, Packer, Run
 from traceark.exporters.chat import Chat
@@ -26,6 +25,7 @@ from traceark.layout import trace_key
 from traceark.models import GoalTree, Trace
 from traceark.plugins import installed
 from traceark.protocol import TraceStore
+from traceark.replacing import replacing, told_unwritten
 from traceark.storage.base import Storage
 from traceark.sync.files import trace_files
 
@@ -236,27 +236,18 @@ def _write(path: Path, data: bytes, exported: Sequence[ExportedTrace], *, force:
         each.path = str(path)
     outcome: Outcome
     try:
-        if path.exists() and not path.is_file():
-            # A device or a pipe takes the bytes: there is nothing to compare, and its name is not ours to give away.
-            path.write_bytes(data)
-            outcome, reason = "written", ""
-        elif path.exists() and path.read_bytes() == data:
+        with told_unwritten(str(path)):
+            # With what a device or a pipe holds there is nothing to compare.
+            there = path.read_bytes() if path.is_file() else None
+        if there == data:
             outcome, reason = "same", ""
-        elif path.exists() and not force:
+        elif there is not None and not force:
             outcome, reason = "failed", f"{path} is there already, with other content; --force replaces it"
         else:
-            _publish(path, data)
+            with replacing(path) as beside:
+                beside.write_bytes(data)
             outcome, reason = "written", ""
-    except OSError as error:
-        outcome, reason = "failed", f"{path} cannot be written: {error.strerror}"
+    except StorageError as error:
+        outcome, reason = "failed", str(error)
     for each in exported:
         each.outcome, each.reason = outcome, reason
-
-
-def _publish(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,8 +5,10 @@ For terminals, Markdown and pages alike; it knows none of them.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from traceark.exporters.content import Part, json_text
-from traceark.models import Goal, GoalStats, GoalTree, Message, Trace
+from traceark.models import TIMES, Goal, GoalStats, GoalTree, Message, Trace
 from traceark.showing import cost_text, count_of, duration_text, one_line, short_number, time_text
 
 _TOOL_ROLES = ("tool", "function")
@@ -35,8 +37,20 @@ def facts_of(trace: Trace) -> list[tuple[str, str]]:
     return [(name, text) for name, text in told if text]
 
 
+def begun_of(trace: Trace) -> datetime | None:
+    """Return when a run began; None where nothing tells that, and an import gave it a time that is none.
+
+    Examples
+    --------
+    >>> begun_of(Trace(trace_id="run-7", metadata={"times": "unknown"}))
+    """
+    return None if trace.metadata.get(TIMES) == "unknown" else trace.created_at
+
+
 def span_of(trace: Trace) -> str:
     """Return when a run began, and how long it took."""
+    if begun_of(trace) is None:
+        return "unknown"
     begun = f"{time_text(trace.created_at, seconds=True)} UTC"
     if trace.created_at is None or trace.completed_at is None:
         return begun
@@ -104,6 +118,8 @@ def spent_of(message: Message) -> list[str]:
 def time_of(message: Message, trace: Trace) -> str:
     """Return when a message was made: without the day where it is that on which the run began."""
     moment, begun = message.created_at, trace.created_at
+    if moment == begun and begun_of(trace) is None:
+        return ""
     text = time_text(moment, seconds=True)
     same_day = moment is not None and begun is not None and begun.date() == moment.date()
     return text.partition(" ")[2] if same_day else text if moment is not None else ""
@@ -124,6 +140,23 @@ def size_of(text: str) -> str:
 def tool_of(message: Message) -> str:
     """Return the tool whose result a message is."""
     return message.tool_name or "" if message.role in _TOOL_ROLES else ""
+
+
+def agent_of(message: Message) -> str:
+    """Return which of several agents said a message, where an import kept that.
+
+    Examples
+    --------
+    >>> agent_of(Message(trace_id="run-7", role="assistant", agent="planner"))
+    'planner'
+    """
+    agent = (message.model_extra or {}).get("agent")
+    return agent if isinstance(agent, str) else ""
+
+
+def is_mistake(message: Message) -> bool:
+    """Say whether somebody marked a message as the one that made the run fail."""
+    return (message.model_extra or {}).get("mistake") is True
 
 
 def arguments_of(call: Part, *, full: bool) -> str:

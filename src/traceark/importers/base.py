@@ -20,9 +20,6 @@ from traceark.models import GoalStats, GoalTree, Json, Message, Trace
 if TYPE_CHECKING:
     from traceark.importers.pieces import PiecedTrace
 
-# Where the metadata of a trace says that its messages' times were not told: "run", they have that of the run;
-# "id", that which the trace's id names; "unknown", the epoch.
-TIMES = "times"
 # The type of an event that says how a goal changed. Importers derive it from rows; it is no row of a source itself.
 GOAL_STATUS = "goal.status"
 

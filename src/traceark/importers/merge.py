@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from traceark.importers.base import GOAL_STATUS, TIMES, SourceEvent, SourceTrace
+from traceark.importers.base import GOAL_STATUS, SourceEvent, SourceTrace
 from traceark.importers.elsewhere import whole
 from traceark.importers.report import Outcome
-from traceark.models import Event, GivenEvent, Goal, GoalTree, JsonObject, Message, Trace
+from traceark.models import TIMES, Event, GivenEvent, Goal, GoalTree, JsonObject, Message, Trace
 
 STATE = "import"
 # Where a trace that was captured as it ran says so.

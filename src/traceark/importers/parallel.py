@@ -112,6 +112,9 @@ async def take_in_parallel(
             apart = [path for path in files if path in sharing.left]
             if apart and not sharing.stopped:
                 await sharing.take(await asyncio.to_thread(_chunks_together, apart), pieces=True)
+        except asyncio.CancelledError:
+            pool.end()
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     for each in sharing.reports:

@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from traceark.importers.base import GOAL_STATUS, TIMES, SourceEvent, SourceTrace
+from traceark.importers.base import GOAL_STATUS, SourceEvent, SourceTrace
+from traceark.models import TIMES
 
 # Of a trace of which nothing tells when it began.
 UNKNOWN = datetime(1970, 1, 1, tzinfo=UTC)

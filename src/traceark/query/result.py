@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import html
 import importlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from traceark import database
 from traceark.errors import MissingLibraryError, QueryError
+from traceark.replacing import replacing
 
 # What a notebook shows of a large result, and of a long value.
 _SHOWN_ROWS = 20
@@ -84,6 +84,16 @@ class QueryResult:
         """
         return database.connect().from_arrow(self._table)
 
+    def values(self) -> list[list[Any]]:
+        """Return the values column by column; times with nanoseconds, which Python has no type for, are text.
+
+        Examples
+        --------
+        >>> QueryResult(pa.table({"n": [1, 2], "t": pa.array([1, None], pa.timestamp("ns"))})).values()
+        [[1, 2], ['1970-01-01 00:00:00.000000001', None]]
+        """
+        return [_told(column).to_pylist() for column in self._table.columns]
+
     def to_parquet(self, path: str | Path) -> None:
         """Write the rows to a Parquet file; one that is there is replaced, once the new one is whole.
 
@@ -91,17 +101,16 @@ class QueryResult:
         ------
         QueryError
             A column has a type that Parquet lacks.
+        StorageError
+            The file cannot be written.
         """
-        target = Path(path)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as directory:
-            whole = Path(directory) / "rows.parquet"
+        with replacing(Path(path)) as beside:
             try:
-                pq.write_table(self._table, whole, compression="zstd")
+                pq.write_table(self._table, beside, compression="zstd")
             except pa.ArrowNotImplementedError as error:
                 raise QueryError(
                     f"Parquet cannot hold this ({error}); cast the column, for example to VARCHAR"
                 ) from None
-            whole.replace(target)
 
     def df(self) -> Any:
         """Return the rows as a pandas DataFrame.
@@ -123,6 +132,25 @@ class QueryResult:
             polars is not installed.
         """
         return _needed("polars").from_arrow(self._table)
+
+
+def _told(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = _told_type(column.type)
+    return column if kind == column.type else column.cast(kind)
+
+
+def _told_type(kind: pa.DataType) -> pa.DataType:
+    """Return a type with text instead of times of nanoseconds, wherever they are in it."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_told_type(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_told_type(kind.key_type), _told_type(kind.item_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(_told_type(kind.value_type), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(_told_type(kind.value_type))
+    is_time = pa.types.is_timestamp(kind) or pa.types.is_time64(kind)
+    return pa.string() if is_time and kind.unit == "ns" else kind
 
 
 def _needed(library: str) -> ModuleType:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 import duckdb
 import pyarrow as pa
 
+from traceark import database
 from traceark.errors import QueryError
 from traceark.query.result import QueryResult
 from traceark.query.sandbox import check
@@ -89,7 +90,7 @@ class _Query:
                         self._connection = None
         except (duckdb.Error, RuntimeError) as error:
             # The latter where a damaged file has a name that is no text.
-            raise QueryError(str(error)) from error
+            raise QueryError(database.reason_of(error)) from error
         finally:
             self._ended.set()
 

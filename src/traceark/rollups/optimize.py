@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 
-from traceark.errors import BusyError
+from traceark.database import reason_of
+from traceark.errors import BusyError, StorageError, TracearkError
 from traceark.rollups.files import ROLLUPS
 from traceark.rollups.plan import Limits
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport, Workshop
@@ -58,6 +60,8 @@ async def optimize(
     ------
     BusyError
         Another process is optimizing this archive.
+    StorageError
+        The rollups cannot be written.
     """
     started = time.monotonic()
     report = OptimizeReport()
@@ -65,7 +69,8 @@ async def optimize(
         bounds = limits or (REMOTE_LIMITS if shop.remote else Limits())
         await shop.remove_damaged()
         await shop.remove_dead(report)
-        await shop.roll_up(rows, bounds, report, progress or (lambda done, total: None))
+        with _told_unmade(storage.url):
+            await shop.roll_up(rows, bounds, report, progress or (lambda done, total: None))
         await shop.merge(rows, bounds, report)
         await shop.remove_dead(report)
     report.seconds = time.monotonic() - started
@@ -90,6 +95,16 @@ async def purge(
     async with _workshop(storage, binding, memory_bytes) as shop:
         await shop.purge(sorted(set(trace_ids)), report)
     return report
+
+
+@contextmanager
+def _told_unmade(url: str) -> Iterator[None]:
+    try:
+        yield
+    except TracearkError:
+        raise
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise StorageError(f"rollups of {url} cannot be made: {reason_of(error)}; what is there stays") from error
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from traceark.codec import compute as pc
 from traceark.codec.crc import file_crc
 from traceark.codec.lines import now_text
+from traceark.database import reason_of
 from traceark.errors import DamagedTraceWarning, StorageError
 from traceark.layout import LOGS, PartName, parse_log_name, trace_prefix
 from traceark.rollups.build import Builder
@@ -203,7 +204,7 @@ class Workshop:
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             await self._discard(target)
             raise StorageError(
-                f"merging rollups of {self._storage.url} failed: {error}; they stay as they are"
+                f"merging rollups of {self._storage.url} failed: {reason_of(error)}; they stay as they are"
             ) from error
         # The new one stands in for those that its sources replaced, too, should they still lie there.
         replaces = {each.id for each in rollups} | {each for rollup in rollups for each in rollup.replaces}

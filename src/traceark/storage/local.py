@@ -85,7 +85,7 @@ class LocalStorage(AppendStorage):
 
     async def read(self, key: str, start: int = 0) -> bytes:
         path = path_to_open(self.root, key)
-        with told_errors(path):
+        with told_errors(path, ""):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 size = os.fstat(descriptor).st_size - start
@@ -97,7 +97,7 @@ class LocalStorage(AppendStorage):
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
         path = path_to_open(self.root, key)
-        with told_errors(path):
+        with told_errors(path, ""):
             descriptor = open_plain(path, os.O_RDONLY)
             try:
                 status = os.fstat(descriptor)
@@ -158,7 +158,7 @@ class LocalStorage(AppendStorage):
     async def children(self, prefix: str) -> Sequence[str]:
         path = self.path(prefix)
         try:
-            with told_errors(str(path)):
+            with told_errors(str(path), ""):
                 if path.stat().st_size <= _INLINE_DIRECTORY_BYTES:
                     return _children(path)
                 return await asyncio.to_thread(_children, path)

@@ -23,8 +23,8 @@ _LOCK = re.compile(rb"(-?[0-9]+ *\n)?")
 
 
 @contextmanager
-def told_errors(what: object) -> Iterator[None]:
-    """Turn the system's errors into this package's, naming the file."""
+def told_errors(what: object, meaning: str = "; nothing was acknowledged") -> Iterator[None]:
+    """Turn the system's errors into this package's, naming the file and what that means: of who reads nothing."""
     try:
         yield
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def told_errors(what: object) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(error.errno, f"{what}: {error.strerror}; nothing was acknowledged") from error
+        raise StorageError(error.errno, f"{what}: {error.strerror}{meaning}") from error
     except MemoryError as error:
         raise CorruptFileError(f"{what} is larger than the memory that is left; restore it from a copy") from error
 

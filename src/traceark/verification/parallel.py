@@ -78,6 +78,9 @@ async def check_by_workers(
             yield await each
     except BrokenProcessPool as error:
         raise StorageError(f"a process that shared the check {processes.DIED}; verify again with one worker") from error
+    except asyncio.CancelledError:
+        pool.end()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for left in checking:

@@ -15,6 +15,7 @@ from traceark.catalog.rows import fingerprint
 from traceark.codec.lines import decode_line, encode_line, proves_itself
 from traceark.errors import CorruptFileError, InvalidValueError
 from traceark.models import Json, JsonObject
+from traceark.replacing import told_unwritten
 from traceark.storage.base import Entry, Storage
 from traceark.verification.finding import Finding
 from traceark.verification.links import Links
@@ -39,6 +40,8 @@ class Progress:
     ------
     InvalidValueError
         The file is in the archive, or of another archive or kind of check, or something else.
+    StorageError
+        The file cannot be written.
     """
 
     def __init__(self, path: Path, storage: Storage, binding: str, *, deep: bool) -> None:
@@ -47,8 +50,9 @@ class Progress:
             raise InvalidValueError(f"{path} is in the archive, into which verify writes nothing", "resume")
         self._path = path
         self._about: JsonObject = {"traceark": "verify", "format": _FORMAT, "archive": binding, "deep": deep}
-        self._known = self._read()
-        self._file = path.open("ab")
+        with told_unwritten(str(path)):
+            self._known = self._read()
+            self._file = path.open("ab")
         if not self._file.tell():
             self._write(self._about)
 
@@ -111,8 +115,9 @@ class Progress:
             )
 
     def _write(self, record: JsonObject) -> None:
-        self._file.write(encode_line(record))
-        self._file.flush()
+        with told_unwritten(str(self._path)):
+            self._file.write(encode_line(record))
+            self._file.flush()
 
     def finish(self) -> None:
         """Forget all: the next verify begins anew."""
