@@ -502,6 +502,34 @@ async def test_what_is_deleted_is_deleted_at_the_archive_too(url: str, spool: Pa
         assert await target.pinned() == set()
 
 
+async def test_what_was_flushed_is_at_the_archive_though_the_clock_went_back(
+    url: str, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time
+    async with ArchiveStore(url, spool=spool) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        await store.flush()
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
+        for number in range(8):
+            await store.add_message(said(number))
+            await store.update_trace(RUN, task=f"task {number}")
+            await store.flush(timeout=PATIENT_SECONDS)
+            async with ArchiveStore(url) as target:
+                assert await contents(target) == list(range(number + 1))
+                told = await target.get_trace(RUN)
+            assert told is not None and told.task == f"task {number}"
+
+
+async def test_a_flush_ends_while_others_write_on(url: str, spool: Path) -> None:
+    async with ArchiveStore(url, spool=spool) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        flushing = asyncio.ensure_future(store.flush(timeout=PATIENT_SECONDS))
+        while not flushing.done():
+            await store.add_message(said("more"))
+            await store.update_trace(RUN, task=uuid4().hex)
+        await flushing
+
+
 async def test_a_spool_is_of_one_archive(url: str, spool: Path, tmp_path: Path) -> None:
     async with ArchiveStore(url, spool=spool) as store:
         await store.create_trace(Trace(trace_id=RUN))
