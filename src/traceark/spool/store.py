@@ -23,6 +23,7 @@ from traceark.models import GivenEvent, Goal, GoalTree, Json, Message, Trace
 from traceark.pending import SpoolStatus
 from traceark.requests import AddMessage
 from traceark.rollups.cache import FileCache, cache_directory
+from traceark.spool.anew import note
 from traceark.spool.awaited import Awaited
 from traceark.spool.background import Background
 from traceark.spool.keeping import SpooledKeeping
@@ -165,7 +166,13 @@ class SpooledStore(SpooledKeeping):
         self._background.start()
 
     async def _fetch(self, trace_id: str) -> bool:
-        return await sync_trace(self._far, self, trace_id) is not None
+        fetched = await sync_trace(self._far, self, trace_id)
+        if fetched is not None and fetched.outcome == "buried":
+            raise TraceNotFoundError(
+                f"trace {trace_id!r} was deleted in the spool {self.storage.url}, "
+                f"and is still to be deleted at {self.url}"
+            )
+        return fetched is not None
 
     async def exists(self) -> bool:
         return bool(await self._place.trace_ids()) or await self._spooled.reach(self._far.exists())
@@ -198,6 +205,10 @@ class SpooledStore(SpooledKeeping):
         given = Trace.coerce(trace)
         await self._refuse_known(given.trace_id)
         return await super().add_trace(given, messages, events, goal_tree)
+
+    async def _before_adding(self, trace_id: str, incarnation: str) -> None:
+        if await self._place.trace(trace_id) is None:  # else it is refused, and nothing was added anew
+            await note(self._place.storage, trace_id, incarnation)
 
     async def _refuse_known(self, trace_id: str) -> None:
         if not self._background.is_reachable or time.monotonic() < self._silent_until:
