@@ -262,6 +262,18 @@ class Keeping:
         """Return the storage that a trace's files are in."""
         return self.storage
 
+    async def check_format(self) -> None:
+        """Refuse an archive of a format that this release does not know; where there is none yet, do nothing.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            It was made by a newer version.
+        CorruptFileError
+            Its marker is torn.
+        """
+        await self._pool.marker()
+
     async def make_ready(self) -> None:
         """Find out whether writing is safe here, and make the archive where there is none.
 
