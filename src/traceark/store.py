@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -122,6 +123,7 @@ class ArchiveStore(Retention):
             raise InvalidValueError(f"{type(self).__name__} has no spool; ArchiveStore has", "spool")
         self.storage: Storage = storage_for(url, storage_options, durability, access)
         self._durability = durability
+        self._making_room = asyncio.Lock()
         self._again = _Opening(
             ArchiveStore,
             url,

@@ -335,6 +335,13 @@ class Catalog:
         if self._info.generation == before:
             raise StorageError(f"{self._storage.url}/{CATALOG} cannot be written, and may hold what was deleted")
 
+    async def make_room(self) -> None:
+        """Delete all that is told here, where a disk is full; who asks next looks everywhere, and makes a snapshot."""
+        contents = await files.contents(self._storage, await self.binding())
+        await files.delete(self._storage, [each.name for each in contents.snapshots])
+        await files.delete(self._storage, contents.unseen({}))
+        await files.delete(self._storage, (*contents.elsewhere, *contents.told_elsewhere))
+
     # Folding
 
     def _fold_soon(self) -> None:
