@@ -27,9 +27,7 @@ from traceark.verification import Finding
 # A write takes no longer; where nothing has to be gone soon, as a purge has it, somebody's clock may be wrong too.
 _UNFINISHED_SECONDS, _LEFTOVER_SECONDS = 60.0, 3600.0
 _ATTEMPTS = 4
-_NO_TOMBSTONE = (
-    "there is no room for its tombstone, without which a sync would bring it back; delete something else on this disk"
-)
+_NO_TOMBSTONE = "there is no room for its tombstone, and a sync would bring it back; delete something else on this disk"
 
 
 class Keeping:
