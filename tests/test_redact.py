@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,21 @@ from profiles import SEED, some, tried
 from secrets_made_up import SECRETS
 from test_retention import holding
 from test_sync_faults import Killed, killed_at
-from traceark import keeping
-from traceark.errors import InvalidValueError, TraceNotFoundError
+from traceark import keeping, redacting
+from traceark.changes import Replay
+from traceark.errors import InvalidValueError, StorageError, TraceNotFoundError
 from traceark.importers.run import import_paths
 from traceark.layout import HEADER, trace_prefix
 from traceark.models import Event, Goal, GoalStats, GoalTree, Json, Message, Trace
 from traceark.redacting import redact
-from traceark.redaction import patterns_of
+from traceark.redaction import Pattern, patterns_of
+from traceark.storage.base import KeyMissingError
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, sync
+from traceark.sync.redacted import Redacted
+from traceark.sync.redacted import redacted as redacted_form
+from traceark.sync.sides import Side
 from traceark.testing.compare import exact_text, exact_texts
 from traceark.tombstones import buried, read_tombstone
 
@@ -234,6 +239,105 @@ async def test_filters_choose_and_a_damaged_trace_is_told(url: str) -> None:
     assert report.looked_at == 1 and not report.problems
     report = await redacted(url, trace_ids=["other"])
     assert len(report.problems) == 1 and "it was not redacted" in report.problems[0]
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_trace_that_is_sealed_while_it_is_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    await add(tmp_path, status="running")
+    seals = [RUN]
+
+    async def sealed_first(side: Side, patterns: Sequence[Pattern]) -> Redacted:
+        if seals:
+            async with opened(tmp_path) as other:
+                await other.seal(seals.pop())
+        return await redacted_form(side, patterns)
+
+    monkeypatch.setattr(redacting, "redacted", sealed_first)
+    async with opened(tmp_path) as store:
+        report = await redact(store, dry_run=dry_run)
+    assert not report.problems and report.replaced
+    assert (await holding(str(tmp_path), SECRET) == set()) is not dry_run
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+async def test_a_trace_whose_files_keep_changing_is_told_and_the_others_are_redacted(
+    url: str, monkeypatch: pytest.MonkeyPatch, dry_run: bool
+) -> None:
+    for trace_id in ("a", "b", "c"):
+        await add(url, trace_id)
+
+    async def changing(side: Side, patterns: Sequence[Pattern]) -> Redacted:
+        if side.trace_id == "b":
+            raise KeyMissingError("messages/000000000001-aaaaaaaa.jsonl is not there")
+        return await redacted_form(side, patterns)
+
+    monkeypatch.setattr(redacting, "redacted", changing)
+    async with opened(url) as store:
+        report = await redact(store, dry_run=dry_run)
+    assert {trace.trace_id for trace in report.traces} == {"a", "c"}
+    (problem,) = report.problems
+    assert problem.startswith("trace b: ") and problem.endswith("; it was not redacted")
+
+
+async def test_what_was_redacted_before_an_error_is_gone_from_all_files(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(url, "a")
+    await add(url, "b")
+    async with opened(url) as store:
+        await store.optimize()
+
+    async def failing(side: Side, patterns: Sequence[Pattern]) -> Redacted:
+        if side.trace_id == "b":
+            raise StorageError(5, "Input/output error")
+        return await redacted_form(side, patterns)
+
+    monkeypatch.setattr(redacting, "redacted", failing)
+    async with opened(url) as store:
+        with pytest.raises(StorageError, match="Input/output"):
+            await redact(store, ["a", "b"], dry_run=False)
+        assert await store.rollups_with(["a"]) == 0
+    async with opened(url) as store:
+        await store.delete_trace("b")
+        await store.purge(["b"])
+    assert await holding(url, SECRET) == set()
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_trace_that_is_deleted_meanwhile_stops_nothing_unless_it_was_named(
+    url: str, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    for trace_id in ("a", "b", "c"):
+        await add(url, trace_id)
+
+    async def deleting(side: Side, patterns: Sequence[Pattern]) -> Redacted:
+        if side.trace_id == "c":
+            await store.delete_trace("b")
+        return await redacted_form(side, patterns)
+
+    monkeypatch.setattr(redacting, "redacted", deleting)
+    async with opened(url) as store:
+        if named:
+            with pytest.raises(TraceNotFoundError):
+                await redact(store, ["c", "b", "a"])
+        else:
+            assert {trace.trace_id for trace in (await redact(store)).traces} == {"a", "c"}
+
+
+async def test_changes_that_are_told_after_a_redaction_tell_of_it(url: str) -> None:
+    async with ArchiveStore(url, durability="os", record_changes=True) as store:
+        await store.create_trace(Trace(trace_id=RUN, task=f"use {SECRET}"))
+        await store.update_trace(RUN, status="completed")
+        await store.seal(RUN)
+        assert not (await redact(store, [RUN], dry_run=False)).problems
+        await store.update_trace(RUN, mode="again")
+        replay = Replay()
+        replay.extend(await store.get_events(RUN))
+        trace = await store.get_trace(RUN)
+        assert trace is not None and await redactions(url)
+        assert replay.trace() == trace
 
 
 async def test_a_trace_that_is_open_elsewhere_goes_on_redacted(tmp_path: Path) -> None:

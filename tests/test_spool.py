@@ -502,6 +502,121 @@ async def test_what_is_deleted_is_deleted_at_the_archive_too(url: str, spool: Pa
         assert await target.pinned() == set()
 
 
+async def test_what_was_flushed_is_at_the_archive_though_the_clock_went_back(
+    url: str, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time
+    async with ArchiveStore(url, spool=spool) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        await store.flush()
+        monkeypatch.setattr(time, "time", lambda: now() - 3600)
+        for number in range(8):
+            await store.add_message(said(number))
+            await store.update_trace(RUN, task=f"task {number}")
+            await store.flush(timeout=PATIENT_SECONDS)
+            async with ArchiveStore(url) as target:
+                assert await contents(target) == list(range(number + 1))
+                told = await target.get_trace(RUN)
+            assert told is not None and told.task == f"task {number}"
+
+
+async def test_a_flush_ends_while_others_write_on(url: str, spool: Path) -> None:
+    async with ArchiveStore(url, spool=spool) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        flushing = asyncio.ensure_future(store.flush(timeout=PATIENT_SECONDS))
+        while not flushing.done():
+            await store.add_message(said("more"))
+            await store.update_trace(RUN, task=uuid4().hex)
+        await flushing
+
+
+def ended_run() -> tuple[Trace, list[Message]]:
+    """Return a run that is the same whenever it is added."""
+    at = "2026-01-01T00:00:00Z"
+    message = {"trace_id": RUN, "message_id": "m", "role": "user", "content": "again", "created_at": at}
+    return Trace.parse({"trace_id": RUN, "status": "completed", "created_at": at}), [Message.parse(message)]
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+async def test_a_run_that_was_deleted_may_be_added_again(url: str, spool: Path, where: str) -> None:
+    async with ArchiveStore(url, spool=spool) as store:
+        for _ in range(3):
+            await store.add_trace(*ended_run())
+            await store.flush(timeout=PATIENT_SECONDS)
+            assert await at(url) == ["again"]
+            if where == "there":
+                await until_removed(store, spool)
+                async with ArchiveStore(url) as target:
+                    await target.delete_trace(RUN)
+            else:
+                await store.delete_trace(RUN)
+        await store.add_trace(*ended_run())
+    assert traces_in(spool) == [] and list((spool / "anew").iterdir()) == []
+    async with ArchiveStore(url) as target:
+        assert [trace.trace_id for trace in await target.list_traces()] == [RUN]
+    assert await at(url) == ["again"]
+
+
+async def until_removed(store: ArchiveStore, spool: Path) -> None:
+    async def removed() -> bool:
+        await remove(store)
+        return traces_in(spool) == []
+
+    await until(removed)
+
+
+async def test_a_run_that_was_added_again_is_shipped_by_the_next_process(url: str, spool: Path, sky: Weather) -> None:
+    async with ArchiveStore(url) as target:
+        await target.add_trace(*ended_run())
+        await target.delete_trace(RUN)
+    sky.sky = "down"
+    with pytest.warns(SpoolPendingWarning):
+        async with ArchiveStore(url, spool=spool) as store:
+            await store.add_trace(*ended_run())
+    sky.sky = "fair"
+    assert (await ship(spool)).is_empty
+    assert await at(url) == ["again"]
+
+
+async def test_a_run_that_others_deleted_does_not_come_back(url: str, spool: Path) -> None:
+    async with ArchiveStore(url, spool=spool) as store:
+        await store.add_trace(*ended_run())
+        await store.flush()
+        async with ArchiveStore(url) as target:
+            await target.delete_trace(RUN)
+        with pytest.raises(TraceExistsError):
+            await store.add_trace(*ended_run())
+        await store.update_trace(RUN, task="more")
+        with pytest.raises(SpoolPendingError, match="it was deleted at"):
+            await store.flush(timeout=PATIENT_SECONDS)
+        await store.delete_trace(RUN)
+        await store.flush()
+    async with ArchiveStore(url) as target:
+        assert await target.get_trace(RUN) is None
+
+
+async def test_a_write_to_a_trace_whose_deletion_is_pending_is_refused(
+    url: str, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ArchiveStore(url, spool=spool) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        await store.flush()
+
+        async def denied(*_: Any) -> list[str]:
+            raise StorageError(errno.EACCES, "AccessDenied")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryStorage, "delete_unchanged", denied)
+            with pytest.raises(StorageError, match="AccessDenied"):
+                await store.delete_trace(RUN)
+            for _ in range(2):
+                with pytest.raises(TraceNotFoundError, match="still to be deleted at"):
+                    await asyncio.wait_for(store.add_message(said("late")), PATIENT_SECONDS)
+        await store.flush()
+        with pytest.raises(TraceNotFoundError):
+            await store.add_message(said("late"))
+
+
 async def test_a_spool_is_of_one_archive(url: str, spool: Path, tmp_path: Path) -> None:
     async with ArchiveStore(url, spool=spool) as store:
         await store.create_trace(Trace(trace_id=RUN))

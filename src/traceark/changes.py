@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 from traceark.codec.lines import dumps, to_record
 from traceark.codec.parquet import PartRecord
 from traceark.errors import InvalidValueError
-from traceark.headers import Header, TreeFile
+from traceark.headers import REDACTIONS, Header, TreeFile
 from traceark.models import Event, Goal, GoalTree, Json, JsonObject, Message, Trace
 from traceark.requests import fold_record, folded
 from traceark.stats import MessageFold, SetStats, totals_of, with_stats
@@ -306,6 +306,9 @@ class Untold:
             return []
         payload = header.told()
         was_set, floor = payload.pop("_set"), payload.pop("_floor")
+        extra = header.trace.__pydantic_extra__ or {}
+        if REDACTIONS in extra:
+            payload[REDACTIONS] = extra[REDACTIONS]
         change: JsonObject = {**({"set": was_set} if was_set else {}), **({"last_sequence": floor} if floor else {})}
         if self._told.header == dumps([payload, change]):
             return []

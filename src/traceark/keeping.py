@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from traceark import lifecycle, verification
 from traceark.catalog.contents import CATALOG
 from traceark.catalog.report import RefreshReport
 from traceark.compact import compact, seal
-from traceark.errors import InvalidIdError, InvalidValueError, TraceNotFoundError
+from traceark.errors import InvalidIdError, InvalidValueError, StorageError, TraceNotFoundError
 from traceark.layout import pin_key, trace_prefix
 from traceark.pending import SpoolStatus
 from traceark.pool import TracePool
@@ -19,12 +20,14 @@ from traceark.repair import RepairReport, repair
 from traceark.repair.lost import forget
 from traceark.rollups.optimize import optimize, purge
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
-from traceark.storage.base import AppendStorage, Entry, Storage, VersionMismatchError
+from traceark.storage.base import NO_ROOM, AppendStorage, Entry, Storage, VersionMismatchError
 from traceark.tombstones import Tombstone, buried
 from traceark.verification import Finding
 
 # A write takes no longer; where nothing has to be gone soon, as a purge has it, somebody's clock may be wrong too.
 _UNFINISHED_SECONDS, _LEFTOVER_SECONDS = 60.0, 3600.0
+_ATTEMPTS = 4
+_NO_TOMBSTONE = "there is no room for its tombstone, and a sync would bring it back; delete something else on this disk"
 
 
 class Keeping:
@@ -32,6 +35,7 @@ class Keeping:
 
     storage: Storage
     _pool: TracePool
+    _making_room: asyncio.Lock
 
     async def compact(self, trace_id: str) -> None:
         """Fold a trace's closed segments into parts; writers go on meanwhile.
@@ -262,6 +266,18 @@ class Keeping:
         """Return the storage that a trace's files are in."""
         return self.storage
 
+    async def check_format(self) -> None:
+        """Refuse an archive of a format that this release does not know; where there is none yet, do nothing.
+
+        Raises
+        ------
+        UnsupportedFormatError
+            It was made by a newer version.
+        CorruptFileError
+            Its marker is torn.
+        """
+        await self._pool.marker()
+
     async def make_ready(self) -> None:
         """Find out whether writing is safe here, and make the archive where there is none.
 
@@ -347,7 +363,33 @@ class Keeping:
             trace_prefix(trace_id)
         except InvalidIdError:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {self.storage.url}") from None
-        await self._pool.catalog.notices.announce(trace_id)
+        try:
+            await self._pool.catalog.notices.announce(trace_id)
+            await self._remove(trace_id, burial, as_of)
+        except StorageError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            await self._delete_on_full_disk(trace_id, burial, as_of)
+
+    async def _delete_on_full_disk(
+        self, trace_id: str, burial: lifecycle.Burial | None, as_of: Mapping[str, Entry] | None
+    ) -> None:
+        """Delete a trace in the room that the catalog gives, one at a time; others notice that its directory went."""
+        async with self._making_room:
+            for left in reversed(range(_ATTEMPTS)):  # what others announce meanwhile may take the room that was made
+                await self._pool.catalog.make_room()
+                try:
+                    await self._remove(trace_id, burial, as_of)
+                    break
+                except StorageError as error:
+                    if error.errno not in NO_ROOM:
+                        raise
+                    if not left:
+                        self._pool.catalog.notices.withdraw(trace_id)
+                        told = f"trace {trace_id!r} was not deleted: {_NO_TOMBSTONE} ({error})"
+                        raise StorageError(error.errno, told) from error
+
+    async def _remove(self, trace_id: str, burial: lifecycle.Burial | None, as_of: Mapping[str, Entry] | None) -> None:
         try:
             incarnation = await lifecycle.delete(self.storage, trace_id, burial, as_of)
         except VersionMismatchError:

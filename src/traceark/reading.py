@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -9,7 +10,7 @@ from typing import TypeVar
 from traceark.codec.malformed import stated
 from traceark.codec.parquet import PartInfo, PartRecord
 from traceark.codec.parts import read_message, read_messages
-from traceark.errors import CorruptFileError, IncompleteTraceError
+from traceark.errors import CorruptFileError, IncompleteTraceError, StorageError
 from traceark.headers import Header, TreeFile, as_read
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, TRACES, LogName, trace_id_of
 from traceark.log import LogRead, WholePart, read_log, whole_part
@@ -247,6 +248,40 @@ async def load(
     if headers is not None:
         headers[trace_id] = (version, header)
     return StoredTrace(storage, trace_id, prefix, entries, header, known_parts, places=places)
+
+
+def why_unreadable(error: StorageError) -> str | None:
+    """Return what an error says of the innermost path that this user may not read; None where it is another error."""
+    if error.errno not in (errno.EACCES, errno.EPERM):
+        return None
+    while isinstance(error.__cause__, StorageError):
+        error = error.__cause__
+    return str(error).partition("; nothing was acknowledged")[0]
+
+
+async def scan_readable(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str], dict[str, str]]:
+    """Return what `scan` does of the traces that this user may read, and of the others, by trace id, why not."""
+    try:
+        return *await scan(storage), {}
+    except StorageError as error:
+        if why_unreadable(error) is None:
+            raise
+    found: dict[str, dict[str, Entry]] = {}
+    strangers: list[str] = []
+    refused: dict[str, str] = {}
+    for key in await storage.children(TRACES):
+        trace_id = trace_id_of(key)
+        if trace_id is None:
+            strangers.append(key)
+            continue
+        try:
+            found[trace_id] = await storage.list(f"{TRACES}/{key}")
+        except StorageError as error:
+            why = why_unreadable(error)
+            if why is None:
+                raise
+            refused[trace_id] = why
+    return {each: entries for each, entries in found.items() if entries}, sorted(strangers), refused
 
 
 async def scan(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]]:

@@ -15,17 +15,26 @@ from traceark.errors import DamagedTraceError, InvalidValueError, TraceNotFoundE
 from traceark.filters import Filters
 from traceark.layout import LOGS, parse_log_name
 from traceark.models import TERMINAL, Json, JsonObject
+from traceark.reading import retrying
 from traceark.redaction import Pattern, patterns_of
 from traceark.redaction.texts import Found
-from traceark.storage.base import AppendStorage
+from traceark.storage.base import AppendStorage, KeyMissingError, VersionMismatchError
 from traceark.store import ArchiveStore
-from traceark.sync.carry import alone, as_compared, publish
+from traceark.sync.carry import ChangedMeanwhileError, alone, as_compared, publish
 from traceark.sync.redacted import Redacted, redacted
 from traceark.sync.run import refuse_spool
 from traceark.sync.sides import Side, look
 from traceark.tombstones import Buried, Tombstone, buried, state_of
 
 REASON = "redacted"
+# What keeps one trace from being redacted, and no other.
+_OF_ONE_TRACE = (
+    DamagedTraceError,
+    UnsupportedFormatError,
+    ChangedMeanwhileError,
+    KeyMissingError,
+    VersionMismatchError,
+)
 # Called with traces done, and of how many.
 Progress = Callable[[int, int], None]
 
@@ -161,7 +170,8 @@ async def redact(
         raise InvalidValueError("give ids or filters, not both", "trace_ids")
     refuse_spool("redact", store)
     chosen = list(dict.fromkeys(trace_ids)) if trace_ids is not None else await store.trace_ids(**filters)
-    return await _Redaction(store, patterns or patterns_of(), RedactionReport(dry_run)).run(chosen, progress)
+    redaction = _Redaction(store, patterns or patterns_of(), RedactionReport(dry_run), named=trace_ids is not None)
+    return await redaction.run(chosen, progress)
 
 
 @dataclass(slots=True)
@@ -169,6 +179,8 @@ class _Redaction:
     store: ArchiveStore
     patterns: Sequence[Pattern]
     report: RedactionReport
+    # Whether the traces were named, so that each must be there.
+    named: bool
     # What has a tombstone, perhaps of a redaction that was interrupted.
     buried: set[Buried] = field(default_factory=set)
     settled: set[str] | None = None
@@ -180,17 +192,32 @@ class _Redaction:
             self.buried = await buried(storage)
             if not isinstance(storage, AppendStorage):
                 self.settled = await self.store.settled()
+        try:
+            await self._all(chosen, progress)
+        except Exception:  # whatever it is, of what was redacted before it nothing may be left
+            await self._purge(chosen)
+            raise
+        await self._purge(chosen)
+        return report
+
+    async def _all(self, chosen: Sequence[str], progress: Progress | None) -> None:
         for number, trace_id in enumerate(chosen, start=1):
-            report.looked_at += 1
+            self.report.looked_at += 1
             try:
                 await self._one(trace_id)
-            except (DamagedTraceError, UnsupportedFormatError) as error:
-                report.problems.append(f"trace {trace_id}: {error}; it was not redacted")
+            except TraceNotFoundError:
+                if self.named:
+                    raise
+            except _OF_ONE_TRACE as error:
+                self.report.problems.append(f"trace {trace_id}: {error}; {self._told(trace_id)}")
             if progress is not None:
                 progress(number, len(chosen))
-        if not report.dry_run:
-            await self._purge(chosen)
-        return report
+
+    def _told(self, trace_id: str) -> str:
+        last = self.report.traces[-1] if self.report.traces else None
+        if last is None or last.trace_id != trace_id or not last.replaced or self.report.dry_run:
+            return "it was not redacted"
+        return "it was redacted, but what it was before may still be there; redact it again"
 
     async def _one(self, trace_id: str) -> None:
         done = await self._look(trace_id)
@@ -209,10 +236,13 @@ class _Redaction:
             await self._tidy(trace_id)
 
     async def _look(self, trace_id: str) -> Redacted:
-        side = await look(self.store.storage, trace_id)
-        if side is None:
-            raise TraceNotFoundError(f"no trace {trace_id!r} in {self.store.url}")
-        return await redacted(side, self.patterns)
+        async def read() -> Redacted:
+            side = await look(self.store.storage, trace_id)
+            if side is None:
+                raise TraceNotFoundError(f"no trace {trace_id!r} in {self.store.url}")
+            return await redacted(side, self.patterns)
+
+        return await retrying(trace_id, read)
 
     async def _rewrite(self, done: Redacted) -> Redacted:
         storage, trace_id, prefix = self.store.storage, done.source.trace_id, done.source.prefix
@@ -256,7 +286,7 @@ class _Redaction:
     async def _purge(self, chosen: Sequence[str]) -> None:
         """Purge what is derived of the chosen traces as they were before this redaction, and before earlier ones."""
         concerned = {trace_id for trace_id, _ in self.buried} & set(chosen)
-        if not concerned:
+        if self.report.dry_run or not concerned:
             return
         purged = await self.store.purge(concerned & await self.store.buried_in_rollups())
         self.report.rollups, self.report.unread = purged.rewritten + purged.removed, list(purged.unread)

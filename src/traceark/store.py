@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -122,6 +123,7 @@ class ArchiveStore(Retention):
             raise InvalidValueError(f"{type(self).__name__} has no spool; ArchiveStore has", "spool")
         self.storage: Storage = storage_for(url, storage_options, durability, access)
         self._durability = durability
+        self._making_room = asyncio.Lock()
         self._again = _Opening(
             ArchiveStore,
             url,
@@ -257,6 +259,7 @@ class ArchiveStore(Retention):
             return await self._add_in_turn(given, said, told, tree)
         await self._pool.ready()
         await self._pool.settle(given.trace_id)
+        await self._before_adding(given.trace_id, header.incarnation)
         notices = self._pool.catalog.notices
         try:
             # Who lists traces notices the new directory; to tell of it first and last would take two more files.
@@ -266,6 +269,9 @@ class ArchiveStore(Retention):
                 await notices.settle([given.trace_id])
         await storage.delete([tombstone_key(given.trace_id, header.incarnation)])
         return given.trace_id
+
+    async def _before_adding(self, trace_id: str, incarnation: str) -> None:
+        """Do what is due before a run is added whole; where all of it lies in one archive, nothing is."""
 
     async def _add_in_turn(
         self, trace: Trace, messages: list[Message], events: list[GivenEvent], tree: GoalTree | None

@@ -27,12 +27,12 @@ from traceark.catalog.lookup import COPIED, Lookup, with_openings
 from traceark.catalog.notes import Note, decode_notes
 from traceark.catalog.notices import Notices
 from traceark.catalog.report import RefreshReport
-from traceark.catalog.rows import fingerprint
+from traceark.catalog.rows import damaged, fingerprint
 from traceark.catalog.snapshot import SnapshotInfo
 from traceark.catalog.table import CatalogTable, RowsLostError
 from traceark.errors import CorruptFileError, DamagedTraceWarning, StorageError
 from traceark.layout import TRACES
-from traceark.reading import scan
+from traceark.reading import scan_readable
 from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
 
 Answer = TypeVar("Answer")
@@ -274,12 +274,13 @@ class Catalog:
         binding = await self.binding()
         abandoned = await self._lookup.abandoned(known.open, self.notices.writer)
         stamped = self._storage.stamp(TRACES)
-        listed, strangers = await scan(self._storage)
+        listed, strangers, refused = await scan_readable(self._storage)
         before = await asyncio.to_thread(known.table.files)
         fresh = {each for each, entries in listed.items() if before.get(each) != fingerprint(entries)}
         fresh |= {each for each in known.open if each in listed}
         rows = {str(row["trace_id"]): row for row in await self._lookup.listed_rows(listed, sorted(fresh))}
         settled = 0
+        await known.put([with_openings(damaged(each, {}, why), ()) for each, why in refused.items()])
         for trace_id, row in rows.items():
             openings = set(known.open.get(trace_id, ()))
             if trace_id in abandoned:
@@ -288,7 +289,7 @@ class Catalog:
             if isinstance(self._storage, AppendStorage) and not self._lookup.has_arrived(listed[trace_id]):
                 openings.add(COPIED)
             with_openings(row, openings)
-        there = rows.keys() | (listed.keys() - fresh)
+        there = rows.keys() | (listed.keys() - fresh) | refused.keys()
         await known.remove(list((before.keys() | known.open.keys()) - there))
         await known.put(list(rows.values()))
         known.strangers = tuple(strangers)
@@ -334,6 +335,13 @@ class Catalog:
         await self._fold(known)
         if self._info.generation == before:
             raise StorageError(f"{self._storage.url}/{CATALOG} cannot be written, and may hold what was deleted")
+
+    async def make_room(self) -> None:
+        """Delete all that is told here, where a disk is full; who asks next looks everywhere, and makes a snapshot."""
+        contents = await files.contents(self._storage, await self.binding())
+        await files.delete(self._storage, [each.name for each in contents.snapshots])
+        await files.delete(self._storage, contents.unseen({}))
+        await files.delete(self._storage, (*contents.elsewhere, *contents.told_elsewhere))
 
     # Folding
 

@@ -20,7 +20,7 @@ from traceark.errors import (
 from traceark.layout import LOCK, MANIFEST, trace_prefix
 from traceark.manifest import decode_manifest
 from traceark.models import Json, JsonObject, Trace
-from traceark.reading import StoredTrace, scan
+from traceark.reading import StoredTrace, scan_readable, why_unreadable
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 
 # The opening of a trace that may still be on its way: it came by other means than a store.
@@ -113,6 +113,8 @@ class Lookup:
                 return None
             except (DamagedTraceError, UnsupportedFormatError) as error:
                 problem = error
+            except StorageError as error:
+                return _refused(trace_id, error, entries)
             listed = entries if entries is not None else await self._storage.list(trace_prefix(trace_id))
             return damaged(trace_id, listed, str(problem))
         return None
@@ -147,7 +149,11 @@ class Lookup:
             token, stored, trace = live
             differs = self._saw.get(trace_id) != (token, False)
             return Look(describe(stored, trace) if differs else None, token, False, True, differs)
-        entries = await self._storage.list(trace_prefix(trace_id))
+        try:
+            entries = await self._storage.list(trace_prefix(trace_id))
+        except StorageError as error:
+            refused = _refused(trace_id, error)
+            return Look(refused, str(refused["_problem"]), True, False, True)
         token, quiet = fingerprint(entries), self.has_arrived(entries)
         saw, arrived = self._saw.get(trace_id, ("", False))
         if saw == token and (arrived or not quiet):
@@ -176,7 +182,7 @@ class Lookup:
         sealed is open for now, unless it is certain that nobody writes to it without saying so
         first; `own` are those that this process writes to.
         """
-        listed, strangers = await scan(self._storage)
+        listed, strangers, refused = await scan_readable(self._storage)
         openings: dict[str, set[str]] = {each: set() for each in listed}
         for trace_id, entries in listed.items():
             if MANIFEST in entries and not isinstance(self._storage, AppendStorage):
@@ -191,6 +197,8 @@ class Lookup:
                     openings[each].add(UNKNOWN)
                 listed[each] = await self._storage.list(trace_prefix(each))
         rows = await self.listed_rows(listed, list(listed))
+        rows += [damaged(each, {}, why) for each, why in refused.items()]
+        openings |= {each: set() for each in refused}
         return [with_openings(row, openings[str(row["trace_id"])]) for row in rows], strangers
 
     async def listed_rows(self, listed: Mapping[str, Mapping[str, Entry]], ids: Sequence[str]) -> list[JsonObject]:
@@ -240,6 +248,14 @@ def merged(known: Mapping[str, Json] | None, row: JsonObject | None, trace_id: s
     gone = cast("list[str]", (known or {}).get("_gone") or [])
     fresh["_gone"] = [each for each in gone if each != fresh.get("_incarnation")]
     return with_openings(fresh, openings)
+
+
+def _refused(trace_id: str, error: StorageError, entries: Mapping[str, Entry] | None = None) -> JsonObject:
+    """Return the row of a trace that this user may not read; any other error is raised again."""
+    why = why_unreadable(error)
+    if why is None:
+        raise error
+    return damaged(trace_id, entries or {}, why)
 
 
 def _quiet_seconds(entries: Mapping[str, Entry]) -> float:

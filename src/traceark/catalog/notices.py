@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from traceark.catalog.contents import CATALOG, changes_name
 from traceark.catalog.lookup import Lookup
 from traceark.catalog.notes import Note, encode_notes, new_opening
-from traceark.storage.base import KeyExistsError, Storage
+from traceark.errors import StorageError
+from traceark.storage.base import NO_ROOM, KeyExistsError, Storage
 
 # A process that never asks reads its own older notes from the storage, should it ask one day.
 _REMEMBERED_FILES = 256
@@ -81,8 +82,20 @@ class Notices:
         """Say that a trace is gone for good; where it is not known which, it stays open, to be looked for."""
         closes = tuple(self.openings.pop(trace_id, ()))
         self._announced_at.pop(trace_id, None)
-        if incarnation:
+        if not incarnation:
+            return
+        try:
             await self._tell([Note("gone", trace_id, closes=closes, incarnation=incarnation)])
+        except StorageError as error:
+            # On a full disk it goes out with the next note; until then others notice that the directory went.
+            if error.errno not in NO_ROOM:
+                raise
+
+    def withdraw(self, trace_id: str) -> None:
+        """Forget what was announced of a trace where there was no room to tell it, and nothing was done."""
+        self.openings.pop(trace_id, None)
+        self._announced_at.pop(trace_id, None)
+        self._outbox = [note for note in self._outbox if note.trace_id != trace_id]
 
     async def _tell(self, notes: Sequence[Note]) -> None:
         """Publish notes; those of several callers go out in one file."""

@@ -31,6 +31,15 @@ class LastingStore(Protocol):
         ...
 
 
+@runtime_checkable
+class CheckedStore(Protocol):
+    """A store that may be of a format that is not known here."""
+
+    async def check_format(self) -> None:
+        """Raise where it is."""
+        ...
+
+
 async def import_paths(
     store: TraceStore,
     paths: Sequence[str | Path],
@@ -69,6 +78,8 @@ async def import_paths(
         A path does not exist, an installed importer does not load, or a worker died.
     InvalidValueError
         The store cannot be shared by several processes.
+    UnsupportedFormatError, CorruptFileError
+        The archive is of a newer version, or its marker is torn.
 
     Examples
     --------
@@ -81,6 +92,8 @@ async def import_paths(
     >>> asyncio.run(run()).totals()["new_messages"]
     65
     """
+    if isinstance(store, CheckedStore):
+        await store.check_format()
     report, kin = ImportReport(), Kin()
     files = list(files_in([Path(path) for path in paths], report))
     candidates = [importer] if importer is not None else importers()

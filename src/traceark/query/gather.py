@@ -13,12 +13,12 @@ from typing import cast
 
 from traceark.codec.crc import file_crc
 from traceark.codec.parquet import part_info, to_table
-from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning
+from traceark.errors import CorruptFileError, DamagedTraceError, DamagedTraceWarning, StorageError
 from traceark.layout import LOGS, LogName, PartName, parse_log_name, trace_prefix
 from traceark.models import JsonObject
 from traceark.pool import TracePool
 from traceark.query.sources import VIEWS, Source
-from traceark.reading import StoredTrace
+from traceark.reading import StoredTrace, why_unreadable
 from traceark.rollups.goals import goal_records
 from traceark.rollups.standing import Standing
 from traceark.storage.base import KeyMissingError
@@ -141,7 +141,7 @@ def part_path(pool: TracePool, trace_id: str, log: LogName, name: str) -> str | 
                 return None
             with path.open("rb") as file:
                 footers[key] = part_info(file, key)
-        except (FileNotFoundError, CorruptFileError):
+        except (FileNotFoundError, PermissionError, CorruptFileError):
             return None  # reading it through Python says what is wrong
     info = footers[key]
     said = (info.first, info.last, info.incarnation)
@@ -160,6 +160,12 @@ async def _read(pool: TracePool, trace_ids: Collection[str], read: Read) -> list
                 # Its files changed while it was read: compacted, sealed or deleted. Once more, from a new listing.
                 if not again:
                     raise
+            except StorageError as error:
+                why = why_unreadable(error)
+                if why is None:
+                    raise
+                warnings.warn(f"left out: {why}", DamagedTraceWarning, stacklevel=2)
+                return []
             except DamagedTraceError as error:
                 warnings.warn(f"left out: {error}", DamagedTraceWarning, stacklevel=2)
                 return []

@@ -10,6 +10,7 @@ from traceark.catalog.report import RefreshReport
 from traceark.errors import InvalidValueError, TraceNotFoundError
 from traceark.repair import RepairReport
 from traceark.rollups.workshop import OptimizeReport, Progress, PurgeReport
+from traceark.spool.anew import notes_of
 from traceark.spool.place import Place
 from traceark.spool.pool import SpooledPool
 from traceark.storage.base import Storage
@@ -130,7 +131,9 @@ class SpooledKeeping(ArchiveStore):
         """
         was_here = await self._place.trace(trace_id) is not None
         if was_here:
+            added = await notes_of(self._place.storage, trace_id)
             await super().delete_trace(trace_id, reason=reason)
+            await self._place.storage.delete(each.key for each in added)
             await self._place.drop_mark(trace_id)
         try:
             await self._spooled.reach(self._far.delete_trace(trace_id, reason=reason))

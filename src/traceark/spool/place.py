@@ -1,8 +1,8 @@
 """The directory of a spool: whose it is, what of it was shipped, and which processes use it.
 
 It is an ordinary archive with a few files more: `spool.json` names the archive that it is shipped
-to, `shipped/` has a mark for each trace, and locks tell who ships and who uses it. All but
-`spool.json` can be lost: what was shipped is then looked at again.
+to, `shipped/` has a mark for each trace, `anew/` names runs that were added whole, and locks tell
+who ships and who uses it. All but `spool.json` can be lost: what was shipped is then looked at again.
 """
 
 from __future__ import annotations

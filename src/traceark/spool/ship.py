@@ -29,6 +29,7 @@ from traceark.layout import MANIFEST, tombstone_key
 from traceark.lifecycle import remove_remains, versions
 from traceark.models import TERMINAL
 from traceark.pending import SpoolStatus
+from traceark.spool.anew import notes, notes_of
 from traceark.spool.place import NO_MARK, Mark, Place, SpooledTrace
 from traceark.storage.base import KeyMissingError, VersionMismatchError
 from traceark.store import ArchiveStore
@@ -85,11 +86,13 @@ class Shipper:
             The archive cannot be reached, or not be written to.
         """
         await self._bury()
-        now = time.monotonic()
+        added, now = await notes(self._place.storage), time.monotonic()
         waiting = [trace for trace in await self._place.traces() if not trace.is_shipped]
         due = [trace for trace in waiting if hurry or self._not_before.get(trace.trace_id, 0.0) <= now]
         await for_each(due, self._ship, _AT_A_TIME)
         traces = await self._place.traces()
+        shipped = {each.trace_id for each in traces if each.is_shipped}
+        await self._place.storage.delete(each.key for each in added if each.trace_id in shipped)
         still = time.time() - _STILL_SECONDS
         done = [each for each in traces if each.is_shipped and MANIFEST in each.entries and each.written_at < still]
         await for_each(done, self._remove, _AT_A_TIME)
@@ -103,6 +106,9 @@ class Shipper:
         await self.round(hurry=True)
         shipped = [trace for trace in await self._place.traces() if trace.is_shipped]
         await for_each(shipped, self._remove, _AT_A_TIME)
+        known = set(await self._place.trace_ids())
+        left = [each.key for each in await notes(self._place.storage) if each.trace_id not in known]
+        await self._place.storage.delete(left)
         for trace_id in await self._place.remains():
             await remove_remains(self._place.storage, trace_id)
             await self._place.drop_mark(trace_id)
@@ -136,6 +142,8 @@ class Shipper:
                 # Of a part only its name is looked at, so that what it costs to ship more does not grow.
                 await self._spool.compact(trace_id)
             done = await self._synced(trace_id)
+            if done is not None and done.outcome == "buried" and await self._exhume(trace_id):
+                done = await self._synced(trace_id)
             if done is None:
                 return  # deleted meanwhile
             kept_as = done.kept_as
@@ -162,6 +170,17 @@ class Shipper:
                 # Two that write the same offsets see each other, and one takes back what it wrote.
                 await asyncio.sleep(_MEETING_SECONDS * random.uniform(attempt, attempt + 1))
         return await sync_trace(self._spool, self._target, trace_id, _KEEP_BOTH)
+
+    async def _exhume(self, trace_id: str) -> bool:
+        """Delete the target's tombstone of a run that was added anew here; say whether there was such a run."""
+        side = await look(self._spool.storage, trace_id)
+        added = {each.incarnation for each in await notes_of(self._place.storage, trace_id)}
+        if side is None or side.header.incarnation not in added:
+            return False
+        if await look(self._target.storage, trace_id) is not None:
+            return False  # what is there now, perhaps redacted, has taken its place
+        await self._target.storage.delete([tombstone_key(trace_id, side.header.incarnation)])
+        return True
 
     async def _tell(self, trace: SpooledTrace, mark: Mark) -> None:
         """Set a mark, and say what is wrong, if it was not said before."""

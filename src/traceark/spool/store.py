@@ -23,6 +23,8 @@ from traceark.models import GivenEvent, Goal, GoalTree, Json, Message, Trace
 from traceark.pending import SpoolStatus
 from traceark.requests import AddMessage
 from traceark.rollups.cache import FileCache, cache_directory
+from traceark.spool.anew import note
+from traceark.spool.awaited import Awaited
 from traceark.spool.background import Background
 from traceark.spool.keeping import SpooledKeeping
 from traceark.spool.place import Place, User
@@ -164,7 +166,13 @@ class SpooledStore(SpooledKeeping):
         self._background.start()
 
     async def _fetch(self, trace_id: str) -> bool:
-        return await sync_trace(self._far, self, trace_id) is not None
+        fetched = await sync_trace(self._far, self, trace_id)
+        if fetched is not None and fetched.outcome == "buried":
+            raise TraceNotFoundError(
+                f"trace {trace_id!r} was deleted in the spool {self.storage.url}, "
+                f"and is still to be deleted at {self.url}"
+            )
+        return fetched is not None
 
     async def exists(self) -> bool:
         return bool(await self._place.trace_ids()) or await self._spooled.reach(self._far.exists())
@@ -197,6 +205,10 @@ class SpooledStore(SpooledKeeping):
         given = Trace.coerce(trace)
         await self._refuse_known(given.trace_id)
         return await super().add_trace(given, messages, events, goal_tree)
+
+    async def _before_adding(self, trace_id: str, incarnation: str) -> None:
+        if await self._place.trace(trace_id) is None:  # else it is refused, and nothing was added anew
+            await note(self._place.storage, trace_id, incarnation)
 
     async def _refuse_known(self, trace_id: str) -> None:
         if not self._background.is_reachable or time.monotonic() < self._silent_until:
@@ -283,11 +295,12 @@ class SpooledStore(SpooledKeeping):
         """
         await self._begin()
         await super().flush()
-        begin, since = time.monotonic(), time.time()
-        waiting = await self._place.trace_ids()
+        begin = time.monotonic()
+        known = [await Awaited.of(self._place, trace_id) for trace_id in await self._place.trace_ids()]
+        waiting = [each for each in known if each is not None]
         self._background.hurry()
         while True:
-            waiting = [each for each in waiting if await self._waits(each, since)]
+            waiting = [each for each in waiting if not await each.is_shipped()]
             if not waiting and not await self._place.deletions():
                 return
             if timeout is not None and time.monotonic() - begin > timeout:
@@ -295,17 +308,6 @@ class SpooledStore(SpooledKeeping):
                 why = status.last_error or "it has not answered yet"
                 raise SpoolPendingError(f"{self.storage.url} waits for {self.url}: {status.waiting}; {why}")
             await asyncio.sleep(_POLL_SECONDS)
-
-    async def _waits(self, trace_id: str, since: float) -> bool:
-        """Say whether what a trace held at a time is still to be shipped."""
-        trace = await self._place.trace(trace_id)
-        if trace is None or trace.is_shipped:
-            return False
-        if trace.mark is None or trace.mark.looked_at < since:
-            return True
-        if trace.mark.problem is not None:
-            raise SpoolPendingError(f"trace {trace_id!r} in {self.storage.url} is not shipped: {trace.mark.problem}")
-        return False
 
     async def close(self) -> None:
         """Seal what is finished, ship what is left, and give back all files.

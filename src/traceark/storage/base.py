@@ -8,6 +8,7 @@ is written differently on each: an `AppendStorage` can append to a file under a 
 from __future__ import annotations
 
 import asyncio
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -18,6 +19,8 @@ from typing import Literal
 from traceark.errors import StorageError
 
 Durability = Literal["fsync", "os"]
+# What the system says where a disk, or what one may have of it, is full.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class KeyMissingError(StorageError):
