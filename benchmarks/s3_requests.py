@@ -82,15 +82,14 @@ async def _measure(server: Any, requests: Any) -> list[Figure]:
     await store.close()
 
     store = opened()
-    # The marker is one of a store's first requests, sent at the same time as the listing.
-    await figure("`get_trace`, cold, of a sealed trace", store.get_trace("run"), 3)
+    await figure("`get_trace`, cold, of a sealed trace", store.get_trace("run"), 2)
     await store.close()
     store = opened()
     reads = len(await requests.during(_read(store)))
-    figures.append(_figure("cold read of a sealed trace: `get_trace`, `get_trace_messages`", reads, 4, 5))
+    figures.append(_figure("cold read of a sealed trace: `get_trace`, `get_trace_messages`", reads, 3, 4))
     await store.close()
     store = opened()
-    await figure("`get_trace_messages`, cold, of a sealed trace", store.get_trace_messages("run"), 4, 5)
+    await figure("`get_trace_messages`, cold, of a sealed trace", store.get_trace_messages("run"), 3, 4)
     await store.close()
     store = opened()
     await figure("`list_traces`, cold, 2 traces", store.list_traces(), 3)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from servers import Requests, S3Server
 from shell import out, wrong
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.importers.run import import_paths
@@ -72,16 +71,3 @@ async def test_without_a_marker_directories_are_an_archive_too(tmp_path: Path) -
     (tmp_path / MARKER).unlink()
     async with ArchiveStore(tmp_path) as store:
         assert len(await store.get_trace_messages(RUN)) == 1
-
-
-async def test_the_format_is_asked_once_by_a_store_and_costs_one_request(ministack_server: S3Server) -> None:
-    url, options = ministack_server.place(), ministack_server.storage_options
-    async with ArchiveStore(url, storage_options=options) as store:
-        await record(store)
-    async with ArchiveStore(url, storage_options=options) as store:
-        requests = Requests()
-        await requests.listen(store)
-        # A listing, the header, the marker; then the listing again, and the part.
-        assert len(await requests.during(store.get_trace(RUN))) == 3
-        assert len(await requests.during(store.get_trace_messages(RUN))) == 2
-        assert not [each for each in await requests.during(store.get_trace(RUN)) if MARKER in each]

@@ -87,3 +87,15 @@ async def test_a_trace_that_may_not_be_read_is_left_out_with_a_warning(
         await store.refresh()
         assert {trace.trace_id for trace in await store.list_traces()} == {"bad", "good"}
         assert await store.verify(deep=True) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="it has other permissions")
+@pytest.mark.parametrize("what", ["messages", "trace.json", ""])
+async def test_a_trace_that_may_not_be_read_is_told_by_verify_which_checks_the_others(archive: Path, what: str) -> None:
+    await made(archive)
+    (archive / "traces" / "good" / "notes.txt").write_text("mine")
+    with as_somebody_who_may_not_read(archive / "traces" / "bad" / what):
+        found = await ArchiveStore(archive).verify(deep=True)
+    told = {finding.file: finding.meaning for finding in found}
+    assert told.keys() == {"traces/bad", "traces/good/notes.txt"}
+    assert told["traces/bad"].endswith("Permission denied") and told["traces/bad"].count("traces/bad") == 1

@@ -15,7 +15,7 @@ from damages import make_archive
 from profiles import SEED, tried
 from traceark.layout import HEADER, LOCK, TOMBSTONES, trace_prefix
 from traceark.models import Goal, Message, Trace
-from traceark.reading import scan
+from traceark.reading import scan, scan_readable
 from traceark.repair import RepairReport
 from traceark.storage.base import Entry, Storage
 from traceark.store import ArchiveStore
@@ -66,14 +66,22 @@ def archive(tmp_path: Path) -> Path:
 def aged(request: pytest.FixtureRequest, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Change the trace after all have been listed, and before it is looked at."""
 
-    async def listed(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]]:
-        found = await scan(storage)
+    async def change() -> None:
         async with ArchiveStore(archive, durability="os") as store:
             await CHANGES[request.param](store, archive)
+
+    async def listed(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]]:
+        found = await scan(storage)
+        await change()
         return found
 
-    for module in ("traceark.verification.run", "traceark.repair.run"):
-        monkeypatch.setattr(f"{module}.scan", listed)
+    async def listed_readable(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str], dict[str, str]]:
+        found = await scan_readable(storage)
+        await change()
+        return found
+
+    monkeypatch.setattr("traceark.repair.run.scan", listed)
+    monkeypatch.setattr("traceark.verification.run.scan_readable", listed_readable)
 
 
 @pytest.mark.usefixtures("aged")

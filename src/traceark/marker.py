@@ -5,11 +5,8 @@ Who may write here, and what else a new archive needs, is the pool's to know.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
 
 from traceark.codec.lines import time_text
 from traceark.codec.malformed import MALFORMED
@@ -17,8 +14,6 @@ from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, MARKER
 from traceark.models import JsonObject, utc_now
 from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
-
-Answer = TypeVar("Answer")
 
 
 async def read_marker(storage: Storage) -> JsonObject | None:
@@ -56,40 +51,6 @@ async def read_marker(storage: Storage) -> JsonObject | None:
             f"version {FORMAT_VERSION}; upgrade traceark"
         )
     return marker
-
-
-class KnownFormat:
-    """Whether an archive that is read was found to be of a format that is known, which is asked once.
-
-    Parameters
-    ----------
-    marker : callable
-        Reads the marker, and raises where it is none that a read may go on with.
-    """
-
-    def __init__(self, marker: Callable[[], Awaitable[JsonObject | None]]) -> None:
-        self._marker = marker
-        self._was_asked = False
-
-    async def checked(self, work: Awaitable[Answer]) -> Answer:
-        """Return what work gives; the first time the marker is read meanwhile, and its error is told before another.
-
-        Examples
-        --------
-        >>> import asyncio
-        >>> from traceark.storage.memory import MemoryStorage
-        >>> known = KnownFormat(lambda: read_marker(MemoryStorage("memory://nothing")))
-        >>> asyncio.run(known.checked(asyncio.sleep(0, "found")))
-        'found'
-        """
-        if self._was_asked:
-            return await work
-        found, refused = await asyncio.gather(work, self._marker(), return_exceptions=True)
-        for each in (refused, found):
-            if isinstance(each, BaseException):
-                raise each
-        self._was_asked = True
-        return cast("Answer", found)
 
 
 async def make_marker(storage: Storage) -> JsonObject | None:

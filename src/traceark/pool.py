@@ -28,7 +28,7 @@ from traceark.errors import (
 from traceark.headers import Header
 from traceark.layout import trace_prefix
 from traceark.live import OpenTrace
-from traceark.marker import KnownFormat, make_marker, read_marker
+from traceark.marker import make_marker, read_marker
 from traceark.models import TERMINAL, JsonObject, Trace
 from traceark.reading import StoredTrace, load
 from traceark.recording import RecordedTrace
@@ -88,7 +88,7 @@ class TracePool:
         self._places = Places()
         self._headers: dict[str, tuple[str, Header]] = {}
         self._marker: JsonObject | None = None
-        self._format = KnownFormat(self.marker)
+        self._is_known_format = False
         self._writable: asyncio.Task[None] | None = None
         self.catalog = Catalog(storage, self._archive_id, Lookup(storage, self._read, self._live))
         self.standing = Standing(storage, self.catalog, self.catalog.binding, cache)
@@ -268,15 +268,16 @@ class TracePool:
             await self.catalog.notices.settle([trace_id])
 
     async def load(self, trace_id: str) -> StoredTrace | None:
-        """Return a trace that is not open as it stands, or None; the first time it raises as `marker` does, too."""
+        """Return a trace that is not open as it stands, or None; on a disk, where it costs no request, it raises as `marker` does."""
         try:
             prefix = trace_prefix(trace_id)
         except InvalidIdError:
             return None  # what cannot be created is not there
         if len(self._headers) > self._limit:
             self._headers.clear()
-        loading = load(self.storage, trace_id, prefix, None, self.parts(), self._headers, self._places)
-        return await self._format.checked(loading)
+        if not self._is_known_format and isinstance(self.storage, AppendStorage):
+            self._is_known_format = await read_marker(self.storage) is not None
+        return await load(self.storage, trace_id, prefix, None, self.parts(), self._headers, self._places)
 
     def parts(self) -> dict[str, PartInfo]:
         """Return what is remembered of parts."""

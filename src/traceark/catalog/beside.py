@@ -17,11 +17,11 @@ from traceark.catalog.notes import Note, changed, decode_notes, is_doubtful
 from traceark.catalog.rows import COLUMNS, SETTLED, describe, fingerprint
 from traceark.codec.fields import TRACES
 from traceark.codec.parts import records
-from traceark.errors import CorruptFileError, DamagedTraceError, UnsupportedFormatError
+from traceark.errors import CorruptFileError, DamagedTraceError, StorageError, UnsupportedFormatError
 from traceark.layout import TRACES as DIRECTORIES
 from traceark.layout import trace_prefix
 from traceark.models import JsonObject
-from traceark.reading import load
+from traceark.reading import load, why_unreadable
 from traceark.storage.base import Entry, KeyMissingError, Storage
 
 _SAID = (*(column.name for column in TRACES), "_incarnation", "_sealed", "_messages", "_events")
@@ -144,6 +144,10 @@ async def _is_as_told(storage: Storage, trace_id: str, row: JsonObject, entries:
             return True
         found = describe(stored, stored.header.trace if stored.is_exact() else await stored.trace())
     except (DamagedTraceError, UnsupportedFormatError, KeyMissingError):
+        return True
+    except StorageError as error:
+        if why_unreadable(error) is None:
+            raise
         return True
     return _said(found) == _said(row)
 

@@ -137,6 +137,8 @@ class LocalStorage(AppendStorage):
                     found[below + entry.name] = Entry(status.st_size, version_of(status), status.st_ctime, plain)
         except FileNotFoundError:
             return True
+        except StorageError:
+            raise  # of a directory below, which it names
         except OSError as error:
             raise StorageError(error.errno, f"{directory}: {error.strerror}") from error
         return whole

@@ -37,6 +37,11 @@ class Finding:
         return f"{where}: {self.meaning}; {self.remedy}"
 
 
+def unreadable(trace_id: str, file: str, why: str) -> Finding:
+    """Return the finding that a trace may not be read by this user."""
+    return Finding(trace_id, file, None, f"it was not checked: {why}", "verify as a user who may read it")
+
+
 RESTORE = "restore it from a copy, then verify again"
 # The meaning of a header that is not there.
 HEADLESS = "it is missing, so the folder is no trace"

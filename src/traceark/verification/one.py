@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from traceark.errors import StorageError
 from traceark.layout import trace_prefix
+from traceark.reading import why_unreadable
 from traceark.storage.base import Entry, Storage
-from traceark.verification.finding import Finding
+from traceark.verification.finding import Finding, unreadable
 from traceark.verification.links import Links
 from traceark.verification.sealed import sound_links
 from traceark.verification.settling import looks
@@ -26,7 +28,13 @@ async def check(storage: Storage, trace_id: str, entries: Mapping[str, Entry], *
     """Check one trace, again where it is written to meanwhile; of one that is deleted meanwhile nothing is wrong."""
     checked = Checked([], None)
     async for now in looks(storage, trace_prefix(trace_id), entries):
-        checked = await _check(storage, trace_id, now, deep=deep) if now else Checked([], None)
+        try:
+            checked = await _check(storage, trace_id, now, deep=deep) if now else Checked([], None)
+        except StorageError as error:
+            why = why_unreadable(error)
+            if why is None:
+                raise
+            return Checked([unreadable(trace_id, trace_prefix(trace_id), why)], None)
         if not checked.findings:
             break
     return checked

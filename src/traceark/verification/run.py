@@ -9,13 +9,13 @@ from pathlib import Path
 from traceark.catalog import beside
 from traceark.errors import CorruptFileError, InvalidValueError, TraceNotFoundError
 from traceark.layout import MARKER, TRACES, trace_prefix
-from traceark.reading import scan
+from traceark.reading import scan_readable
 from traceark.rollups import beside as rollups_beside
 from traceark.rollups.cache import FileCache
 from traceark.storage.base import Entry, Storage
 from traceark.tombstones import Buried, buried
 from traceark.verification import burials
-from traceark.verification.finding import HEADLESS, Finding
+from traceark.verification.finding import HEADLESS, Finding, unreadable
 from traceark.verification.links import broken_links
 from traceark.verification.one import Checked, check
 from traceark.verification.parallel import can_share, check_by_workers, check_together, sensible_workers
@@ -50,7 +50,7 @@ async def verify(
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
         findings = (await check(storage, trace_id, entries, deep=deep)).findings
         return _with_burials(storage, findings, entries, await buried(storage))
-    listed, strangers = await scan(storage)
+    listed, strangers, refused = await scan_readable(storage)
     found = [
         Finding(
             key,
@@ -61,6 +61,7 @@ async def verify(
         )
         for key in strangers
     ]
+    found += [unreadable(each, trace_prefix(each), why) for each, why in sorted(refused.items())]
     found += await strange_names(storage)
     bound = None
     try:
@@ -89,7 +90,7 @@ async def verify(
         for each in sorted(checked):
             found += _with_burials(storage, checked[each].findings, listed[each], tombstones)
         links = {each: of_it.links for each, of_it in checked.items() if of_it.links is not None}
-        found += broken_links(links, listed.keys())
+        found += broken_links(links, listed.keys() | refused.keys())
         found += await burials.amiss(storage, listed)
         # Without a marker that tells whose they are, nobody uses a catalog or a rollup.
         for row in await beside.amiss(storage, bound, listed, deep=deep) if bound is not None else ():
