@@ -268,7 +268,7 @@ class TracePool:
             await self.catalog.notices.settle([trace_id])
 
     async def load(self, trace_id: str) -> StoredTrace | None:
-        """Return a trace that is not open as it stands, or None; on a disk, where it costs no request, it raises as `marker` does."""
+        """Return a trace that is not open as it stands, or None; on a disk it raises as `marker` does."""
         try:
             prefix = trace_prefix(trace_id)
         except InvalidIdError:
