@@ -617,10 +617,13 @@ class TestProcess:
         [["ls"], ["ls", "--json"], ["sql", "SELECT range FROM range(50000)"], ["export", BUGFIX, "--format", "html"]],
         ids=" ".join,
     )
-    def test_output_that_takes_no_more_is_named(self, imported: Path, verb: list[str]) -> None:
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    def test_output_that_takes_no_more_is_named(self, imported: Path, verb: list[str], unbuffered: str) -> None:
         with Path("/dev/full").open("w") as full:
-            command = [*COMMAND, verb[0], str(imported), *verb[1:]]
-            found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+            command, environment = [*COMMAND, verb[0], str(imported), *verb[1:]], {"PYTHONUNBUFFERED": unbuffered}
+            found = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+            )
         told = "traceark: standard output cannot be written: No space left on device\n"
         assert (found.returncode, found.stderr) == (1, told)
 

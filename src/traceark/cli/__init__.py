@@ -107,6 +107,7 @@ class _Program(click.Group):
             # All else that is written to has a name, and errors that tell it.
             if isinstance(error, TracearkError) or error.filename or error.errno not in _TAKES_NO_MORE:
                 raise
+            _say_no_more()
             raise StorageError(error.errno, f"standard output cannot be written: {error.strerror}") from error
         return code
 
@@ -122,8 +123,8 @@ class _Program(click.Group):
             with _warned() as damaged:
                 code = super().main(given, **extra) or FINE
         except _ReaderGone:
-            # Whoever read has enough; nothing may be flushed into the closed pipe at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read has enough.
+            _say_no_more()
             sys.exit(_BROKEN_PIPE)
         except (Exception, KeyboardInterrupt) as error:  # the program's outermost frame: every error becomes a line
             if "--debug" in given:
@@ -154,6 +155,11 @@ def main() -> NoReturn:
     # What the libraries make as they are loaded stays: to look through it for garbage takes a twentieth.
     gc.set_threshold(10_000, 10, 100)
     program.main()
+
+
+def _say_no_more() -> None:
+    """See to it that nothing is flushed at exit into what takes no more, which would be another error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
