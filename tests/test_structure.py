@@ -42,6 +42,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "pending",
         "computing",
         "at_a_time",
+        "replacing",
     ),
     ("storage", "database", "packed"),
     (
@@ -63,7 +64,6 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "marker",
         "pool",
         "processes",
-        "replacing",
         "starting",
         "catalog",
         "rollups",
@@ -218,8 +218,12 @@ def allowed(name: str, other: str) -> bool:
     """Say whether a module may import another one that is not above it."""
     level = LEVEL[room(name)]
     if level == STORAGE:
-        # Layout gives the names of files and traces; nothing else of them is known down here.
-        return room(other) in ("errors", "storage", room(name)) or other == "layout"
+        # Layout gives the names of files and traces; nothing else of them is known down here. A pack is a user's file.
+        return (
+            room(other) in ("errors", "storage", room(name))
+            or other == "layout"
+            or (room(name) == "packed" and other == "replacing")
+        )
     if level == LOGS and room(other) == "storage":
         return other == "storage.base"
     if room(name) == "importers":

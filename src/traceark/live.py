@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from traceark.creating import writer_for
@@ -62,6 +62,7 @@ class OpenTrace(KnownTrace):
         self._leading = False
         self._alone: asyncio.Task[Any] | None = None
         self._alone_until = 0.0
+        # The sync that failed: what the disk holds is not known any more, and nothing more is written.
         self._broken: Exception | None = None
         self._writer: LogWriter = writer_for(storage, self, durability)
 
@@ -224,8 +225,11 @@ class OpenTrace(KnownTrace):
     def _commit_now(self, batch: list[Request]) -> None:
         staged = self._stage(batch)
         if staged.lines:
-            with self._breaking():
+            try:
                 self._writer.append_now(staged)
+            except SyncFailedError as error:
+                self._broken = error
+                raise
             self._applied(staged)
 
     def _stage(self, batch: list[Request]) -> Staged:
@@ -248,15 +252,6 @@ class OpenTrace(KnownTrace):
         self.dirty = True
         self.touched = True
 
-    @contextmanager
-    def _breaking(self) -> Iterator[None]:
-        """Refuse all further writing after a failed sync: what the disk holds is not known any more."""
-        try:
-            yield
-        except SyncFailedError as error:
-            self._broken = error
-            raise
-
     @asynccontextmanager
     async def exclusive(self) -> AsyncIterator[LogWriter]:
         """Hold the trace against all other writers, up to date."""
@@ -267,9 +262,12 @@ class OpenTrace(KnownTrace):
                 if self.announced_at is None:
                     await self._announce(self.trace_id)
                     self.announced_at = time.monotonic()
-                with self._breaking():
+                try:
                     await self._writer.anchor()
                     yield self._writer
+                except SyncFailedError as error:
+                    self._broken = error
+                    raise
 
     async def reopen(self) -> None:
         """Take a sealed trace's manifest away, before anything else changes; call it inside `exclusive`."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from traceark.errors import InvalidValueError, StorageError
+from traceark.errors import InvalidValueError
 from traceark.packed.tars import TarWriter
 from traceark.packed.zips import ZipWriter
-from traceark.storage.staging import TEMPORARY
+from traceark.replacing import replacing, told_unwritten
 from traceark.storage.syncing import sync_directory
 
 
@@ -62,9 +61,8 @@ def writing(path: Path, *, force: bool = False) -> Iterator[PackWriter]:
     if kind is None:
         raise InvalidValueError(f"{path} ends in neither {' nor '.join(_KINDS)}")
     _check_free(path, force=force)
-    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-    try:
-        try:
+    with told_unwritten(str(path)):
+        with replacing(path) as temporary:
             with temporary.open("xb") as file:
                 writer = kind(file)
                 try:
@@ -74,14 +72,7 @@ def writing(path: Path, *, force: bool = False) -> Iterator[PackWriter]:
                 file.flush()
                 os.fsync(file.fileno())
             _check_free(path, force=force)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(error.errno, f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _check_free(path: Path, *, force: bool) -> None:
