@@ -35,8 +35,9 @@ async def test_a_million_messages_go_into_one_trace(tmp_path: Path, capsys: pyte
     endured = await one_trace(tmp_path, MESSAGES, looks=10)
     with capsys.disabled():
         print(f"\n{told(figures(f'{MESSAGES:,} messages in one trace', 'a thousand', endured, MESSAGES))}")
-    # What is open for a moment, as a reader reads, comes and goes.
-    assert min(endured.handles[5:]) <= min(endured.handles[:5])
+    # A compaction in the background or a reader has a file open for a moment; one that each round left open would stay.
+    half = len(endured.handles) // 2
+    assert min(endured.handles[half:]) <= min(endured.handles[:half]) + 1
     assert max(endured.handles) <= endured.handles[0] + 8
     assert grown(endured) < MESSAGES // 2 * MOST_BYTES_PER_MESSAGE + 10_000_000
 
