@@ -68,7 +68,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "catalog",
         "rollups",
     ),
-    ("store", "following", "query", "questions", "asking", "keeping", "retention"),
+    ("store", "following", "query", "questions", "asking", "deleting", "keeping", "retention"),
     ("archive", "loop_thread", "moving", "importers", "exporters", "sync", "spool", "redacting", "capture"),
     ("cli", "server", "__main__"),
 )
