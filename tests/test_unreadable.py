@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from profiles import some
 from traceark.errors import DamagedTraceWarning
 from traceark.models import Message, Trace
 from traceark.store import ArchiveStore
+from traceark.sync import SyncOptions, sync
 
 NOBODY = 65534
 COUNT = "SELECT trace_id, count(*) AS n FROM messages GROUP BY 1 ORDER BY 1"
@@ -60,6 +65,29 @@ def as_somebody_who_may_not_read(path: Path) -> Iterator[None]:
         path.chmod(mode)
 
 
+@contextmanager
+def on_a_disk_that_cannot_read(path: Path) -> Iterator[None]:
+    """Let the disk fail at a path and all below it, and nowhere else."""
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(where: Any = ".", *args: Any, **kwargs: Any) -> Any:
+            if isinstance(where, str | os.PathLike) and path in (Path(where), *Path(where).parents):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(where))
+            return real(where, *args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("open", "scandir"):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        yield
+
+
+Unreadable = Callable[[Path], AbstractContextManager[None]]
+WAYS = [on_a_disk_that_cannot_read, *([as_somebody_who_may_not_read] if os.name != "nt" else [])]
+FILES = ["messages", "trace.json", ""]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="it has other permissions")
 @pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize("what", ["messages", "events", "trace.json", ""])
@@ -89,13 +117,89 @@ async def test_a_trace_that_may_not_be_read_is_left_out_with_a_warning(
         assert await store.verify(deep=True) == []
 
 
-@pytest.mark.skipif(os.name == "nt", reason="it has other permissions")
-@pytest.mark.parametrize("what", ["messages", "trace.json", ""])
-async def test_a_trace_that_may_not_be_read_is_told_by_verify_which_checks_the_others(archive: Path, what: str) -> None:
+@pytest.mark.parametrize(("unreadable", "what"), some(itertools.product(WAYS, FILES), 3))
+async def test_a_trace_that_cannot_be_read_is_told_by_verify_which_checks_the_others(
+    archive: Path, what: str, unreadable: Unreadable
+) -> None:
     await made(archive)
     (archive / "traces" / "good" / "notes.txt").write_text("mine")
-    with as_somebody_who_may_not_read(archive / "traces" / "bad" / what):
+    with unreadable(archive / "traces" / "bad" / what):
         found = await ArchiveStore(archive).verify(deep=True)
-    told = {finding.file: finding.meaning for finding in found}
+    told = {finding.file: str(finding) for finding in found}
     assert told.keys() == {"traces/bad", "traces/good/notes.txt"}
-    assert told["traces/bad"].endswith("Permission denied") and told["traces/bad"].count("traces/bad") == 1
+    assert f"it cannot be read: {archive / 'traces' / 'bad' / what}" in told["traces/bad"]
+
+
+@pytest.mark.parametrize(("unreadable", "what", "named"), some(itertools.product(WAYS, FILES, [True, False]), 4))
+async def test_repair_tells_a_trace_that_cannot_be_read_and_looks_at_the_others(
+    archive: Path, what: str, unreadable: Unreadable, named: bool
+) -> None:
+    await made(archive)
+    (archive / "traces" / "good" / "manifest-sha256.txt").write_text("scratched")
+    with unreadable(archive / "traces" / "bad" / what):
+        report = await ArchiveStore(archive).repair(["bad", "good"] if named else None)
+    assert {mend.trace_id for mend in report.mended} == {"good"}
+    assert [finding.file for finding in report.left] == ["traces/bad"]
+    assert f"it cannot be read: {archive / 'traces' / 'bad' / what}" in str(report.left[0])
+    assert str(report.left[0]).endswith("make it readable, or restore it from a copy; then repair again")
+
+
+async def said(archive: Path) -> dict[str, list[Any]]:
+    """Return what every trace says."""
+    async with ArchiveStore(archive) as store:
+        return {
+            trace.trace_id: [message.content for message in await store.get_trace_messages(trace.trace_id)]
+            for trace in await store.list_traces()
+        }
+
+
+@pytest.mark.parametrize(("unreadable", "what", "is_sealed"), some(itertools.product(WAYS, FILES, [True, False]), 4))
+async def test_a_source_that_cannot_be_read_is_told_by_sync_and_nothing_is_deleted_for_it(
+    archive: Path, what: str, unreadable: Unreadable, is_sealed: bool
+) -> None:
+    copy = archive.parent / "copy"
+    await made(archive)
+    shutil.copytree(archive, copy)
+    async with ArchiveStore(archive) as store:
+        for trace_id in ("bad", "good"):
+            await store.add_message(Message(trace_id=trace_id, role="user", content="more"))
+            if is_sealed:
+                await store.seal(trace_id)
+    everybodys(copy)
+    with unreadable(archive / "traces" / "bad" / what):
+        async with ArchiveStore(archive) as store, ArchiveStore(copy) as target:
+            report = await sync(store, target, SyncOptions(delete=True))
+    assert not report.is_clean and report.outcomes == {"forward": 1, "failed": 1}
+    assert [each.startswith(f"trace bad: {archive / 'traces' / 'bad' / what}") for each in report.problems] == [True]
+    assert report.problems[0].endswith("; make it readable, or restore it from a copy; it was not copied")
+    assert await said(copy) == {"bad": ["hi"], "good": ["hi", "more"]}
+
+
+@pytest.mark.parametrize(("unreadable", "what", "is_gone"), some(itertools.product(WAYS, FILES, [True, False]), 4))
+async def test_a_target_that_cannot_be_read_is_told_by_sync_and_not_overwritten(
+    archive: Path, what: str, unreadable: Unreadable, is_gone: bool
+) -> None:
+    copy = archive.parent / "copy" / "archive"
+    await made(archive)
+    shutil.copytree(archive, copy)
+    async with ArchiveStore(archive) as store:
+        for trace_id in ("bad", "good"):
+            await store.add_message(Message(trace_id=trace_id, role="user", content="more"))
+        if is_gone:
+            shutil.rmtree(archive / "traces" / "bad")
+    everybodys(copy)
+    everybodys(archive)
+    with unreadable(copy / "traces" / "bad" / what):
+        async with ArchiveStore(archive) as store, ArchiveStore(copy) as target:
+            report = await sync(store, target, SyncOptions(delete=True))
+        assert report.outcomes["forward"] == 1
+    assert not report.is_clean and report.outcomes["failed"] == 1
+    assert f"{copy / 'traces' / 'bad'}" in report.problems[0]
+    assert await said(copy) == {"bad": ["hi"], "good": ["hi", "more"]}
+
+
+def everybodys(archive: Path) -> None:
+    """Give an archive to the user that root becomes."""
+    if os.geteuid() == 0:
+        for path in (archive.parent, archive, *archive.rglob("*")):
+            os.chown(path, NOBODY, -1)

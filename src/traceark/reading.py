@@ -19,11 +19,13 @@ from traceark.models import GoalTree, JsonObject, Message, Trace
 from traceark.requests import apply_update, digest, fold_record
 from traceark.segments import Places
 from traceark.stats import MessageFold, totals_of, with_stats
-from traceark.storage.base import Entry, KeyMissingError, Storage
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 
 Answer = TypeVar("Answer")
 T = TypeVar("T")
 _ATTEMPTS = 8
+_REFUSED = (errno.EACCES, errno.EPERM)
+_REFUSED_BY_DISKS = (*_REFUSED, errno.EIO)
 
 
 @dataclass(slots=True)
@@ -250,9 +252,12 @@ async def load(
     return StoredTrace(storage, trace_id, prefix, entries, header, known_parts, places=places)
 
 
-def why_unreadable(error: StorageError) -> str | None:
-    """Return what an error says of the innermost path that this user may not read; None where it is another error."""
-    if error.errno not in (errno.EACCES, errno.EPERM):
+def why_unreadable(error: StorageError, storage: Storage) -> str | None:
+    """Return what an error says of the innermost path that cannot be read; None where it is another error.
+
+    This user may not read it, or the disk cannot. On an object store an EIO may be anything, the network too.
+    """
+    if error.errno not in (_REFUSED_BY_DISKS if isinstance(storage, AppendStorage) else _REFUSED):
         return None
     while isinstance(error.__cause__, StorageError):
         error = error.__cause__
@@ -260,11 +265,11 @@ def why_unreadable(error: StorageError) -> str | None:
 
 
 async def scan_readable(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str], dict[str, str]]:
-    """Return what `scan` does of the traces that this user may read, and of the others, by trace id, why not."""
+    """Return what `scan` does of the traces that can be read, and of the others, by trace id, why not."""
     try:
         return *await scan(storage), {}
     except StorageError as error:
-        if why_unreadable(error) is None:
+        if why_unreadable(error, storage) is None:
             raise
     found: dict[str, dict[str, Entry]] = {}
     strangers: list[str] = []
@@ -277,7 +282,7 @@ async def scan_readable(storage: Storage) -> tuple[dict[str, dict[str, Entry]], 
         try:
             found[trace_id] = await storage.list(f"{TRACES}/{key}")
         except StorageError as error:
-            why = why_unreadable(error)
+            why = why_unreadable(error, storage)
             if why is None:
                 raise
             refused[trace_id] = why

@@ -146,7 +146,7 @@ async def _is_as_told(storage: Storage, trace_id: str, row: JsonObject, entries:
     except (DamagedTraceError, UnsupportedFormatError, KeyMissingError):
         return True
     except StorageError as error:
-        if why_unreadable(error) is None:
+        if why_unreadable(error, storage) is None:
             raise
         return True
     return _said(found) == _said(row)

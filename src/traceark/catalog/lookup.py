@@ -114,7 +114,7 @@ class Lookup:
             except (DamagedTraceError, UnsupportedFormatError) as error:
                 problem = error
             except StorageError as error:
-                return _refused(trace_id, error, entries)
+                return self._refused(trace_id, error, entries)
             listed = entries if entries is not None else await self._storage.list(trace_prefix(trace_id))
             return damaged(trace_id, listed, str(problem))
         return None
@@ -152,7 +152,7 @@ class Lookup:
         try:
             entries = await self._storage.list(trace_prefix(trace_id))
         except StorageError as error:
-            refused = _refused(trace_id, error)
+            refused = self._refused(trace_id, error)
             return Look(refused, str(refused["_problem"]), True, False, True)
         token, quiet = fingerprint(entries), self.has_arrived(entries)
         saw, arrived = self._saw.get(trace_id, ("", False))
@@ -174,6 +174,13 @@ class Lookup:
         """Say whether nothing of a trace changed for so long that nothing more can be on its way."""
         seconds = _ARRIVED_SECONDS if isinstance(self._storage, AppendStorage) else _ABANDONED_SECONDS
         return _quiet_seconds(entries) > seconds
+
+    def _refused(self, trace_id: str, error: StorageError, entries: Mapping[str, Entry] | None = None) -> JsonObject:
+        """Return the row of a trace that cannot be read; any other error is raised again."""
+        why = why_unreadable(error, self._storage)
+        if why is None:
+            raise error
+        return damaged(trace_id, entries or {}, why)
 
     async def everything(self, own: Set[str]) -> tuple[list[JsonObject], list[str]]:
         """Return the rows of all traces, and directories whose names are no trace keys.
@@ -248,14 +255,6 @@ def merged(known: Mapping[str, Json] | None, row: JsonObject | None, trace_id: s
     gone = cast("list[str]", (known or {}).get("_gone") or [])
     fresh["_gone"] = [each for each in gone if each != fresh.get("_incarnation")]
     return with_openings(fresh, openings)
-
-
-def _refused(trace_id: str, error: StorageError, entries: Mapping[str, Entry] | None = None) -> JsonObject:
-    """Return the row of a trace that this user may not read; any other error is raised again."""
-    why = why_unreadable(error)
-    if why is None:
-        raise error
-    return damaged(trace_id, entries or {}, why)
 
 
 def _quiet_seconds(entries: Mapping[str, Entry]) -> float:

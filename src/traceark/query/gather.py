@@ -161,7 +161,7 @@ async def _read(pool: TracePool, trace_ids: Collection[str], read: Read) -> list
                 if not again:
                     raise
             except StorageError as error:
-                why = why_unreadable(error)
+                why = why_unreadable(error, pool.storage)
                 if why is None:
                     raise
                 warnings.warn(f"left out: {why}", DamagedTraceWarning, stacklevel=2)

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Set
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from traceark.errors import InvalidIdError, TraceNotFoundError
+from traceark.errors import InvalidIdError, StorageError, TraceNotFoundError
 from traceark.layout import MANIFEST, TRACES, trace_prefix
 from traceark.lifecycle import locked
-from traceark.reading import scan
+from traceark.reading import scan_readable, why_unreadable
 from traceark.repair.lost import keep, new_place
 from traceark.repair.plan import Step, TracePlan, plan_trace
 from traceark.repair.report import Deed, Mend, RepairReport
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.tombstones import Buried, buried
-from traceark.verification.finding import Finding
+from traceark.verification.finding import Finding, unreadable
 from traceark.verification.settling import looks
 
 # Keeps other stores told of a trace whose files change, for as long as they do.
@@ -43,10 +43,14 @@ async def repair(
     for number, (trace_id, listed) in enumerate(chosen.items()):
         if progress is not None:
             progress(number, len(chosen))
-        async for entries in looks(storage, trace_prefix(trace_id), listed):
-            plan = await _planned(storage, trace_id, entries, tombstones, accept=accept)
-            if not (plan.steps or plan.left):
-                break
+        entries, plan = listed, TracePlan(trace_id)
+        try:
+            async for entries in looks(storage, trace_prefix(trace_id), listed):
+                plan = await _planned(storage, trace_id, entries, tombstones, accept=accept)
+                if not (plan.steps or plan.left):
+                    break
+        except StorageError as error:
+            plan = TracePlan(trace_id, left=[_unreadable(storage, trace_id, error)])
         kept: dict[str, str] = {}
         if plan.steps and not dry_run:
             try:
@@ -79,7 +83,8 @@ async def _chosen(
     storage: Storage, trace_ids: Iterable[str] | None, report: RepairReport
 ) -> Mapping[str, Mapping[str, Entry]]:
     if trace_ids is None:
-        listed, strangers = await scan(storage)
+        listed, strangers, refused = await scan_readable(storage)
+        report.left += [unreadable(trace_id, why, "repair") for trace_id, why in sorted(refused.items())]
         for key in strangers:
             meaning, remedy = "the directory's name is no trace key", "rename it, or move it out of the archive"
             report.left.append(Finding(key, f"{TRACES}/{key}", None, meaning, remedy))
@@ -90,6 +95,9 @@ async def _chosen(
             found[trace_id] = await storage.list(trace_prefix(trace_id))
         except InvalidIdError as error:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}: {error}") from None
+        except StorageError as error:
+            report.left.append(_unreadable(storage, trace_id, error))
+            continue
         if not found[trace_id]:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
     return found
@@ -127,6 +135,14 @@ async def _carry_out(storage: Storage, plan: TracePlan, entries: Mapping[str, En
         else:
             await storage.create(key, step.data)
     return kept
+
+
+def _unreadable(storage: Storage, trace_id: str, error: StorageError) -> Finding:
+    """Return the finding that a trace cannot be read; any other error is raised again."""
+    why = why_unreadable(error, storage)
+    if why is None:
+        raise error
+    return unreadable(trace_id, why, "repair")
 
 
 def _changed(trace_id: str, error: Exception) -> Finding:

@@ -9,7 +9,7 @@ from functools import cached_property
 from traceark.errors import CorruptFileError, UnsupportedFormatError
 from traceark.storage.base import KeyExistsError
 from traceark.store import ArchiveStore
-from traceark.sync.sides import Side, look
+from traceark.sync.sides import Side, UnreadableError, look, reading
 from traceark.tombstones import Buried, Tombstone, buried, read_tombstone
 
 
@@ -46,15 +46,17 @@ async def carried(
         try:
             if await _holds(source, trace_id, incarnation):
                 continue  # there a tombstone does not count
-            tombstone = await read_tombstone(source.storage, trace_id, incarnation)
+            with reading(source.storage):
+                tombstone = await read_tombstone(source.storage, trace_id, incarnation)
             is_there = await _holds(target, trace_id, incarnation)
-        except (CorruptFileError, UnsupportedFormatError) as error:
+            if is_there and trace_id in pinned:
+                continue
+            if not dry_run:
+                with reading(target.storage):
+                    await _bury(target, tombstone, is_there=is_there)
+        except (CorruptFileError, UnsupportedFormatError, UnreadableError) as error:
             problems.append(f"tombstone of {trace_id}: {error}; it was not carried")
             continue
-        if is_there and trace_id in pinned:
-            continue
-        if not dry_run:
-            await _bury(target, tombstone, is_there=is_there)
         if is_there:
             yield trace_id
 

@@ -10,6 +10,7 @@ from traceark.layout import HEADER, MANIFEST, TRACES, trace_id_of, trace_prefix
 from traceark.reading import scan
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.sync.carry import MD5
+from traceark.sync.sides import reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Listing:
             if match := MD5.fullmatch(entries[MANIFEST].version):
                 return match[1]
         try:
-            return await self.storage.read(f"{trace_prefix(trace_id)}/{MANIFEST}")
+            with reading(self.storage):
+                return await self.storage.read(f"{trace_prefix(trace_id)}/{MANIFEST}")
         except KeyMissingError:
             return None
 

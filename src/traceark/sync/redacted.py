@@ -29,7 +29,7 @@ from traceark.requests import fold_record
 from traceark.stats import MessageFold, totals_of, with_stats
 from traceark.storage.base import Entry
 from traceark.storage.memory import MemoryStorage
-from traceark.sync.sides import Side
+from traceark.sync.sides import Side, reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +112,11 @@ async def redacted(side: Side, patterns: Sequence[Pattern]) -> Redacted:
 
     Raises
     ------
-    DamagedTraceError
+    DamagedTraceError, UnreadableError
     """
     stored = side.stored()
-    logs = {log: await stored.log(log) for log in LOGS}
+    with reading(side.storage):
+        logs = {log: await stored.log(log) for log in LOGS}
     return await asyncio.to_thread(_redacted, side, logs, patterns)
 
 

@@ -31,13 +31,21 @@ from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
 from traceark.sync.listing import Listing, is_same, listing
 from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
-from traceark.sync.sides import Side, look
+from traceark.sync.sides import Side, UnreadableError, look, reading
 from traceark.tombstones import buried
 
 # Called with traces done, of how many, and bytes written so far.
 Progress = Callable[[int, int, int], None]
 _AT_A_TIME = 16
 _PATIENT_SECONDS = 30.0
+# What keeps one trace from being copied, and no other.
+_ONLY_ITS_OWN = (
+    DamagedTraceError,
+    UnsupportedFormatError,
+    ChangedMeanwhileError,
+    KeyMissingError,
+    UnreadableError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +193,7 @@ class _Sync:
         await for_each(wanted, one, _AT_A_TIME)
         if self.options.delete:
             for trace_id in sorted(theirs.traces.keys() - ours.traces.keys() - gone):
-                if trace_id not in pinned and not self.options.dry_run:
-                    await self.target.drop_copy(trace_id)
-                self._told(SyncedTrace(trace_id, "pinned" if trace_id in pinned else "deleted"))
+                await self._drop(trace_id, is_pinned=trace_id in pinned)
         self.report.traces.sort(key=lambda trace: trace.trace_id)
         self.report.problems.sort()
         return self.report
@@ -199,6 +205,20 @@ class _Sync:
         for trace_id in gone:
             self._told(SyncedTrace(trace_id, "deleted"))
         return gone
+
+    async def _drop(self, trace_id: str, *, is_pinned: bool) -> None:
+        """Delete at the target what the source does not have."""
+        try:
+            if not is_pinned and not self.options.dry_run:
+                with reading(self.target.storage):
+                    await self.target.drop_copy(trace_id)
+            self._told(SyncedTrace(trace_id, "pinned" if is_pinned else "deleted"))
+        except UnreadableError as error:
+            self._failed(trace_id, error, "deleted")
+
+    def _failed(self, trace_id: str, error: Exception, deed: str) -> None:
+        self.report.outcomes["failed"] += 1
+        self.report.problems.append(f"trace {trace_id}: {error}; it was not {deed}")
 
     def _advance(self, done: int, total: int) -> None:
         self._done += done
@@ -261,9 +281,8 @@ class _Sync:
             outcome = await self.one(trace_id, ours.files(trace_id), theirs.files(trace_id))
             if outcome is not None:
                 self._told(outcome)
-        except (DamagedTraceError, UnsupportedFormatError, ChangedMeanwhileError, KeyMissingError) as error:
-            self.report.outcomes["failed"] += 1
-            self.report.problems.append(f"trace {trace_id}: {error}; it was not copied")
+        except _ONLY_ITS_OWN as error:
+            self._failed(trace_id, error, "copied")
 
     async def one(
         self, trace_id: str, ours: Mapping[str, Entry] | None = None, theirs: Mapping[str, Entry] | None = None

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from traceark.codec.lines import to_record
 from traceark.codec.parquet import PartInfo, Run
-from traceark.errors import CorruptFileError
+from traceark.errors import CorruptFileError, StorageError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.log import log_names, read_log
 from traceark.manifest import decode_manifest, sha256
-from traceark.reading import StoredTrace
+from traceark.reading import StoredTrace, why_unreadable
 from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.sync.compare import Content, Copy
+
+
+class UnreadableError(StorageError):
+    """A side may not be read by this user, or its disk cannot read it: it says nothing of what is there."""
+
+
+@contextmanager
+def reading(storage: Storage) -> Iterator[None]:
+    """Tell that a trace cannot be read from all that stops a sync.
+
+    Raises
+    ------
+    UnreadableError
+    """
+    try:
+        yield
+    except StorageError as error:
+        why = why_unreadable(error, storage)
+        if why is None:
+            raise
+        raise UnreadableError(error.errno, f"{why}; make it readable, or restore it from a copy") from error
 
 
 @dataclass(slots=True)
@@ -72,11 +94,12 @@ class Side:
 
         Raises
         ------
-        KeyMissingError
+        KeyMissingError, UnreadableError
         CorruptFileError
             It does not fit the manifest.
         """
-        data = await self.storage.read(f"{self.prefix}/{name}")
+        with reading(self.storage):
+            data = await self.storage.read(f"{self.prefix}/{name}")
         if name in self.hashes and sha256(data) != self.hashes[name]:
             raise CorruptFileError(
                 f"{self.storage.url}/{self.prefix}/{name} is not the file that the manifest tells of; "
@@ -89,16 +112,18 @@ class Side:
 
         Raises
         ------
-        DamagedTraceError
+        DamagedTraceError, UnreadableError
         """
-        return Copy(self.header, self.tree, {log: await self._runs(log) for log in LOGS})
+        with reading(self.storage):
+            return Copy(self.header, self.tree, {log: await self._runs(log) for log in LOGS})
 
     async def content(self) -> Content:
         """Return what it says; raises as `copy` does."""
         stored = self.stored()
-        messages = [row.record for row in await stored.messages()]
-        events = [row.record for row in (await stored.log("events")).records]
-        tree = await stored.tree()
+        with reading(self.storage):
+            messages = [row.record for row in await stored.messages()]
+            events = [row.record for row in (await stored.log("events")).records]
+            tree = await stored.tree()
         return Content(messages, events, self.header.told(), to_record(tree) if tree is not None else None)
 
     async def _runs(self, log: LogName) -> list[Run]:
@@ -124,13 +149,15 @@ async def look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | No
     Raises
     ------
     CorruptFileError, UnsupportedFormatError
-        A header cannot be read.
+        A header does not prove itself.
+    UnreadableError
     """
-    if listed is not None and MANIFEST in listed:
-        side = await _look(storage, trace_id, listed)
-        if side is not None and side.manifest is not None:
-            return side
-    return await _look(storage, trace_id, None)
+    with reading(storage):
+        if listed is not None and MANIFEST in listed:
+            side = await _look(storage, trace_id, listed)
+            if side is not None and side.manifest is not None:
+                return side
+        return await _look(storage, trace_id, None)
 
 
 async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None) -> Side | None:

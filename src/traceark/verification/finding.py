@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from traceark.layout import trace_prefix
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -37,9 +39,10 @@ class Finding:
         return f"{where}: {self.meaning}; {self.remedy}"
 
 
-def unreadable(trace_id: str, file: str, why: str) -> Finding:
-    """Return the finding that a trace may not be read by this user."""
-    return Finding(trace_id, file, None, f"it was not checked: {why}", "verify as a user who may read it")
+def unreadable(trace_id: str, why: str, verb: str) -> Finding:
+    """Return the finding that a trace may not be read by this user, or that its disk cannot."""
+    remedy = f"make it readable, or restore it from a copy; then {verb} again"
+    return Finding(trace_id, trace_prefix(trace_id), None, f"it cannot be read: {why}", remedy)
 
 
 RESTORE = "restore it from a copy, then verify again"

@@ -31,10 +31,10 @@ async def check(storage: Storage, trace_id: str, entries: Mapping[str, Entry], *
         try:
             checked = await _check(storage, trace_id, now, deep=deep) if now else Checked([], None)
         except StorageError as error:
-            why = why_unreadable(error)
+            why = why_unreadable(error, storage)
             if why is None:
                 raise
-            return Checked([unreadable(trace_id, trace_prefix(trace_id), why)], None)
+            return Checked([unreadable(trace_id, why, "verify")], None)
         if not checked.findings:
             break
     return checked

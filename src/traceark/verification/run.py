@@ -61,7 +61,7 @@ async def verify(
         )
         for key in strangers
     ]
-    found += [unreadable(each, trace_prefix(each), why) for each, why in sorted(refused.items())]
+    found += [unreadable(each, why, "verify") for each, why in sorted(refused.items())]
     found += await strange_names(storage)
     bound = None
     try:
