@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from traceark.cli.archives import meant, short_ids
 SAMPLES = Path(traceark.__file__).parent / "samples" / "claude-code"
 SESSION, AGENT = "c2b9a6f4-0d3e-4a77-8f15-9be1d2a4c803", "c2b9a6f4-0d3e-4a77-8f15-9be1d2a4c803-agent-a31c7d"
 BUGFIX = "7d1f0c52-64a5-4b0e-9b57-2f6f3f0c9a11"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COMMAND = (sys.executable, "-c", "from traceark.cli import main; main()")
 # What a terminal obeys, or what reorders text; a newline is the only control that output may hold.
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -209,6 +211,26 @@ class TestShow:
             assert " –" in out("ls", tmp_path / "runs", columns=columns).splitlines()[1][:30]
         text = out("show", tmp_path / "runs", "q")
         assert "time    unknown" in text and "1970" not in text and "00:00:00" not in text
+
+    def test_a_time_that_is_unknown_is_none_of_its_events_and_no_day(self, tmp_path: Path) -> None:
+        with traceark.open(tmp_path / "runs") as opened:
+            opened.create_trace(traceark.Trace(trace_id="q", created_at=EPOCH, metadata={"times": "unknown"}))
+            opened.create_trace(traceark.Trace(trace_id="born", created_at=EPOCH, status="completed"))
+            for trace_id in ("q", "born"):
+                opened.append_events(trace_id, [("begun", None, EPOCH)])
+            opened.append_event("q", "seen", None)
+            opened.update_trace("q", status="completed")
+        for flags in ([], ["--follow"]):
+            first, second = out("tail", tmp_path / "runs", "q", *flags).splitlines()[-2:]
+            assert " unknown " in first and "00:00:00" not in first and "unknown" not in second
+            assert "00:00:00" in out("tail", tmp_path / "runs", "born", *flags)
+        assert [line.split()[0] for line in out("stats", tmp_path / "runs").splitlines()[1:3]] == [
+            "1970-01-01",
+            "unknown",
+        ]
+        assert [row["day"] for row in told("stats", tmp_path / "runs")] == ["1970-01-01", "unknown"]
+        rows = told("sql", tmp_path / "runs", "SELECT nullif(created_at, 'epoch') AS at FROM traces")
+        assert rows == [{"at": None}, {"at": None}]
 
     def test_reasoning_is_told_from_speech_without_colour(self, archive: Path) -> None:
         content = [{"type": "thinking", "thinking": "Hm.\n\nWell."}, {"type": "text", "text": "Yes."}]

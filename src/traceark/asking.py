@@ -126,7 +126,8 @@ class Asking:
         Parameters
         ----------
         by : {'day', 'agent', 'model', 'status'}
-            Days come in order, other groups with most runs first.
+            Days come in order, then ``unknown`` for imports of which nothing tells a time; other groups
+            with most runs first.
         status, agent_type, uid, mode, model, parent, roots, since, until, where
             As for `traces`.
 

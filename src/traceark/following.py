@@ -15,7 +15,7 @@ from traceark.codec.parquet import PartInfo, PartRecord
 from traceark.errors import TraceNotFoundError
 from traceark.headers import Header
 from traceark.layout import trace_prefix
-from traceark.models import TERMINAL, JsonObject
+from traceark.models import TERMINAL, JsonObject, Trace
 from traceark.reading import StoredTrace, load, retrying
 from traceark.segments import Places
 from traceark.storage.base import Storage
@@ -32,6 +32,7 @@ class News(NamedTuple):
 class Look:
     """What a look at a trace found; `ended` where the run is in a terminal status and nothing came since."""
 
+    trace: Trace
     news: list[News] = field(default_factory=list)
     ended: bool = False
 
@@ -93,7 +94,8 @@ class Follower:
         files = {name: (entry.size, entry.version) for name, entry in stored.entries.items()}
         news = await self._read(stored) if files != self._files or self._held else []
         self._files = files
-        return Look(news, not news and not self._held and stored.header.trace.status in TERMINAL)
+        trace = stored.header.trace
+        return Look(trace, news, not news and not self._held and trace.status in TERMINAL)
 
     async def _read(self, stored: StoredTrace) -> list[News]:
         events = await stored.log("events", after=self._ends["events"])

@@ -26,7 +26,7 @@ from traceark.filters import (
     values_of,
 )
 from traceark.hits import SearchHit, SearchPage, hit_of
-from traceark.models import GoalTree, Trace
+from traceark.models import TIMES, GoalTree, Trace
 from traceark.needles import Needle, texts_of
 from traceark.pages import TracePage
 from traceark.pool import TracePool
@@ -37,8 +37,12 @@ Grouping = Literal["day", "agent", "model", "status"]
 # Where a message stands in the order of a search: when its trace began, its trace, its sequence, its id.
 Place = tuple[datetime | None, str, int, str]
 _COLUMNS = ", ".join(f'"{column.name}"' for column in TRACES)
+# Nothing told when the run was made, and an import said so; no other header is looked into for that.
+_HAS_NO_TIME = f"""
+    CASE WHEN "created_at" = 'epoch'::TIMESTAMPTZ THEN TRY_CAST("metadata" AS JSON) ->> '{TIMES}' = 'unknown' END
+"""
 _GROUPS = {
-    "day": """strftime("created_at" AT TIME ZONE 'UTC', '%Y-%m-%d')""",
+    "day": f"""if({_HAS_NO_TIME}, 'unknown', strftime("created_at" AT TIME ZONE 'UTC', '%Y-%m-%d'))""",
     "agent": '"agent_type"',
     "model": '"model"',
     "status": '"status"',

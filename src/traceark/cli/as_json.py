@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 
 if TYPE_CHECKING:
-    from traceark import Event
+    from traceark import Event, Trace
     from traceark.exporters.report import ExportReport
     from traceark.hits import SearchPage
     from traceark.importers.report import ImportReport
@@ -71,7 +71,7 @@ class JsonOutput(Output):
         """Print an object; it is always whole."""
         _print({"trace": shown.trace, "goal_tree": shown.tree, "messages": list(shown.messages)})
 
-    def events(self, events: Sequence[Event]) -> None:
+    def events(self, events: Sequence[Event], trace: Trace) -> None:
         """Print an array of events."""
         _print_list(events)
 

@@ -205,7 +205,7 @@ def search_verb(
     type=click.Choice(["day", "agent", "model", "status"]),
     default="day",
     show_default=True,
-    help="What to sum up by; days are those of UTC on which traces were created.",
+    help="What to sum up by; days are those of UTC on which traces were created, or unknown.",
 )
 @filter_options
 @shared_options

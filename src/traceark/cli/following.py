@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -13,8 +14,9 @@ from traceark.cli.as_json import line_of
 from traceark.cli.content import pieces_of
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings
 from traceark.errors import TraceNotFoundError
+from traceark.exporters.telling import UNKNOWN, made_of
 from traceark.following import Follower, News
-from traceark.models import Message
+from traceark.models import Message, Trace
 from traceark.showing import one_line
 
 if TYPE_CHECKING:
@@ -34,25 +36,29 @@ def follow(settings: Settings, source: Archive, trace_id: str, since: int, inter
         except TraceNotFoundError as error:
             click.echo(f"traceark: {one_line(str(error))}", err=True)
             return FOUND_WRONG
-        for each in look.news if look is not None else ():
-            click.echo(line_of({each.kind: each.record}) if settings.as_json else text_of(each, limit))
-        if look is not None and look.ended:
-            return FINE
+        if look is not None:
+            for each in look.news:
+                click.echo(line_of({each.kind: each.record}) if settings.as_json else text_of(each, look.trace, limit))
+            if look.ended:
+                return FINE
         time.sleep(interval)
 
 
-def text_of(news: News, limit: int = _CHARS) -> str:
+def text_of(news: News, trace: Trace, limit: int = _CHARS) -> str:
     """Return what came as one line: the event's id, the time, what happened in at most `limit` characters.
 
     Examples
     --------
-    >>> text_of(News("message", {"role": "user", "content": "hi\\x1b[1m", "created_at": "2026-01-02T03:04:05.000000Z"}))
+    >>> said = {"role": "user", "content": "hi\\x1b[1m", "created_at": "2026-01-02T03:04:05.000000Z"}
+    >>> text_of(News("message", said), Trace(trace_id="run-7"))
     '     -  03:04:05  user  hi\\\\x1b[1m'
     """
     record = news.record
     told = (str(record["event_type"]), record.get("payload")) if news.kind == "event" else (news.kind, record)
     number = str(record["event_id"]) if news.kind == "event" else "-"
-    moment = str(record.get("created_at", ""))[11:19]
+    told_at = str(record.get("created_at", ""))
+    is_known = not told_at or made_of(datetime.fromisoformat(told_at), trace) is not None
+    moment = told_at[11:19] if is_known else UNKNOWN
     return f"{number:>6}  {moment:8}  {_said(*told, limit, is_change='change' in record or news.kind != 'event')}"
 
 

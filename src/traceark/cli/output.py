@@ -92,8 +92,8 @@ class Output(ABC):
         """Print one trace; without `full` long text is shortened."""
 
     @abstractmethod
-    def events(self, events: Sequence[Event]) -> None:
-        """Print events."""
+    def events(self, events: Sequence[Event], trace: Trace) -> None:
+        """Print events; of a trace of which no times are known, without them."""
 
     @abstractmethod
     def rows(self, rows: Rows) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from traceark.cli.output import Shown
 from traceark.cli.rows import check_ending, print_csv, rows_of, write
 from traceark.cli.settings import FINE, Settings, shared_options
 from traceark.errors import DamagedTraceError, DamagedTraceWarning, TraceNotFoundError
+
+if TYPE_CHECKING:
+    from traceark import Archive, Trace
 
 
 @click.command("show")
@@ -22,9 +26,7 @@ def show_verb(settings: Settings, archive: str, trace_id: str, full: bool) -> in
     """Show one trace of ARCHIVE: header, goals with what they took, messages."""
     with opened_existing(settings, archive) as source:
         found = find(source, trace_id)
-        trace = source.get_trace(found)
-        if trace is None:
-            raise TraceNotFoundError(f"{found!r} has no header in {source.url}; traceark verify tells what is there")
+        trace = _header(source, found)
         tree = source.get_goal_tree(found)
         messages = source.get_trace_messages(found)
         children = {}
@@ -39,6 +41,13 @@ def show_verb(settings: Settings, archive: str, trace_id: str, full: bool) -> in
                     children[child_id] = child
     settings.output().trace(Shown(trace, tree, messages, children), full=full)
     return FINE
+
+
+def _header(source: Archive, trace_id: str) -> Trace:
+    trace = source.get_trace(trace_id)
+    if trace is None:
+        raise TraceNotFoundError(f"{trace_id!r} has no header in {source.url}; traceark verify tells what is there")
+    return trace
 
 
 @click.command("tail")
@@ -78,8 +87,9 @@ def tail_verb(
             from traceark.cli.following import follow
 
             return follow(settings, source, trace_id if waits else find(source, trace_id), since, interval)
-        events = source.get_events(find(source, trace_id), since)
-    settings.output().events(events)
+        found = find(source, trace_id)
+        trace, events = _header(source, found), source.get_events(found, since)
+    settings.output().events(events, trace)
     return FINE
 
 

@@ -18,7 +18,7 @@ from traceark.cli.console import STATUS_STYLES, TerminalConsole
 from traceark.cli.output import Kept, Output, Rows, Shown, Verified
 from traceark.cli.show import print_trace
 from traceark.exporters.content import json_text
-from traceark.exporters.telling import begun_of
+from traceark.exporters.telling import begun_of, moment_text
 from traceark.showing import (
     NOTHING,
     bytes_text,
@@ -126,7 +126,7 @@ class TextOutput(Output):
         """Print the header, the goal tree and the messages."""
         print_trace(self.console, shown, full=full)
 
-    def events(self, events: Sequence[Event]) -> None:
+    def events(self, events: Sequence[Event], trace: Trace) -> None:
         """Print an event a line: id, time, type, payload."""
         if not events:
             self.console.print("no events")
@@ -135,7 +135,7 @@ class TextOutput(Output):
         rows = [
             [
                 str(event.event_id),
-                time_text(event.created_at, seconds=True),
+                moment_text(event.created_at, trace),
                 self.console.fitting(event.event_type, 40),
                 self.console.fitting(json_text(event.payload), _CELL_CHARS),
             ]

@@ -11,6 +11,8 @@ from traceark.exporters.content import Part, json_text
 from traceark.models import TIMES, Goal, GoalStats, GoalTree, Message, Trace
 from traceark.showing import cost_text, count_of, duration_text, one_line, short_number, time_text
 
+# Told in place of a time that is none.
+UNKNOWN = "unknown"
 _TOOL_ROLES = ("tool", "function")
 # Each argument of a call gets as much of a line, and where there are few, they share this much.
 _ARGUMENT_CHARS, _LINE_CHARS = 60, 180
@@ -47,10 +49,20 @@ def begun_of(trace: Trace) -> datetime | None:
     return None if trace.metadata.get(TIMES) == "unknown" else trace.created_at
 
 
+def made_of(moment: datetime | None, trace: Trace) -> datetime | None:
+    """Return when a record of a run was made; None where it only has the time of a run of which nothing tells it."""
+    return None if moment == trace.created_at and begun_of(trace) is None else moment
+
+
+def moment_text(moment: datetime | None, trace: Trace) -> str:
+    """Return when a record of a run was made, to the second."""
+    return UNKNOWN if moment is not None and made_of(moment, trace) is None else time_text(moment, seconds=True)
+
+
 def span_of(trace: Trace) -> str:
     """Return when a run began, and how long it took."""
     if begun_of(trace) is None:
-        return "unknown"
+        return UNKNOWN
     begun = f"{time_text(trace.created_at, seconds=True)} UTC"
     if trace.created_at is None or trace.completed_at is None:
         return begun
@@ -117,9 +129,7 @@ def spent_of(message: Message) -> list[str]:
 
 def time_of(message: Message, trace: Trace) -> str:
     """Return when a message was made: without the day where it is that on which the run began."""
-    moment, begun = message.created_at, trace.created_at
-    if moment == begun and begun_of(trace) is None:
-        return ""
+    moment, begun = made_of(message.created_at, trace), trace.created_at
     text = time_text(moment, seconds=True)
     same_day = moment is not None and begun is not None and begun.date() == moment.date()
     return text.partition(" ")[2] if same_day else text if moment is not None else ""
