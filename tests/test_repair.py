@@ -329,7 +329,10 @@ def test_a_header_that_does_not_fit_the_logs_is_named_itself(archive: Path) -> N
         assert "--accept" not in told.remedy
 
 
-def test_a_repair_beside_a_compaction_does_it_no_harm(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("seals", [False, True])
+def test_a_repair_beside_a_compaction_does_it_no_harm(
+    archive: Path, seals: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     link = os.link
     reports: list[RepairReport] = []
 
@@ -337,7 +340,10 @@ def test_a_repair_beside_a_compaction_does_it_no_harm(archive: Path, monkeypatch
         if f"{trace_prefix('live')}/messages/0" in str(target) and LOST_FOUND not in str(target) and not reports:
             # In the thread that publishes the part, which holds no lock.
             reports.append(asyncio.run(repaired(archive, "live")))
-        link(source, target, **more)
+            link(source, target, **more)
+            reports.append(asyncio.run(repaired(archive, "live")))
+        else:
+            link(source, target, **more)
 
     async def check() -> None:
         said = await snapshot(ArchiveStore(archive), "live")
@@ -345,8 +351,8 @@ def test_a_repair_beside_a_compaction_does_it_no_harm(archive: Path, monkeypatch
             context.setattr(os, "link", linked)
             context.setattr(settling, "WRITE_SECONDS", 60.0)
             async with ArchiveStore(archive, durability="os") as store:
-                await store.compact("live")
-        assert (reports[0].mended, reports[0].left) == ([], [])
+                await (store.seal if seals else store.compact)("live")
+        assert [(report.mended, report.left) for report in reports] == [([], [])] * 2
         assert await snapshot(ArchiveStore(archive), "live") == said
         assert await ArchiveStore(archive).verify(deep=True) == []
         assert list((archive / trace_prefix("live") / "messages").glob("*.parquet"))

@@ -35,7 +35,7 @@ from traceark.verification.burials import was_buried
 from traceark.verification.finding import Finding
 from traceark.verification.names import incarnations, is_foreign, is_unfinished
 from traceark.verification.sealed import sound_links
-from traceark.verification.settling import is_under_way
+from traceark.verification.settling import is_fresh, is_under_way
 
 # What importers call the events that tell of changes of goals begins so.
 _GOAL_EVENTS = "goal."
@@ -252,7 +252,9 @@ class _Planner:
                     raise self.stuck(f"{log}/{name}", *_OTHER_INCARNATION)
                 if self._is_old(f"{log}/{name}"):
                     self.move(f"{log}/{name}", "it belongs to another incarnation of the trace and is not read")
-            await self._drop_superseded(log, plan, files)
+            # Who made a part a moment ago is about to take away itself what is in it.
+            if not any(is_fresh(self.entries[f"{log}/{name}"]) for name in parts):
+                await self._drop_superseded(log, plan, files)
             for name in damaged:
                 self.move(f"{log}/{name}", "it does not prove itself, and other files hold all its records")
             known: dict[str, PartInfo] = {}

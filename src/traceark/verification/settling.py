@@ -21,7 +21,12 @@ _LOOKS, _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 16, 0.01, 1.0
 
 def is_under_way(name: str, entry: Entry) -> bool:
     """Say whether a file may be a write that goes on at this moment."""
-    return is_unfinished(name) and time.time() - entry.modified < WRITE_SECONDS
+    return is_unfinished(name) and is_fresh(entry)
+
+
+def is_fresh(entry: Entry) -> bool:
+    """Say whether who wrote a file may still be at what it was written for."""
+    return time.time() - entry.modified < WRITE_SECONDS
 
 
 async def looks(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> AsyncIterator[Mapping[str, Entry]]:
