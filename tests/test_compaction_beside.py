@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from traceark.folding import build_part
 from traceark.layout import MANIFEST, trace_prefix
+from traceark.manifest import decode_manifest
 from traceark.models import Message, Trace
 from traceark.redacting import redact
 from traceark.store import ArchiveStore
@@ -142,3 +144,33 @@ async def test_compaction_keeps_a_segment_that_grew_behind_the_part_of_a_seal_th
     assert await said(tmp_path) == ["one", "two", "three", "four"]
     names = {path.name for path in (tmp_path / trace_prefix("t") / "messages").iterdir()}
     assert len(names) == 1 and (tmp_path / trace_prefix("t") / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("verb", ["seal", "compact"])
+async def test_a_look_at_what_is_sealed_deletes_nothing_of_a_redaction_that_comes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    one = await begun(tmp_path, "ann@example.org", "bye")
+    await one.seal("t")
+    await one.close()
+    redacted = False
+
+    def redact_now() -> None:
+        asyncio.run(redact(ArchiveStore(tmp_path, durability="os"), ["t"], dry_run=False))
+
+    def decoded(*args: Any) -> Any:
+        nonlocal redacted
+        if not redacted:
+            redacted = True
+            # Another process: this one holds no lock, and has listed what the redaction replaces.
+            other = threading.Thread(target=redact_now)
+            other.start()
+            other.join()
+        return decode_manifest(*args)
+
+    monkeypatch.setattr("traceark.compact.decode_manifest", decoded)
+    async with ArchiveStore(tmp_path, durability="os") as store:
+        await getattr(store, verb)("t")
+    assert redacted
+    [first, second] = await said(tmp_path)
+    assert "ann@example.org" not in first and second == "bye"

@@ -230,7 +230,8 @@ class Message(ArchiveModel):
     content : JSON
         Anything JSON can say, kept exactly.
     tokens : int, optional
-        Tokens that count to the totals; when absent, the sum of `usage` counts.
+        Tokens that count to the totals; when absent, the sum of `usage` counts. A negative number,
+        as of a credit or a correction, is kept and counts as it is, and so do those below.
     cost : float, optional
         In the currency of the archive's owner, usually US dollars.
     duration_ms : int, optional
