@@ -459,6 +459,13 @@ class TestUsage:
             assert "there is no archive" in wrong(2, verb[0], tmp_path / "none", *verb[1:])
         assert not (tmp_path / "none").exists()
 
+    def test_a_file_in_an_archives_place_is_named(self, archive: Path, tmp_path: Path) -> None:
+        file = tmp_path / "file"
+        file.write_text("hi")
+        for arguments in (("ls", file), ("import", "--samples", "--to", file), ("sync", archive, file)):
+            assert wrong(2, *arguments).startswith(f"traceark: {file} is a file, and an archive is a directory;")
+        assert file.read_text() == "hi"
+
     def test_trace_directories_in_an_empty_folder_are_an_archive(self, imported: Path, tmp_path: Path) -> None:
         shutil.copytree(imported / "traces" / BUGFIX, tmp_path / "some" / "traces" / BUGFIX)
         assert [trace["trace_id"] for trace in told("ls", tmp_path / "some")] == [BUGFIX]
@@ -648,6 +655,15 @@ class TestProcess:
             )
         told = "traceark: standard output cannot be written: No space left on device\n"
         assert (found.returncode, found.stderr) == (1, told)
+
+    def test_a_standard_output_that_is_closed_is_one_line_and_takes_no_file_in_its_place(self, tmp_path: Path) -> None:
+        command = [*COMMAND, "import", "--samples", "--to", str(tmp_path / "runs")]
+        found = subprocess.run(["bash", "-c", '"$@" >&-', "-", *command], capture_output=True, text=True)
+        told = "traceark: standard output is closed; to see nothing of it, send it to /dev/null\n"
+        assert (found.returncode, found.stderr) == (1, told) and not (tmp_path / "runs").exists()
+        command = [*COMMAND, "ls", str(tmp_path / "runs")]
+        found = subprocess.run(["bash", "-c", '"$@" 2>&- <&-', "-", *command], capture_output=True, text=True)
+        assert (found.returncode, found.stdout) == (2, "")
 
     def test_a_disk_that_takes_no_more_rollups_is_one_line(self, archive: Path) -> None:
         command = [*COMMAND, "optimize", str(archive)]

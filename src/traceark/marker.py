@@ -10,7 +10,7 @@ import uuid
 
 from traceark.codec.lines import time_text
 from traceark.codec.malformed import MALFORMED
-from traceark.errors import CorruptFileError, UnsupportedFormatError
+from traceark.errors import ArchiveNotFoundError, CorruptFileError, StorageError, UnsupportedFormatError
 from traceark.layout import FORMAT_VERSION, MARKER
 from traceark.models import JsonObject, utc_now
 from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
@@ -21,6 +21,8 @@ async def read_marker(storage: Storage) -> JsonObject | None:
 
     Raises
     ------
+    ArchiveNotFoundError
+        A file is in its place.
     CorruptFileError
         It is torn, or no marker.
     UnsupportedFormatError
@@ -37,6 +39,13 @@ async def read_marker(storage: Storage) -> JsonObject | None:
         data = await storage.read(MARKER)
     except KeyMissingError:
         return None
+    except StorageError as error:
+        place = storage.local_path("")
+        if place is None or not isinstance(error.__cause__, NotADirectoryError) or not place.is_file():
+            raise
+        raise ArchiveNotFoundError(
+            f"{place} is a file, and an archive is a directory; traceark unpack makes one of a pack"
+        ) from None
     try:
         marker: JsonObject = json.loads(data)
         version = marker["version"]

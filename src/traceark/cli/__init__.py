@@ -150,11 +150,26 @@ def program(context: click.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command line."""
+    _hold_streams()
     # numpy, which pyarrow loads, starts threads for what no verb does: a tenth of what a short one takes.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # What the libraries make as they are loaded stays: to look through it for garbage takes a twentieth.
     gc.set_threshold(10_000, 10, 100)
     program.main()
+
+
+def _hold_streams() -> None:
+    """Refuse to print nowhere; a file that is opened never takes the number, and so the output, of what is closed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+    if sys.stdout is None:
+        _say("standard output is closed; to see nothing of it, send it to /dev/null")
+        sys.exit(FOUND_WRONG)
 
 
 def _say_no_more() -> None:
