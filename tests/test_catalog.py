@@ -765,7 +765,7 @@ async def test_processes_that_fold_at_once_lose_nothing(tmp_path: Path) -> None:
         ]
         while any(each.returncode is None for each in writers):
             await listed(reader)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
         assert [await each.wait() for each in writers] == [0, 0, 0]
         rows = await assert_right(reader)
         assert len(rows) == (number + 1) * 3 * 4 + 1

@@ -184,7 +184,7 @@ class RecordedChanges(RuleBasedStateMachine):
 
 
 TestRecordedChanges = RecordedChanges.TestCase
-TestRecordedChanges.settings = machine_settings(6, 30)
+TestRecordedChanges.settings = machine_settings(4, 30)
 
 
 MESSAGE = Message(trace_id="t", role="user", content="hi", tokens=2, cost=0.1, goal_id="1")
@@ -257,7 +257,7 @@ def dies_at(count: int, path: Path, step: Step) -> bool:
     return status == 9
 
 
-@pytest.mark.parametrize("name", some(STEPS, 4))
+@pytest.mark.parametrize("name", some(STEPS, 2))
 def test_killed_at_any_change_the_next_writer_tells_what_is_there(tmp_path: Path, name: str) -> None:
     """What is on the disk is what was acknowledged or more, and events tell it, all of it, from the next opening on."""
     before = tmp_path / "before"

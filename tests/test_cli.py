@@ -642,11 +642,15 @@ class TestProcess:
         assert (process.returncode, printed, told) == (130, "", "\ntraceark: interrupted\n")
 
     @pytest.mark.parametrize(
-        "verb",
-        [["ls"], ["ls", "--json"], ["sql", "SELECT range FROM range(50000)"], ["export", BUGFIX, "--format", "html"]],
-        ids=" ".join,
+        ("verb", "unbuffered"),
+        [
+            (["ls"], ""),
+            (["ls"], "1"),
+            (["ls", "--json"], ""),
+            (["sql", "SELECT range FROM range(50000)"], ""),
+            (["export", BUGFIX, "--format", "html"], "1"),
+        ],
     )
-    @pytest.mark.parametrize("unbuffered", ["", "1"])
     def test_output_that_takes_no_more_is_named(self, imported: Path, verb: list[str], unbuffered: str) -> None:
         with Path("/dev/full").open("w") as full:
             command, environment = [*COMMAND, verb[0], str(imported), *verb[1:]], {"PYTHONUNBUFFERED": unbuffered}

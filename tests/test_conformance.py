@@ -82,7 +82,7 @@ class TestMemory(InMemory, StoreConformance):
 class TestMinistack(StoreConformance):
     """S3, on a server whose conditional writes hold under contention."""
 
-    step = tried(6, 1)
+    step = tried(9, 1)
 
     @pytest.fixture
     def url(self, ministack_server: S3Server) -> str:
@@ -96,7 +96,7 @@ class TestMinistack(StoreConformance):
 class TestMoto(ArchiveProtocolConformance):
     """S3, on the server that most people test with."""
 
-    step = tried(5, 3, 1)
+    step = tried(8, 3, 1)
 
     @pytest.fixture
     def url(self, moto_server: S3Server) -> str:
@@ -155,7 +155,7 @@ _AskedInMemory: type[ArchiveTests] = (
 class TestSpooledInMemory(Spooled, InMemory, SharingTests, _AskedInMemory):  # type: ignore[misc,valid-type]
     """A spool in front of an object store without a network."""
 
-    step = tried(5, 1)
+    step = tried(8, 1)
 
     def test_folders_put_in_and_removed_by_hand_are_noticed(self) -> None:
         pytest.skip("they are put into the archive, past the spool, which holds the trace")

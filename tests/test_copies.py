@@ -41,7 +41,7 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Frame], Histo
 
 def test_a_copy_between_any_two_file_operations_is_an_earlier_state(filmed: tuple[list[Frame], History]) -> None:
     frames, history = filmed
-    step = tried(3, 1)
+    step = tried(5, 1)
     chosen = frames[SEED % step :: step]
     found = asyncio.run(judge_copies(iter(chosen), history))
     assert "damaged" not in found, "a copy of one moment is whole"
@@ -52,7 +52,7 @@ def test_a_copy_in_any_file_order_is_an_earlier_state_or_says_what_is_missing(
     filmed: tuple[list[Frame], History],
 ) -> None:
     frames, history = filmed
-    choose, count = random.Random(SEED + 1), tried(60, 600, 5000)
+    choose, count = random.Random(SEED + 1), tried(35, 600, 5000)
     found = asyncio.run(judge_copies((cut(frames, choose) for _ in range(count)), history))
     assert found["whole"] > count * 0.3
 
@@ -62,7 +62,7 @@ def test_a_copy_over_an_older_copy_is_an_earlier_state_or_says_what_is_missing(
     filmed: tuple[list[Frame], History], overwriting: bool
 ) -> None:
     frames, history = filmed
-    choose, count = random.Random(SEED + 2), tried(20, 200, 1500)
+    choose, count = random.Random(SEED + 2), tried(12, 200, 1500)
 
     def over() -> Frame:
         first, second = cut(frames, choose), cut(frames, choose)
@@ -106,7 +106,7 @@ def test_a_copy_can_be_written_on(filmed: tuple[list[Frame], History], tmp_path:
         leftovers = [each for each in await ArchiveStore(root).verify(deep=True) if ".tmp-" not in each.file]
         assert leftovers == [], prints(copy)
 
-    for at in range(tried(20, 400, 800)):
+    for at in range(tried(12, 400, 800)):
         asyncio.run(check(tmp_path / str(at), choose.choice(frames) if at % 2 else cut(frames, choose)))
 
 

@@ -167,12 +167,12 @@ def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[
 
 
 def test_an_error_loses_nothing_and_is_told(tmp_path: Path) -> None:
-    step = tried(211, 17, 4)
+    step = tried(331, 17, 4)
     assert list(wrong(tmp_path, lambda at: Fault(at, at // step), step=step)) == []
 
 
 def test_half_a_write_loses_nothing_and_is_told(tmp_path: Path) -> None:
-    assert list(wrong(tmp_path, lambda at: Fault(at, half=True, name="write"), step=tried(19, 3, 1))) == []
+    assert list(wrong(tmp_path, lambda at: Fault(at, half=True, name="write"), step=tried(31, 3, 1))) == []
 
 
 @pytest.mark.parametrize("header_is_gone", [False, True])
@@ -195,7 +195,7 @@ async def test_a_deletion_that_was_cut_short_after_it_marked_the_lock_stops_no_w
 
 
 def test_a_disk_that_stays_full_or_read_only_loses_nothing(tmp_path: Path) -> None:
-    assert list(wrong(tmp_path, lambda at: Fault(at, at % 3, lasting=True), step=tried(307, 43, 12))) == []
+    assert list(wrong(tmp_path, lambda at: Fault(at, at % 3, lasting=True), step=tried(499, 43, 12))) == []
 
 
 @pytest.mark.parametrize("failing", range(3))
@@ -317,7 +317,7 @@ def wrong_in_a_sync(
 
 @pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
 def test_an_error_in_a_sync_is_told_and_takes_no_trace(tmp_path: Path, way: str, is_known: bool) -> None:
-    step = tried(271, 29, 2)
+    step = tried(433, 29, 2)
     found = wrong_in_a_sync(tmp_path, way, lambda at: RecordedFault(at, at // step), is_known=is_known, step=step)
     assert list(found) == []
 
@@ -327,7 +327,7 @@ def test_a_disk_that_stays_full_or_read_only_in_a_sync_is_told_and_takes_no_trac
     def lasting(at: int) -> RecordedFault:
         return RecordedFault(at, at % 3, lasting=True)
 
-    assert list(wrong_in_a_sync(tmp_path, way, lasting, is_known=way == "each", step=tried(499, 61, 4))) == []
+    assert list(wrong_in_a_sync(tmp_path, way, lasting, is_known=way == "each", step=tried(797, 61, 4))) == []
 
 
 @pytest.mark.parametrize("name", ["mkdir", "create", "write", "fsync"])

@@ -102,7 +102,7 @@ class Sides:
 
 
 @pytest.mark.parametrize("beginning", [live, compacted, sealed])
-@pytest.mark.parametrize("states", some(PAIRS, 4), ids=names)
+@pytest.mark.parametrize("states", some(PAIRS, 3), ids=names)
 def test_two_sides_that_both_wrote_are_reported(tmp_path: Path, beginning: Step, states: tuple[Step, Step]) -> None:
     sides = Sides(tmp_path)
 
@@ -187,7 +187,7 @@ def test_a_side_that_did_not_write_merges_cleanly(tmp_path: Path, beginning: Ste
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("states", some(PAIRS, 6), ids=names)
+@pytest.mark.parametrize("states", some(PAIRS, 4), ids=names)
 def test_two_sides_that_only_kept_the_files_differently_merge_cleanly(
     tmp_path: Path, states: tuple[Step, Step]
 ) -> None:

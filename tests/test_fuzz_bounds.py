@@ -137,7 +137,7 @@ BOMBS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("bomb", list(BOMBS)[:: tried(5, 2, 1)])
+@pytest.mark.parametrize("bomb", list(BOMBS)[:: tried(8, 2, 1)])
 def test_a_bomb_is_refused_by_name_in_little_memory_and_time(bomb: str, tmp_path: Path) -> None:
     program, *named = BOMBS[bomb]
     done = subprocess.run(

@@ -18,7 +18,7 @@ from profiles import some
 NOISE = re.compile(r"/tmp/|/root/|site-packages|Warning|Traceback| object at 0x")
 
 
-@pytest.mark.parametrize("notebook", some(NOTEBOOKS, 2), ids=lambda notebook: notebook.stem)
+@pytest.mark.parametrize("notebook", some(NOTEBOOKS, 1), ids=lambda notebook: notebook.stem)
 def test_a_notebook_runs_and_shows_what_is_stored(notebook: Path, tmp_path: Path) -> None:
     stored = nbformat.read(notebook, as_version=4)
     fresh = executed(notebook, tmp_path)

@@ -195,7 +195,7 @@ async def test_of_a_trace_that_is_being_written_it_holds_a_state_that_it_had(tmp
     async def write() -> None:
         async with archive(tmp_path / "runs") as store:
             await store.create_trace(Trace(trace_id=RUN))
-            for at in range(tried(100, 300, 1000)):
+            for at in range(tried(60, 300, 1000)):
                 await store.append_event(RUN, "before", at)
                 await store.add_message(Message(trace_id=RUN, role="user", content=at, tokens=1))
                 if at % 7 == 0:

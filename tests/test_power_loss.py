@@ -129,14 +129,14 @@ async def _awaited(found: Awaitable[Answer]) -> Answer:
 def test_a_loss_of_power_takes_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     calls, ledger = recorded(tmp_path / "recorded", "fsync")
     found = faults(
-        tmp_path, calls, lambda root, at: judged(root, ledger, at), step=tried(227, 17, 4), samples=tried(1, 2)
+        tmp_path, calls, lambda root, at: judged(root, ledger, at), step=tried(353, 17, 4), samples=tried(1, 2)
     )
     assert list(found) == []
 
 
 def test_with_durability_os_nothing_that_is_left_is_wrong(tmp_path: Path) -> None:
     calls, _ = recorded(tmp_path / "recorded", "os")
-    found = faults(tmp_path, calls, lambda root, at: reads(root), step=tried(137, 17, 4), samples=tried(1, 2))
+    found = faults(tmp_path, calls, lambda root, at: reads(root), step=tried(211, 17, 4), samples=tried(1, 2))
     assert list(found) == []
 
 
@@ -176,7 +176,7 @@ def losses_in_a_sync(
 def test_a_loss_of_power_in_a_sync_takes_no_trace_and_makes_none_wrong(
     tmp_path: Path, way: str, is_known: bool
 ) -> None:
-    found = losses_in_a_sync(tmp_path, way, is_known=is_known, step=tried(157, 29, 2), samples=tried(1, 2))
+    found = losses_in_a_sync(tmp_path, way, is_known=is_known, step=tried(257, 29, 2), samples=tried(1, 2))
     assert list(found) == []
 
 
@@ -254,7 +254,7 @@ async def _left(target: Path, ledger: Ledger) -> list[str]:
 def test_a_sync_that_was_killed_and_done_again_loses_nothing_when_the_power_goes(
     tmp_path: Path, way: str, is_known: bool
 ) -> None:
-    assert list(losses_after_a_kill(tmp_path, way, is_known=is_known, step=tried(239, 37, 2))) == []
+    assert list(losses_after_a_kill(tmp_path, way, is_known=is_known, step=tried(389, 37, 2))) == []
 
 
 async def _write(root: Path) -> None:

@@ -371,7 +371,7 @@ def test_traces_that_are_gone_are_purged_by_the_next_run(place: Place) -> None:
     run(story())
 
 
-@pytest.mark.parametrize(("log", "damage"), some(itertools.product(LOGS, ["torn", "flipped", "foreign", "gone"]), 2))
+@pytest.mark.parametrize(("log", "damage"), some(itertools.product(LOGS, ["torn", "flipped", "foreign", "gone"]), 1))
 def test_a_damaged_part_leaves_out_its_trace_alone(place: Place, log: str, damage: str) -> None:
     async def story() -> None:
         for trace_id in ("a", "bad", "c"):
@@ -436,7 +436,7 @@ def test_totals_that_a_caller_set_are_no_damage(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", some(["no json", "torn json", "missing", "size", "foreign", "newer", "renamed", "members"], 2)
+    "damage", some(["no json", "torn json", "missing", "size", "foreign", "newer", "renamed", "members"], 1)
 )
 def test_what_is_no_rollup_is_ignored_and_made_again(place: Place, damage: str) -> None:
     async def story() -> None:
@@ -759,7 +759,7 @@ def pairs(table: pa.Table) -> set[tuple[Any, ...]]:
     return {tuple(row.values()) for row in table.to_pylist()}
 
 
-@settings(max_examples=tried(15, 200))
+@settings(max_examples=tried(10, 200))
 @given(rows_drawn, rollups_drawn)
 def test_each_trace_counts_once_and_only_where_the_catalog_agrees(
     rows: dict[str, Any], held: list[dict[str, Any]]
@@ -783,7 +783,7 @@ def test_each_trace_counts_once_and_only_where_the_catalog_agrees(
     assert len(found.masked) == len(pairs(found.masked))
 
 
-@settings(max_examples=tried(15, 200))
+@settings(max_examples=tried(10, 200))
 @given(rows_drawn, rollups_drawn, st.sets(ids))
 def test_a_part_of_the_traces_can_be_asked_about_alone(
     rows: dict[str, Any], held: list[dict[str, Any]], changed: set[str]

@@ -727,7 +727,7 @@ async def test_a_long_trace_is_shipped_in_parts_so_that_more_of_it_costs_no_more
 
 
 async def test_two_machines_that_ship_the_same_trace_at_the_same_time_damage_nothing(url: str, tmp_path: Path) -> None:
-    for attempt in range(tried(3, 40, 100)):
+    for attempt in range(tried(2, 40, 100)):
         run = f"run-{attempt}"
         async with ArchiveStore(url) as store:
             await store.create_trace(Trace(trace_id=run))

@@ -28,7 +28,7 @@ from traceark.storage.staging import TEMPORARY, staging
 from traceark.store import ArchiveStore
 from traceark.sync import sync
 
-KILLS = tried(3, 20, 200)
+KILLS = tried(2, 20, 200)
 CHANGING = ("write", "link", "rename", "replace", "unlink", "mkdir", "ftruncate")
 
 
@@ -143,7 +143,7 @@ async def test_beside_a_writer_it_copies_a_true_state_each_time(tmp_path: Path) 
     async def write() -> None:
         async with archive(here) as store:
             await store.create_trace(Trace(trace_id=RUN))
-            for at in range(tried(60, 300)):
+            for at in range(tried(40, 300)):
                 await store.add_message(Message(trace_id=RUN, role="user", content=at, tokens=1))
                 await store.append_event(RUN, "at", at)
                 if at % 7 == 0:
