@@ -82,7 +82,17 @@ class CorruptFileError(DamagedTraceError):
 
 
 class IncompleteTraceError(DamagedTraceError):
-    """Records that must exist are in no file that is here; the message names the range."""
+    """Records that must exist are in no file that is here; the message names the range.
+
+    Attributes
+    ----------
+    as_of : str
+        Which header says that they must: it may be newer than the listing of the files.
+    """
+
+    def __init__(self, message: str, as_of: str = "") -> None:
+        super().__init__(message)
+        self.as_of = as_of
 
 
 class DivergedTraceError(DamagedTraceError):

@@ -171,6 +171,11 @@ class Header:
     floor: int = 0
     changes: Changes = Changes()
 
+    @property
+    def state(self) -> str:
+        """What tells it from every other header of the trace."""
+        return f"{self.incarnation} {self.revision}"
+
     def told(self) -> JsonObject:
         """Return what callers said, and nothing that follows from the logs."""
         told = {name: value for name, value in to_record(self.trace).items() if name not in _DERIVED}

@@ -95,7 +95,8 @@ class KnownTrace:
                 raise IncompleteTraceError(
                     f"trace {self.trace_id!r}: its headers are as of {log} offset {stated}, but the {log} end at "
                     f"{self.ends[log]}; offsets {self.ends[log] + 1} to {stated} are missing: "
-                    f"copy the {log} directory again"
+                    f"copy the {log} directory again",
+                    self.header.state,
                 )
 
     async def _read_header(self) -> None:
@@ -149,7 +150,8 @@ class KnownTrace:
         if read.end < self.ends[log]:
             raise IncompleteTraceError(
                 f"trace {self.trace_id!r}: the {log} ended at offset {self.ends[log]} and now end at {read.end}; "
-                "files were removed or replaced while it was open"
+                "files were removed or replaced while it was open",
+                self.header.state,
             )
         if log == "messages":
             for row in read.records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from traceark.computing import computed
@@ -37,14 +37,31 @@ _ATTEMPTS = 20
 
 
 @asynccontextmanager
-async def locked(storage: AppendStorage, prefix: str) -> AsyncIterator[Lock]:
-    lock = storage.lock(f"{prefix}/{LOCK}")
-    try:
-        await acquire(lock)
-        yield lock
-        lock.release()
-    finally:
-        lock.close()
+async def locked(storage: AppendStorage, prefix: str, directories: Sequence[str] = ()) -> AsyncIterator[Lock]:
+    """Hold a trace's lock, in directories that are made where they are not there.
+
+    Raises
+    ------
+    TraceNotFoundError
+        There is no directory, and none was to be made.
+    """
+    while True:
+        for directory in directories:
+            storage.make_directory(directory)
+        try:
+            lock = storage.lock(f"{prefix}/{LOCK}")
+        except KeyMissingError:
+            if directories:
+                continue  # deleted by another process, just now
+            raise TraceNotFoundError(f"no trace at {storage.url}/{prefix}") from None
+        try:
+            await acquire(lock)
+            # One that went with its directory while it was waited for keeps nobody out of what is there now.
+            if not lock.is_removed():
+                yield lock
+                return
+        finally:
+            lock.close()
 
 
 def first_header(trace: Trace) -> Header:
@@ -116,8 +133,7 @@ def _discard(staging: asyncio.Task[Staged]) -> None:
 
 
 async def _create_in_place(storage: AppendStorage, prefix: str, files: Mapping[str, bytes]) -> None:
-    storage.make_directory(prefix)
-    async with locked(storage, prefix) as lock:
+    async with locked(storage, prefix, [prefix]) as lock:
         entries = await storage.list(prefix)
         if HEADER in entries:
             # Who made it may have been killed before it was on stable storage.
@@ -164,7 +180,7 @@ async def delete(
         if as_of is not None and versions(await storage.list(prefix)) != versions(as_of):
             raise VersionMismatchError(f"{storage.url}/{prefix} was written to meanwhile")
         incarnation = await _delete_files(storage, trace_id, burial, lock)
-        storage.remove_directory(prefix)
+        _remove_directory(storage, prefix)
         await storage.sync_names(TRACES)
     return incarnation
 
@@ -175,7 +191,14 @@ async def remove_remains(storage: AppendStorage, trace_id: str) -> None:
     async with locked(storage, prefix) as lock:
         if HEADER not in await storage.list(prefix):
             lock.bump(deleted=True)
-            storage.remove_directory(prefix)
+            _remove_directory(storage, prefix)
+
+
+def _remove_directory(storage: AppendStorage, prefix: str) -> None:
+    """Remove a trace's directory, the lock last: whoever finds it gone makes the trace anew in what is left."""
+    for log in LOGS:
+        storage.remove_directory(f"{prefix}/{log}")
+    storage.remove_directory(prefix)
 
 
 async def _delete_files(storage: Storage, trace_id: str, burial: Burial | None, lock: Lock | None = None) -> str:

@@ -219,7 +219,7 @@ async def read_log(
         key = f"{directory}/{source.name}"
         if source.last is not None:
             info = parts[source.name]
-            _check_gap(directory, out.end, source.first, previous, damaged)
+            _check_gap(directory, incarnation, out.end, source.first, previous, damaged)
             _check_link(directory, out, info.first, info.after, previous, source.name)
             out.runs += [
                 Run(
@@ -237,7 +237,7 @@ async def read_log(
             out.end, out.tail, out.crc, previous = source.last, None, info.last_crc, source.name
             continue
         if not need and source.first == out.end + 1:
-            _check_gap(directory, out.end, source.first, previous, damaged)
+            _check_gap(directory, incarnation, out.end, source.first, previous, damaged)
             following = plan.sources[index + 1].first
             out.end, out.crc, previous = following - 1, None, source.name
             continue
@@ -249,7 +249,7 @@ async def read_log(
             segment = parse_segment(await files.read(source.name), key, name.first, incarnation, known)
         if places is not None:
             places.remember(storage, key, source, segment)
-        previous = _take_segment(segment, directory, source, out, after, previous)
+        previous = _take_segment(segment, directory, incarnation, source, out, after, previous)
     if damaged and (out.end == 0 or _hidden(damaged, out.end)):
         raise next(iter(damaged.values()))
     return out
@@ -274,14 +274,16 @@ def _hidden(damaged: Mapping[str, CorruptFileError], end: int) -> bool:
     return any(isinstance(parsed := parse_log_name(name), PartName) and parsed.last > end for name in damaged)
 
 
-def _take_segment(segment: Segment, directory: str, source: Source, out: LogRead, after: int, previous: str) -> str:
+def _take_segment(
+    segment: Segment, directory: str, incarnation: str, source: Source, out: LogRead, after: int, previous: str
+) -> str:
     name = parse_log_name(source.name)
     assert isinstance(name, SegmentName)
     last = name.first + segment.count - 1
     if source.superseded and last < source.first:
         return previous
     if segment.count:
-        _check_gap(directory, out.end, source.first, previous, out.damaged)
+        _check_gap(directory, incarnation, out.end, source.first, previous, out.damaged)
         if source.first <= out.end:
             raise diverged(directory, source.first, previous, source.name)
         # A segment that has grown since a part took its beginning goes on where that part ends.
@@ -293,7 +295,7 @@ def _take_segment(segment: Segment, directory: str, source: Source, out: LogRead
     elif name.first <= out.end:
         return previous  # it holds nothing, and the log went on in another segment
     else:
-        _check_gap(directory, out.end, name.first, previous, out.damaged)
+        _check_gap(directory, incarnation, out.end, name.first, previous, out.damaged)
     out.tail = Tail(source.name, segment.size, segment.torn)
     return source.name
 
@@ -305,10 +307,13 @@ def _check_link(directory: str, out: LogRead, first: int, after: str | None, pre
         raise diverged(directory, first, previous, name)
 
 
-def _check_gap(directory: str, end: int, first: int, previous: str, damaged: Mapping[str, CorruptFileError]) -> None:
+def _check_gap(
+    directory: str, incarnation: str, end: int, first: int, previous: str, damaged: Mapping[str, CorruptFileError]
+) -> None:
     if first > end + 1:
         because = f" ({next(iter(damaged.values()))})" if damaged else ""
         raise IncompleteTraceError(
             f"{directory}: offsets {end + 1} to {first - 1} are in no file, after {previous}{because}; "
-            "copy the missing files from where the trace was written"
+            "copy the missing files from where the trace was written",
+            incarnation,
         )

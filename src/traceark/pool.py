@@ -44,6 +44,12 @@ _KNOWN_PARTS = 10_000
 _HELD_SECONDS = 1.0
 
 
+def _looked_at(task: asyncio.Task[None]) -> None:
+    """Have nothing logged of a task whose error nobody waits for any more: who waited was cancelled."""
+    if not task.cancelled():
+        task.exception()
+
+
 class TracePool:
     """The open traces of one store.
 
@@ -207,7 +213,8 @@ class TracePool:
             if trace_id in self._open:
                 return  # another task opened it meanwhile
             if trace_id not in self._opening:
-                self._opening[trace_id] = asyncio.ensure_future(self._open_trace(trace_id))
+                opening = self._opening[trace_id] = asyncio.ensure_future(self._open_trace(trace_id))
+                opening.add_done_callback(_looked_at)
             await asyncio.shield(self._opening[trace_id])
         finally:
             self._awaited[trace_id] -= 1

@@ -78,7 +78,8 @@ class StoredTrace:
             raise IncompleteTraceError(
                 f"trace {self.trace_id!r}: its header is as of {log} offset {stated}, but the {log} end at "
                 f"{found.end}; "
-                f"offsets {found.end + 1} to {stated} are missing: copy the {log} directory again"
+                f"offsets {found.end + 1} to {stated} are missing: copy the {log} directory again",
+                self.header.state,
             )
         return found
 
@@ -138,7 +139,8 @@ class StoredTrace:
         if self.is_sealed():
             what = f"{self.prefix}/{MANIFEST}"
             if GOAL_TREE in decode_manifest(await self.storage.read(what), what):
-                raise IncompleteTraceError(f"{why}, and the manifest of the trace lists it; copy it again")
+                why += ", and the manifest of the trace lists it; copy it again"
+                raise IncompleteTraceError(why, self.header.state)
 
     async def tree(self) -> GoalTree | None:
         """Return the goal tree with exact stats, or None."""
@@ -156,7 +158,8 @@ class StoredTrace:
         if stored.messages > end:
             raise IncompleteTraceError(
                 f"trace {self.trace_id!r}: {what} is as of messages offset {stored.messages}, but the messages end at "
-                f"{end}; copy the messages directory again"
+                f"{end}; copy the messages directory again",
+                self.header.state,
             )
         return as_read(with_stats(stored.tree, fold.by_goal, stored.was_set), stored)
 
@@ -202,9 +205,10 @@ def _stated(row: PartRecord, name: str, kind: type[T]) -> T:
 async def retrying(trace_id: str, read: Callable[[], Awaitable[Answer]]) -> Answer:
     """Run a reading that lists first, again when files came or went in between.
 
-    A header that is read may be newer than the listing; what lacks the same offsets twice lacks them.
+    A header that is read may be newer than the listing; what lacks the same offsets twice, as of the same header, lacks
+    them.
     """
-    lacking = ""
+    lacking = ("", "")
     for attempt in range(_ATTEMPTS):
         try:
             return await read()
@@ -212,9 +216,9 @@ async def retrying(trace_id: str, read: Callable[[], Awaitable[Answer]]) -> Answ
             if attempt == _ATTEMPTS - 1:
                 raise IncompleteTraceError(f"trace {trace_id!r}: {error}; its files keep changing") from error
         except IncompleteTraceError as error:
-            if attempt == _ATTEMPTS - 1 or str(error) == lacking:
+            if attempt == _ATTEMPTS - 1 or (str(error), error.as_of) == lacking:
                 raise
-            lacking = str(error)
+            lacking = str(error), error.as_of
     raise AssertionError
 
 

@@ -81,10 +81,7 @@ async def alone(target: Storage, prefix: str) -> AsyncIterator[None]:
     if not isinstance(target, AppendStorage):
         yield
         return
-    target.make_directory(prefix)
-    for log in LOGS:
-        target.make_directory(f"{prefix}/{log}")
-    async with locked(target, prefix) as lock:
+    async with locked(target, prefix, [prefix, *(f"{prefix}/{log}" for log in LOGS)]) as lock:
         lock.bump()
         yield
         lock.bump()

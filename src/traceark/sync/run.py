@@ -16,9 +16,16 @@ from pathlib import Path
 from typing import Unpack
 
 from traceark.at_a_time import for_each
-from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
+from traceark.errors import (
+    CorruptFileError,
+    DamagedTraceError,
+    IncompleteTraceError,
+    InvalidValueError,
+    UnsupportedFormatError,
+)
 from traceark.filters import Filters
 from traceark.layout import HEADER, TRACES, trace_key
+from traceark.lifecycle import versions
 from traceark.redaction import Pattern
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError
 from traceark.storage.staging import remove_abandoned
@@ -291,11 +298,16 @@ class _Sync:
 
         Given its files on both sides as they were listed a while ago, if they were, it lists no more than it has to.
         """
-        begin, delay = time.monotonic(), 0.001
+        begin, delay, lacking = time.monotonic(), 0.001, ("", "")
         while True:
             try:
                 return await self._compare_and_copy(trace_id, ours, theirs)
-            except (ChangedMeanwhileError, KeyMissingError):
+            except (ChangedMeanwhileError, KeyMissingError, IncompleteTraceError) as error:
+                if isinstance(error, IncompleteTraceError):
+                    # It may have been made anew, or redacted, between its header and its listing.
+                    if (str(error), error.as_of) == lacking:
+                        raise
+                    lacking = str(error), error.as_of
                 # Whoever writes may compact more than once while it is copied.
                 ours = theirs = None
                 if time.monotonic() - begin > _PATIENT_SECONDS:
@@ -307,20 +319,23 @@ class _Sync:
     async def _compare_and_copy(
         self, trace_id: str, ours: Mapping[str, Entry] | None, theirs: Mapping[str, Entry] | None
     ) -> SyncedTrace | None:
-        side = await look(self.source.storage, trace_id, ours)
-        if side is None:
-            return None  # deleted meanwhile
-        if self.options.redact:
-            side = await (await redacted(side, self.options.redact)).side()
         there, free = None, None
         if theirs is not None and HEADER not in theirs:
             free = theirs  # whoever makes the trace meanwhile has its files first
         else:
             there = await look(self.target.storage, trace_id, theirs)
+        # After the target: what another sync brings there meanwhile is not more than is seen here.
+        side = await look(self.source.storage, trace_id, ours)
+        if side is None:
+            return None  # deleted meanwhile
+        if self.options.redact:
+            side = await (await redacted(side, self.options.redact)).side()
         if self.burials.forbid(side, there):
             told = how_redacted(side.header, there.header) if there is not None else None
             return SyncedTrace(trace_id, "buried", told or "")
         found = await _compared(side, there)
+        if found.outcome == "diverged" and not await self._stand_still(side, there):
+            raise ChangedMeanwhileError(f"trace {trace_id!r} is written to on both sides; sync again")
         if found.outcome == "diverged" and self.options.keep_both and not self.options.dry_run:
             kept_as = await keep_both(side, self.target, found.side)
             return SyncedTrace(trace_id, "diverged", found.where, kept_as=kept_as)
@@ -338,6 +353,17 @@ class _Sync:
         if is_sealed and side.manifest is None:
             await self.target.seal(trace_id)
         return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
+
+
+    async def _stand_still(self, *sides: Side | None) -> bool:
+        """Say whether sides are still as they were looked at: of one that is being replaced some files are newer."""
+        stores = (self.source.storage, self.target.storage)
+        for storage, side in zip(stores, sides, strict=True):
+            if side is not None and side.storage is storage:
+                now = await look(storage, side.trace_id)
+                if now is None or (now.header_data, versions(now.entries)) != (side.header_data, versions(side.entries)):
+                    return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,8 +128,10 @@ class Side:
 
     async def _runs(self, log: LogName) -> list[Run]:
         # Of a part the footer tells who wrote it; only what follows the parts has to be read.
+        # A part of another incarnation is left of a namesake, or of a redaction that is under way.
         parsed = [parse_log_name(name) for name in log_names(self.entries, log)]
-        last = max((each.last for each in parsed if isinstance(each, PartName)), default=0)
+        parts = [each for each in parsed if isinstance(each, PartName) and each.incarnation == self.header.incarnation]
+        last = max((each.last for each in parts), default=0)
         read = await read_log(
             self.storage, self.prefix, log, self.header.incarnation, self.entries, self.parts, after=last
         )

@@ -1,0 +1,483 @@
+"""A workload of several stores at once on one archive, and on another that it is synced with, by chance.
+
+Steps are drawn from a seed; some tasks take one after the other from the list, and each is done by the store that it
+names. What is read meanwhile is judged by what was acknowledged and attempted until then, and in the end all of it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import warnings
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from account import Account, Deed, secrets_in, text_of, value_of
+from simulated import SimulatedLoop, simulated
+from traceark.errors import (
+    BusyError,
+    GoalExistsError,
+    GoalNotFoundError,
+    MessageConflictError,
+    MessageNotFoundError,
+    SpoolPendingWarning,
+    StaleGoalTreeError,
+    StorageError,
+    StoreClosedError,
+    TraceExistsError,
+    TraceNotFoundError,
+)
+from traceark.importers.run import import_paths
+from traceark.models import Goal, GoalTree, Message, Trace
+from traceark.redacting import redact
+from traceark.storage.memory import MemoryStorage
+from traceark.store import ArchiveStore
+from traceark.sync import SyncReport, pack, sync, unpack
+from traceark.verification import Finding
+
+# Traces by where they are written to: at the archive, at the other one, through the spool.
+HERE, THERE, SPOOLED = ("t", "u"), "b", "s"
+WEIGHTS = {
+    "add": 6, "add_many": 2, "add_again": 1, "tell": 3, "tell_many": 1, "change": 3, "set_task": 2, "set_status": 4,
+    "set_total": 1, "add_goal": 2, "change_goal": 2, "change_tree": 1, "seal": 4, "compact": 4, "redact": 3,
+    "repair": 1, "verify": 1, "remake": 2, "push": 3, "pull": 2, "add_whole": 1, "pack": 1, "add_spooled": 3,
+    "flush": 1, "optimize": 1, "reopen": 1, "take": 1, "read": 8, "list": 1, "ask": 1,
+}  # fmt: skip
+# Two openings of the archive and more: each is as another process would be.
+STORES = 3
+# What anybody may be told who meets others.
+_OF_OTHERS = (GoalExistsError, GoalNotFoundError, StaleGoalTreeError, MessageConflictError, MessageNotFoundError)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call, by a store that is told by number, cancelled after some seconds or not."""
+
+    number: int
+    kind: str
+    store: int
+    trace: str
+    cancelled_after: float | None
+
+    def __str__(self) -> str:
+        cut = "" if self.cancelled_after is None else f", cancelled after {self.cancelled_after:.4f} s"
+        return f"{self.number}: store {self.store} {self.kind} {self.trace}{cut}"
+
+
+def drawn(seed: int, count: int) -> list[Step]:
+    """Return the steps of a seed: of each seed some kinds only, so that those meet often."""
+    chance = random.Random(f"steps {seed}")
+    kinds = [kind for kind in WEIGHTS if kind in ("add", "read") or chance.random() < 0.6]
+    weights = [WEIGHTS[kind] for kind in kinds]
+    hot, cut = chance.choice([0.6, 0.95]), chance.choice([0.0, 0.0, 0.1])
+    return [
+        Step(
+            number,
+            chance.choices(kinds, weights)[0],
+            chance.randrange(STORES),
+            HERE[chance.random() > hot],
+            chance.expovariate(50) if chance.random() < cut else None,
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+class FaultError(AssertionError):
+    """What must not be."""
+
+
+class Several:
+    """Several stores on one archive, one on another, one with a spool, and the account of what they did.
+
+    Parameters
+    ----------
+    folder : Path
+    in_memory : bool
+        Whether both archives are, instead of on a disk; then there is no spool.
+    chance : random.Random
+        What decides all that the steps leave open.
+    """
+
+    def __init__(self, folder: Path, in_memory: bool, chance: random.Random) -> None:
+        self.folder = folder
+        self.in_memory = in_memory
+        self.chance = chance
+        self.account = Account()
+        self.urls = [f"memory://{folder}/{name}" if in_memory else str(folder / name) for name in ("here", "there")]
+        self.closed: dict[int, float] = {}
+        self.stores = [self.opened() for _ in range(STORES)]
+        self.there = self.opened(1)
+        self.spooled = None if in_memory else self.with_spool()
+        self.texts: dict[tuple[str, str], Message] = {}
+        self.totals_are_set: set[str] = set()
+        self.packs = 0
+
+    def opened(self, at: int = 0) -> ArchiveStore:
+        return ArchiveStore(
+            self.urls[at],
+            durability=self.chance.choice(["fsync", "os"]),
+            # A copy in which others tell of changes is written to on both sides.
+            record_changes=at == 0 and self.chance.random() < 0.3,
+            max_open_traces=self.chance.choice([1, 128]),
+            cache_dir=self.folder / "cache",
+        )
+
+    def with_spool(self) -> ArchiveStore:
+        return ArchiveStore(self.urls[0], spool=self.folder / "spool", durability="os")
+
+    async def begin(self) -> None:
+        for trace in HERE:
+            with self.account.deed("create", trace):
+                await self.stores[0].create_trace(Trace(trace_id=trace))
+        with self.account.deed("create", THERE):
+            await self.there.create_trace(Trace(trace_id=THERE))
+
+    @staticmethod
+    def pass_time(seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        loop.now += seconds
+
+    async def run(self, steps: Sequence[Step], at_once: int) -> None:
+        """Take the steps, so many at a time."""
+        waiting = deque(steps)
+
+        async def some() -> None:
+            while waiting:
+                await self.take_step(waiting.popleft())
+
+        tasks = [asyncio.create_task(some()) for _ in range(at_once)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def take_step(self, step: Step) -> None:
+        store, begun = self.stores[step.store], self.account.now()
+        call: Callable[[ArchiveStore, Step], Coroutine[Any, Any, None]] = getattr(self, step.kind)
+        task = asyncio.create_task(call(store, step))
+        if step.cancelled_after is not None:
+            asyncio.get_running_loop().call_later(step.cancelled_after, task.cancel)
+        try:
+            await asyncio.wait([task])
+        finally:
+            task.cancel()
+        if task.cancelled():
+            if step.cancelled_after is None:
+                raise FaultError(f"{step}: it was cancelled by nobody")
+            return
+        error = task.exception()
+        if error is not None and not self.is_allowed(error, step, store, begun):
+            raise FaultError(f"{step}: {type(error).__name__}: {error}") from error
+
+    def is_allowed(self, error: BaseException, step: Step, store: ArchiveStore, begun: int) -> bool:
+        """Say whether a step may be told this, by what others did since it began."""
+        if isinstance(error, TraceNotFoundError):
+            of = {"add_spooled": [SPOOLED], "add_again": HERE}.get(step.kind, [step.trace])
+            return any(self.account.may_be_absent(trace, begun) for trace in of)
+        if isinstance(error, TraceExistsError):
+            return step.kind == "remake" and self.account.may_be_present(step.trace, begun)
+        if isinstance(error, StoreClosedError):
+            return id(store) in self.closed or (step.kind in ("add_spooled", "flush", "read") and bool(self.closed))
+        if isinstance(error, BusyError):
+            return step.kind in ("optimize", "redact")
+        if isinstance(error, StorageError):
+            return "all the while" in str(error)
+        return isinstance(error, _OF_OTHERS)
+
+    # What is written
+
+    def message(self, trace: str, value: int) -> Message:
+        return Message(
+            trace_id=trace,
+            message_id=f"m{value}" if self.chance.random() < 0.7 else None,
+            role="user",
+            content=text_of(value),
+            tokens=value % 7,
+            cost=0.1,
+            duration_ms=value % 5,
+            goal_id=self.chance.choice([None, "1", "2"]),
+        )
+
+    async def say(self, store: ArchiveStore, trace: str, count: int, step: Step) -> None:
+        values = [step.number * 100 + at for at in range(count)]
+        messages = [self.message(trace, value) for value in values]
+        with self.account.deed("say", trace, *values):
+            if count == 1:
+                ids = [await store.add_message(messages[0])]
+            else:
+                ids = await store.add_messages(messages)
+        for message, message_id in zip(messages, ids, strict=True):
+            assert message.message_id in (None, message_id)
+            self.texts[trace, message_id] = message
+
+    async def add(self, store: ArchiveStore, step: Step) -> None:
+        await self.say(store, step.trace, 1, step)
+
+    async def add_many(self, store: ArchiveStore, step: Step) -> None:
+        await self.say(store, step.trace, 3, step)
+
+    async def add_again(self, store: ArchiveStore, step: Step) -> None:
+        known = [each for each in self.texts.values() if each.message_id is not None and each.trace_id in HERE]
+        if known:
+            message = self.chance.choice(known)
+            value = value_of(message.content)
+            with self.account.deed("say", message.trace_id, value):
+                await store.add_message(message)
+
+    async def tell(self, store: ArchiveStore, step: Step) -> None:
+        value = step.number * 100
+        with self.account.deed("tell", step.trace, value):
+            await store.append_event(step.trace, "told", text_of(value))
+
+    async def tell_many(self, store: ArchiveStore, step: Step) -> None:
+        values = [step.number * 100 + at for at in range(3)]
+        with self.account.deed("tell", step.trace, *values):
+            await store.append_events(step.trace, [("told", text_of(value)) for value in values])
+
+    async def change(self, store: ArchiveStore, step: Step) -> None:
+        known = [message_id for trace, message_id in self.texts if trace == step.trace]
+        if not known:
+            return
+        message_id, value = self.chance.choice(known), step.number * 100
+        with self.account.deed("set", step.trace, value, of=f"description {message_id}"):
+            changed = {"description": text_of(value), "tokens": self.chance.choice([None, value % 11])}
+            await store.update_message(message_id, trace_id=step.trace, **changed)
+
+    async def set_task(self, store: ArchiveStore, step: Step) -> None:
+        value = step.number * 100
+        with self.account.deed("set", step.trace, value, of="task"):
+            await store.update_trace(step.trace, task=text_of(value))
+
+    async def set_status(self, store: ArchiveStore, step: Step) -> None:
+        await store.update_trace(step.trace, status=self.chance.choice(["completed", "failed", "running"]))
+
+    async def set_total(self, store: ArchiveStore, step: Step) -> None:
+        self.totals_are_set.add(step.trace)
+        await store.update_trace(step.trace, total_tokens=self.chance.randrange(1000), total_cost=0.7)
+
+    async def add_goal(self, store: ArchiveStore, step: Step) -> None:
+        await store.add_goal(step.trace, Goal(id=self.chance.choice(["1", "2"])))
+
+    async def change_goal(self, store: ArchiveStore, step: Step) -> None:
+        value, goal = step.number * 100, self.chance.choice(["1", "2"])
+        with self.account.deed("set", step.trace, value, of=f"summary {goal}"):
+            await store.update_goal(step.trace, goal, summary=text_of(value))
+
+    async def change_tree(self, store: ArchiveStore, step: Step) -> None:
+        tree, value = await store.get_goal_tree(step.trace), step.number * 100
+        if tree is not None:
+            tree.mission = text_of(value)
+            with self.account.deed("set", step.trace, value, of="mission"):
+                await store.update_goal_tree(step.trace, tree)
+
+    async def add_whole(self, store: ArchiveStore, step: Step) -> None:
+        value, trace = step.number * 100, f"w{step.number}"
+        deed = self.account.deed
+        with deed("create", trace), deed("say", trace, value), deed("tell", trace, value + 1):
+            tree = GoalTree(mission="", goals=[Goal(id="1")])
+            message = self.message(trace, value)
+            await store.add_trace(Trace(trace_id=trace, status="completed"), [message], [("told", text_of(value + 1))], tree)
+
+    async def add_spooled(self, _: ArchiveStore, step: Step) -> None:
+        store = self.spooled
+        if store is None:
+            return
+        if not self.account.done(SPOOLED, "create"):
+            with self.account.deed("create", SPOOLED):
+                await store.create_trace(Trace(trace_id=SPOOLED))
+            return
+        await self.say(store, SPOOLED, 1, step)
+        if self.chance.random() < 0.2:
+            await store.update_trace(SPOOLED, status="completed")
+
+    async def flush(self, store: ArchiveStore, step: Step) -> None:
+        spooled = self.spooled
+        if spooled is None or self.chance.random() < 0.5:
+            await store.flush()
+            return
+        await spooled.flush()
+        said = [value_of(each.content) for each in await store.get_trace_messages(SPOOLED)]
+        assert set(said) <= self.account.may_hold(SPOOLED, "say", 0)
+
+    # What keeps it in order
+
+    async def seal(self, store: ArchiveStore, step: Step) -> None:
+        await self.keep(store, step, "seal")
+
+    async def compact(self, store: ArchiveStore, step: Step) -> None:
+        await self.keep(store, step, "compact")
+
+    async def keep(self, store: ArchiveStore, step: Step, verb: str) -> None:
+        """Seal or compact a trace, or seldom what the other archive has of it."""
+        if self.chance.random() < 0.9:
+            await getattr(store, verb)(step.trace)
+            return
+        with suppress(TraceNotFoundError):
+            await getattr(self.there, verb)(step.trace)
+
+    async def redact(self, store: ArchiveStore, step: Step) -> None:
+        begun = self.account.now()
+        report = await redact(store, [step.trace], dry_run=False)
+        if not report.problems:
+            self.account.deeds.append(Deed("redact", step.trace, 0, "", begun, self.account.now()))
+
+    async def repair(self, store: ArchiveStore, step: Step) -> None:
+        report = await store.repair([step.trace], dry_run=False)
+        # What a compaction beside it was about to remove, a repair may move away.
+        wrong = [each for each in report.mended if each.meaning != "parts hold all its records"]
+        assert not wrong and not self.amiss(report.left), report.to_json()
+
+    async def verify(self, store: ArchiveStore, step: Step) -> None:
+        found = self.amiss(await store.verify(self.chance.choice([step.trace, None]), deep=True))
+        assert not found, found[0]
+
+    def amiss(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Leave out notes; and away from locks, what was written while its trace was deleted."""
+        deleted = {each.trace for each in self.account.deeds if each.did == "delete"} if self.in_memory else set()
+        return [
+            each
+            for each in findings
+            if not each.is_note and not (each.trace_id in deleted and "another incarnation" in each.meaning)
+        ]
+
+    async def remake(self, store: ArchiveStore, step: Step) -> None:
+        with self.account.deed("delete", step.trace):
+            await store.delete_trace(step.trace)
+        with self.account.deed("create", step.trace):
+            await store.create_trace(Trace(trace_id=step.trace))
+
+    async def optimize(self, store: ArchiveStore, _: Step) -> None:
+        await store.optimize()
+
+    async def reopen(self, store: ArchiveStore, step: Step) -> None:
+        if self.spooled is not None and self.chance.random() < 0.2:
+            spooled, self.spooled = self.spooled, None
+            self.closed[id(spooled)] = self.account.now()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SpoolPendingWarning)
+                await spooled.close()
+            self.spooled = self.with_spool()
+            return
+        if id(store) not in self.closed:
+            self.closed[id(store)] = self.account.now()
+            self.kept_ids = [*getattr(self, "kept_ids", []), store]
+            self.stores[step.store] = self.opened()
+            await store.close()
+
+    # What moves it
+
+    async def push(self, store: ArchiveStore, _: Step) -> None:
+        self.told(await sync(store, self.there))
+
+    async def pull(self, store: ArchiveStore, _: Step) -> None:
+        self.told(await sync(self.there, store))
+
+    def told(self, report: SyncReport) -> None:
+        diverged = [each for each in report.traces if each.outcome == "diverged"]
+        deleted = {each.trace for each in self.account.deeds if each.did == "delete"}
+        assert all(each.trace_id in deleted for each in diverged), diverged
+        assert not report.problems, report.problems
+
+    async def pack(self, store: ArchiveStore, _: Step) -> None:
+        self.packs += 1
+        path = self.folder / f"{self.packs}.zip"
+        report = await pack(store, path)
+        assert not report.problems, report.problems
+        self.told(await unpack(path, self.there))
+
+    async def take(self, _: ArchiveStore, step: Step) -> None:
+        """Import what the other archive holds into one of its own."""
+        if not self.in_memory:
+            async with ArchiveStore(self.folder / f"taken {step.number}", durability="os") as store:
+                report = await import_paths(store, [self.urls[1]])
+                assert report.is_clean if hasattr(report, "is_clean") else True
+
+    # What is read
+
+    async def read(self, store: ArchiveStore, step: Step) -> None:
+        trace = self.chance.choice([step.trace, step.trace, THERE, SPOOLED])
+        homes = {THERE: self.there, SPOOLED: self.spooled}
+        home = homes.get(trace, store)
+        what = self.chance.choice(["say", "tell", "set"])
+        if home is not None and self.chance.random() < 0.8:
+            await self.look(home, trace, what, is_home=True)
+        else:
+            await self.look(self.there if home is store else store, trace, what, is_home=False)
+
+    async def look(self, store: ArchiveStore, trace: str, what: str, *, is_home: bool) -> None:
+        """Read a log or the registers of a trace, and judge it: all of it where it is written to."""
+        begun = self.account.now()
+        if what == "tell":
+            events = await store.get_events(trace)
+            assert [each.event_id for each in events] == list(range(1, len(events) + 1))
+            told = [value_of(each.payload) for each in events if each.event_type == "told"]
+            self.log(trace, "tell", told, begun, is_home, str(events))
+        elif what == "say":
+            messages = await store.get_trace_messages(trace)
+            assert [each.sequence for each in messages] == list(range(1, len(messages) + 1)), messages
+            assert len({each.message_id for each in messages}) == len(messages)
+            self.log(trace, "say", [value_of(each.content) for each in messages], begun, is_home, str(messages))
+            for each in messages:
+                self.register(trace, f"description {each.message_id}", each.description, begun, is_home)
+        else:
+            header, tree = await store.get_trace(trace), await store.get_goal_tree(trace)
+            self.register(trace, "task", header.task if header else None, begun, is_home)
+            self.register(trace, "mission", tree.mission or None if tree else None, begun, is_home)
+            for goal in tree.goals if tree else ():
+                self.register(trace, f"summary {goal.id}", goal.summary, begun, is_home)
+            self.hides(trace, f"{header} {tree}", begun, is_home)
+
+    def log(self, trace: str, did: str, values: list[int], begun: int, is_home: bool, text: str) -> None:
+        if is_home and (values or not self.account.may_be_absent(trace, begun)):
+            self.account.judge(trace, did, values, begun)
+        if is_home:
+            self.account.found("read", f"{trace} {did}", values, begun)
+        self.hides(trace, text, begun, is_home)
+
+    def hides(self, trace: str, text: str, begun: int, is_home: bool) -> None:
+        shown = secrets_in(text) & self.account.hidden(trace, begun) if is_home else set()
+        assert not shown, f"redacted and shown: {shown}"
+
+    def register(self, trace: str, name: str, text: str | None, begun: int, is_home: bool) -> None:
+        if is_home:
+            self.account.found("look", f"{trace} {name}", None if text is None else value_of(text), begun)
+
+    async def list(self, store: ArchiveStore, _: Step) -> None:
+        begun = self.account.now()
+        listed = {each.trace_id for each in await store.list_traces(limit=1000)}
+        missing = {each for each in HERE if each not in listed and not self.account.may_be_absent(each, begun)}
+        assert not missing, f"not listed: {missing}"
+
+    async def ask(self, store: ArchiveStore, step: Step) -> None:
+        begun = self.account.now()
+        rows = (await store.sql("SELECT content FROM messages WHERE trace_id = $1", [step.trace])).rows()
+        values = [value_of(json.loads(row["content"])) for row in rows]
+        if values or not self.account.may_be_absent(step.trace, begun):
+            self.account.judge(step.trace, "say", values, begun)
+        self.hides(step.trace, str(rows), begun, is_home=True)
+
+
+def run(seed: int, steps: Sequence[Step], folder: Path, *, in_memory: bool) -> Several:
+    """Take steps by the chances of a seed, and judge all that is left; raises what is wrong."""
+    from several_end import end
+
+    async def work(chance: random.Random) -> Several:
+        several = Several(folder, in_memory, chance)
+        await several.begin()
+        await asyncio.wait_for(several.run(steps, chance.choice([2, 3, 5])), 3600)
+        await end(several)
+        return several
+
+    try:
+        return simulated(seed, work, aging=in_memory)
+    finally:
+        for name in ("here", "there"):
+            MemoryStorage.forget(f"{folder}/{name}")

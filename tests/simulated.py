@@ -1,0 +1,172 @@
+"""A run in which chance decides who goes on and time is made up: the same seed gives the same run.
+
+The event loop's clock jumps to whatever is next, work for threads is done in the loop, and every call of a
+storage takes a while that chance tells. So hours of many tasks at a time go by in a second, and go by again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import secrets
+import selectors
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import pytest
+
+from traceark.spool import store as spooled
+from traceark.spool.background import Background
+from traceark.storage import syncing
+from traceark.storage.base import Storage
+from traceark.storage.local import LocalStorage
+from traceark.storage.memory import MemoryStorage
+
+Answer = TypeVar("Answer")
+CALLS = (
+    "read", "read_versioned", "list", "children", "create", "create_all", "replace", "delete", "delete_unchanged",
+    "sync", "sync_names", "remove_leftovers",
+)  # fmt: skip
+_BEGAN_AT = 1_000.0
+
+
+class _Selector(selectors.DefaultSelector):
+    """Waits for nothing: time passes instead."""
+
+    loop: SimulatedLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise AssertionError("all tasks wait for one another")
+        self.loop.now += max(timeout, 0.0)
+        return super().select(0)
+
+
+class SimulatedLoop(asyncio.SelectorEventLoop):
+    """An event loop in made-up time; what it would give to threads it does itself, a while later."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.now = _BEGAN_AT
+        self.chance = chance
+        selector = _Selector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now
+
+    def pause(self) -> float:
+        """Return how long a call takes this time, in seconds: mostly nothing, seldom very long."""
+        drawn = self.chance.random()
+        if drawn < 0.5:
+            return 0.0
+        return self.chance.expovariate(1.0) * (0.002 if drawn < 0.9 else 0.05 if drawn < 0.99 else 3.0)
+
+    # What the base promises, a future that takes any argument types, cannot be said of this one.
+    def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
+        answer: asyncio.Future[Any] = self.create_future()
+
+        def work() -> None:
+            try:
+                result = func(*args)
+            except BaseException as error:  # it belongs to who waits
+                self.call_later(self.pause(), settle, answer.set_exception, error)
+            else:
+                self.call_later(self.pause(), settle, answer.set_result, result)
+
+        def settle(how: Callable[[Any], None], what: Any) -> None:
+            if not answer.done():
+                how(what)
+
+        self.call_later(self.pause(), work)
+        return answer
+
+
+class _Beside(Background):
+    """Ships a spool in the loop of who writes to it."""
+
+    _shipping: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._shipping is None:
+            self._shipping = asyncio.ensure_future(self._run())
+
+    async def finish(self, seconds: float) -> None:
+        if self._shipping is None:
+            return
+        self._finishing = True
+        self.hurry()
+        await asyncio.wait([self._shipping], timeout=seconds)
+        self._shipping.cancel()
+        await asyncio.wait([self._shipping])
+
+
+def simulated(seed: object, work: Callable[[random.Random], Coroutine[Any, Any, Answer]], *, aging: bool) -> Answer:
+    """Return what some work returns, done in a loop of its own by the chances of a seed.
+
+    With `aging` files get older as the loop's time passes: where they lie in memory, and have no time of their own.
+    """
+    chance = random.Random(str(seed))
+    loop = SimulatedLoop(chance)
+    sync_seconds = chance.choice([0.0, 0.0, 0.005])
+    with pytest.MonkeyPatch.context() as patch:
+        _set_clock(patch, loop, aging=aging)
+        patch.setattr(secrets, "token_hex", lambda size=32: f"{chance.getrandbits(8 * size):0{2 * size}x}")
+        patch.setattr(random, "uniform", chance.uniform)
+        patch.setattr(spooled, "Background", _Beside)
+
+        def sync(_: int) -> None:
+            loop.now += sync_seconds
+
+        for module, name in ((os, "fsync"), (os, "fdatasync"), (syncing, "syncfs")):
+            patch.setattr(module, name, sync)
+        for kind in (LocalStorage, MemoryStorage):
+            for name in CALLS:
+                if name in vars(kind):
+                    patch.setattr(kind, name, _slow(getattr(kind, name), loop))
+        unnoticed: list[str] = []
+        loop.set_exception_handler(lambda _, told: unnoticed.append(f"{told['message']}: {told.get('exception')!r}"))
+        try:
+            answer = loop.run_until_complete(work(chance))
+        finally:
+            _end(loop)
+    gc.collect()
+    assert not unnoticed, unnoticed
+    return answer
+
+
+def _set_clock(patch: pytest.MonkeyPatch, loop: SimulatedLoop, *, aging: bool) -> None:
+    own, begun = SimpleNamespace(**vars(time)), time.time() - _BEGAN_AT
+    own.monotonic = own.perf_counter = loop.time
+    if aging:
+        own.time = lambda: begun + loop.now
+    for name, module in list(sys.modules.items()):
+        if name.startswith("traceark.") and getattr(module, "time", None) is time:
+            patch.setattr(module, "time", own)
+
+
+def _slow(real: Callable[..., Coroutine[Any, Any, Any]], loop: SimulatedLoop) -> Any:
+    async def call(self: Storage, *args: Any, **options: Any) -> Any:
+        await asyncio.sleep(loop.pause())
+        answer = await real(self, *args, **options)
+        await asyncio.sleep(loop.pause())
+        return answer
+
+    return call
+
+
+def _end(loop: SimulatedLoop) -> None:
+    async def end() -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    loop.run_until_complete(end())
+    loop.close()
