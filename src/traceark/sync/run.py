@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Unpack
 
 from traceark.at_a_time import for_each
-from traceark.errors import (
-    CorruptFileError,
-    DamagedTraceError,
-    IncompleteTraceError,
-    InvalidValueError,
-    UnsupportedFormatError,
-)
+from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
 from traceark.layout import HEADER, TRACES, trace_key
 from traceark.lifecycle import versions
@@ -298,16 +292,11 @@ class _Sync:
 
         Given its files on both sides as they were listed a while ago, if they were, it lists no more than it has to.
         """
-        begin, delay, lacking = time.monotonic(), 0.001, ("", "")
+        begin, delay = time.monotonic(), 0.001
         while True:
             try:
                 return await self._compare_and_copy(trace_id, ours, theirs)
-            except (ChangedMeanwhileError, KeyMissingError, IncompleteTraceError) as error:
-                if isinstance(error, IncompleteTraceError):
-                    # It may have been made anew, or redacted, between its header and its listing.
-                    if (str(error), error.as_of) == lacking:
-                        raise
-                    lacking = str(error), error.as_of
+            except (ChangedMeanwhileError, KeyMissingError):
                 # Whoever writes may compact more than once while it is copied.
                 ours = theirs = None
                 if time.monotonic() - begin > _PATIENT_SECONDS:

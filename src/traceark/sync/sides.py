@@ -159,7 +159,19 @@ async def look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | No
             side = await _look(storage, trace_id, listed)
             if side is not None and side.manifest is not None:
                 return side
-        return await _look(storage, trace_id, None)
+        while True:
+            side = await _look(storage, trace_id, None)
+            # What proves itself by its manifest is whole; of anything else the files must be the header's.
+            if side is None or side.manifest is not None or await _is_still(side):
+                return side
+
+
+async def _is_still(side: Side) -> bool:
+    """Say whether a trace was not replaced by another incarnation, between its header and its listing."""
+    data = await _read_if_there(side.storage, f"{side.prefix}/{HEADER}")
+    if data is None or data == side.header_data:
+        return data is not None
+    return Header.decode(data, f"{side.prefix}/{HEADER}").incarnation == side.header.incarnation
 
 
 async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None) -> Side | None:
