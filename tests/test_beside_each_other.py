@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -63,6 +64,22 @@ def before(
         return answer
 
     patch.setattr(store.storage, name, call)
+
+
+async def test_who_appends_behind_two_compactions_meets_nobody_at_the_same_offset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each segment sorts before those that were begun earlier.
+    numbers = itertools.count(1)
+    monkeypatch.setattr("secrets.token_hex", lambda size: f"{(1 << 8 * size) - next(numbers):0{2 * size}x}")
+    async with stores(tmp_path, tmp_path) as (one, other):
+        await say(other, "two")
+        await one.compact("t")
+        await one.compact("t")
+        await say(other, "three")
+        await say(one, "four")
+        assert await said(one) == await said(other) == ["one", "two", "three", "four"]
+        assert await one.verify(deep=True) == []
 
 
 async def test_a_redaction_that_waited_for_a_lock_holds_that_of_the_trace_that_was_made_anew(

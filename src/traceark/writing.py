@@ -317,8 +317,10 @@ class FileWriter(LogWriter):
 
     def close_segments(self) -> None:
         # An empty segment at the end is what other processes will append to.
+        # One that is there already serves as well: of two, others may take the one that is not taken here.
         for log, segment in self._segments.items():
-            if self._trace.tails[log] is not None and self._trace.ends[log]:
+            tail = self._trace.tails[log]
+            if tail is not None and (tail.size or tail.torn) and self._trace.ends[log]:
                 segment.begun = False
                 self._ready(segment, self._trace.ends[log] + 1)
 
