@@ -1,8 +1,8 @@
 """What a workload of several stores asked for and was told, and what may be read of it: at any moment, and in the end.
 
-Every value is a number that comes once, and is in all that is said: in a message, an event, a header's task. A deed that
-failed, or was cancelled, may have been done at any time since. Deletions make it open whether what was done beside
-them is there; where a trace was never deleted its history must be linearizable (`traceark.testing.history`).
+Every value is a number that comes once, and is in all that is said: in a message, an event, a header's task. A deed
+that failed, or was cancelled, may have been done at any time since. Deletions make it open whether what was done
+beside them is there; where a trace was never deleted its history must be linearizable (`traceark.testing.history`).
 """
 
 from __future__ import annotations
@@ -97,9 +97,7 @@ class Account:
     def may_hold(self, trace: str, did: Did, begun: int) -> set[int]:
         """Return the values that whoever reads a log since a moment may find."""
         gone = [each for each in self.done(trace, "delete") if each.ended <= begun]
-        return {
-            each.value for each in self.done(trace, did) if all(other.begun < each.ended for other in gone)
-        }
+        return {each.value for each in self.done(trace, did) if all(other.begun < each.ended for other in gone)}
 
     def hidden(self, trace: str, begun: int) -> set[int]:
         """Return the values that were redacted before a moment."""

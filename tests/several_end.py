@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
 from fractions import Fraction
 
 import pyarrow.parquet as pq
 
 from account import secrets_in, text_of
-from several import HERE, SPOOLED, THERE, Several
+from several import Several
+from several_steps import HERE, THERE
 from traceark.changes import Replay
 from traceark.errors import SpoolPendingWarning
 from traceark.models import Event, GoalTree, JsonObject, Message, Trace
@@ -20,7 +20,6 @@ from traceark.store import ArchiveStore
 from traceark.sync import sync
 from traceark.testing.sums import TOTALS, counted
 
-
 # What a header says last.
 _LAST = 99_999
 
@@ -29,6 +28,9 @@ async def end(several: Several) -> None:
     """Close all stores, and assert that what they leave is right, reads alike everywhere, and can be gone on with."""
     account = several.account
     views = [await seen(store, trace) for store in several.stores for trace in HERE]
+    if several.spooled is not None:
+        # What was acknowledged while the store before it was closed waits for one that is used.
+        await several.spooled.flush()
     with warnings.catch_warnings():
         warnings.simplefilter("error", SpoolPendingWarning)
         for store in (*several.stores, several.there, *([several.spooled] if several.spooled is not None else [])):
@@ -174,7 +176,11 @@ async def shows(storage: Storage) -> dict[str, set[int]]:
     for directory in ("traces", "catalog", "lost+found", "tombstones"):
         for name in await storage.list(directory):
             data = await storage.read(f"{directory}/{name}")
-            text = str(pq.read_table(io.BytesIO(data)).to_pylist()) if name.endswith(".parquet") else data.decode("latin-1")
+            text = (
+                str(pq.read_table(io.BytesIO(data), use_threads=False).to_pylist())
+                if name.endswith(".parquet")
+                else data.decode("latin-1")
+            )
             if values := secrets_in(text):
                 found[f"{directory}/{name}"] = values
     return found

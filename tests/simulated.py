@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from profiles import THOROUGH
 from traceark.spool import store as spooled
 from traceark.spool.background import Background
 from traceark.storage import syncing
@@ -136,7 +137,8 @@ def simulated(seed: object, work: Callable[[random.Random], Coroutine[Any, Any, 
             answer = loop.run_until_complete(work(chance))
         finally:
             _end(loop)
-    gc.collect()
+    if THOROUGH:
+        gc.collect()
     assert not unnoticed, unnoticed
     return answer
 

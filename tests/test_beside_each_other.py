@@ -48,7 +48,13 @@ async def said(store: ArchiveStore) -> list[Any]:
 
 
 def before(
-    patch: pytest.MonkeyPatch, store: ArchiveStore, name: str, key: str, between: Between, times: int = 1, after: bool = False
+    patch: pytest.MonkeyPatch,
+    store: ArchiveStore,
+    name: str,
+    key: str,
+    between: Between,
+    times: int = 1,
+    after: bool = False,
 ) -> None:
     """Have something done before, or after, the first calls of a storage for a key."""
     real, left = getattr(store.storage, name), times

@@ -44,12 +44,6 @@ _KNOWN_PARTS = 10_000
 _HELD_SECONDS = 1.0
 
 
-def _looked_at(task: asyncio.Task[None]) -> None:
-    """Have nothing logged of a task whose error nobody waits for any more: who waited was cancelled."""
-    if not task.cancelled():
-        task.exception()
-
-
 class TracePool:
     """The open traces of one store.
 
@@ -110,8 +104,7 @@ class TracePool:
 
     async def _live(self, trace_id: str, alone: bool) -> tuple[str, StoredTrace, Trace] | None:
         """Return a trace that is open here as it is in memory, for the catalog; listed anew if others write to it."""
-        trace = self._open.get(trace_id)
-        if trace is None:
+        if (trace := self._open.get(trace_id)) is None:
             return None
         if not alone:
             try:
@@ -214,7 +207,8 @@ class TracePool:
                 return  # another task opened it meanwhile
             if trace_id not in self._opening:
                 opening = self._opening[trace_id] = asyncio.ensure_future(self._open_trace(trace_id))
-                opening.add_done_callback(_looked_at)
+                # Looked at even where all who wait are cancelled: else it is logged as never retrieved.
+                opening.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.shield(self._opening[trace_id])
         finally:
             self._awaited[trace_id] -= 1
@@ -362,8 +356,7 @@ class TracePool:
 
     async def sealed(self, trace_id: str) -> None:
         """Wait for a seal of the trace that is under way in the background."""
-        running = self._sealing.pop(trace_id, None)
-        if running is not None:
+        if (running := self._sealing.pop(trace_id, None)) is not None:
             await asyncio.wait([running])
 
     async def close(self) -> None:

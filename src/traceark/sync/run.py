@@ -343,14 +343,16 @@ class _Sync:
             await self.target.seal(trace_id)
         return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
 
-
     async def _stand_still(self, *sides: Side | None) -> bool:
         """Say whether sides are still as they were looked at: of one that is being replaced some files are newer."""
         stores = (self.source.storage, self.target.storage)
         for storage, side in zip(stores, sides, strict=True):
             if side is not None and side.storage is storage:
                 now = await look(storage, side.trace_id)
-                if now is None or (now.header_data, versions(now.entries)) != (side.header_data, versions(side.entries)):
+                if now is None or (now.header_data, versions(now.entries)) != (
+                    side.header_data,
+                    versions(side.entries),
+                ):
                     return False
         return True
 

@@ -1,0 +1,144 @@
+"""Several stores at once, by chance: whatever meets whatever, nothing that was acknowledged is lost.
+
+A seed that fails is told with the fewest steps that still do. It is seen again, also after a change of the code that
+did not change what the storage is asked for, by ``PYTHONHASHSEED=0 python tests/test_several_stores.py disk 17``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from profiles import SEED, tried
+from several import Several, run
+from several_steps import Step, drawn
+
+STEPS = 40
+# A seed is tried again with fewer steps so often at most.
+_TRIES = 60
+
+
+def fault(seed: int, steps: Sequence[Step], *, in_memory: bool) -> str | None:
+    """Return what is wrong after some steps, or None."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            run(seed, steps, Path(folder), in_memory=in_memory)
+        except Exception as error:  # whatever it is, it is the fault
+            return f"{type(error).__name__}: {error}"
+    return None
+
+
+def fewest(steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool]) -> list[Step]:
+    """Return the fewest steps that still fail, found by leaving out ever fewer at a time."""
+    left, size, tries = list(steps), len(steps) // 2, 0
+    while size and tries < _TRIES:
+        at = 0
+        while at < len(left) and tries < _TRIES:
+            fewer, tries = left[:at] + left[at + size :], tries + 1
+            if fails(fewer):
+                left = fewer
+            else:
+                at += size
+        size //= 2
+    return left
+
+
+def judge(seed: int, *, in_memory: bool) -> None:
+    """Fail with the fewest steps where a seed does."""
+    steps = drawn(seed, STEPS)
+    told = fault(seed, steps, in_memory=in_memory)
+    if told is not None:
+        left = fewest(steps, lambda fewer: fault(seed, fewer, in_memory=in_memory) is not None)
+        told = fault(seed, left, in_memory=in_memory) or told
+        where = "memory" if in_memory else "disk"
+        shown = "\n  ".join(map(str, left))
+        pytest.fail(f"{where}, seed {seed}: {told}\nwith these steps:\n  {shown}", pytrace=False)
+
+
+@pytest.mark.parametrize("seed", [SEED * 10_000 + at for at in range(tried(2, 400, 4_000))])
+def test_several_stores_on_a_disk_lose_nothing(seed: int) -> None:
+    judge(seed, in_memory=False)
+
+
+@pytest.mark.parametrize("seed", [SEED * 10_000 + at for at in range(tried(1, 100, 1_000))])
+def test_several_stores_in_memory_lose_nothing(seed: int) -> None:
+    judge(seed, in_memory=True)
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
+    def moments() -> tuple[list[Any], list[Any]]:
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            several: Several = run(3, drawn(3, 12), Path(folder), in_memory=True)
+        return several.account.deeds, several.account.read
+
+    assert moments() == moments()
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A change of one function's text; steps of these kinds find it soon, by one of so many seeds."""
+
+    module: str
+    function: str
+    text: str
+    instead: str
+    only: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def put(self, patch: pytest.MonkeyPatch) -> None:
+        """Put it in."""
+        module = import_module(self.module)
+        owner, _, name = self.function.rpartition(".")
+        where = getattr(module, owner) if owner else module
+        source = textwrap.dedent(inspect.getsource(getattr(where, name)))
+        assert source.count(self.text) == 1, f"{self.function} does not say {self.text!r} once"
+        made: dict[str, Any] = {}
+        exec("from __future__ import annotations\n" + source.replace(self.text, self.instead), vars(module), made)
+        patch.setattr(where, name, made[name])
+
+
+BUGS = {
+    "acknowledged early": Bug(
+        "traceark.store", "ArchiveStore.append_event",
+        "return int(await trace.commit(request))", "return trace.submit(request) and trace.ends['events'] + 1",
+        ("tell", "read"), (0,),
+    ),
+    "compaction that does not look at what grew": Bug(
+        "traceark.compact", "_drop_superseded",
+        "if name not in longer", "",
+        ("add", "seal", "compact"), (0,),
+    ),
+    "two empty segments": Bug(
+        "traceark.writing", "FileWriter.close_segments",
+        "(tail.size or tail.torn) and ", "",
+        ("add", "compact"), (0,),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_bug_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    bug = BUGS[name]
+    bug.put(monkeypatch)
+    assert any(fault(seed, drawn(seed, 15, bug.only), in_memory=False) for seed in bug.seeds)
+
+
+def test_the_fewest_steps_are_found() -> None:
+    steps = drawn(0, 20)
+    wanted = {steps[3], steps[17]}
+    assert fewest(steps, lambda fewer: wanted <= set(fewer)) == [steps[3], steps[17]]
+
+
+if __name__ == "__main__":
+    for number in sys.argv[2:]:
+        judge(int(number), in_memory=sys.argv[1] == "memory")
+        print(f"seed {number}: nothing is wrong")
