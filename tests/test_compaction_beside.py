@@ -15,9 +15,7 @@ from traceark.manifest import decode_manifest
 from traceark.models import Message, Trace
 from traceark.redacting import redact
 from traceark.store import ArchiveStore
-from traceark.sync import SyncOptions
 from traceark.sync.carry import publish
-from traceark.sync.run import sync
 
 
 async def said(archive: Path) -> list[Any]:
@@ -33,34 +31,6 @@ async def begun(archive: Path, *contents: str) -> ArchiveStore:
     for content in contents:
         await store.add_message(Message(trace_id="t", role="user", content=content))
     return store
-
-
-@pytest.mark.parametrize("log", ["messages", "events"])
-async def test_a_seal_that_began_before_a_redaction_ends_after_it_with_what_that_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str
-) -> None:
-    one, other = await begun(tmp_path, "ann@example.org", "bye"), ArchiveStore(tmp_path, durability="os")
-    await one.append_event("t", "told", "ann@example.org")
-    await one.close()
-    redacted = False
-
-    async def built(trace: Any, built_log: str, *args: Any, **more: Any) -> Any:
-        nonlocal redacted
-        before = built_log == log and not redacted
-        if before:
-            redacted = True
-        part = None if before and log == "events" else await build_part(trace, built_log, *args, **more)  # type: ignore[arg-type]
-        if before:
-            await redact(other, ["t"], dry_run=False)
-        return part or await build_part(trace, built_log, *args, **more)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("traceark.compact.build_part", built)
-    async with ArchiveStore(tmp_path, durability="os") as store:
-        await store.seal("t")
-    assert redacted
-    [first, second] = await said(tmp_path)
-    assert "ann@example.org" not in first and second == "bye"
-    await other.close()
 
 
 async def test_a_redaction_that_waits_within_its_lock_loses_nothing_to_a_seal(
@@ -86,32 +56,6 @@ async def test_a_redaction_that_waits_within_its_lock_loses_nothing_to_a_seal(
     assert "ann@example.org" not in first and second == "bye"
     await store.close()
     await other.close()
-
-
-async def test_a_seal_beside_a_sync_that_puts_another_incarnation_there_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = await begun(tmp_path / "source", "the same", "or not")
-    await source.close()
-    store = await begun(tmp_path / "target", "the same", "or not")
-    done = False
-
-    async def built(*args: Any, **more: Any) -> Any:
-        nonlocal done
-        part = await build_part(*args, **more)
-        if not done:
-            done = True
-            async with ArchiveStore(tmp_path / "source") as one, ArchiveStore(tmp_path / "target") as other:
-                await other.delete_trace("t")
-                await sync(one, other, SyncOptions(delete=True))
-                await other.storage.delete([f"tombstones/{name}" for name in await other.storage.list("tombstones")])
-                await sync(one, other)
-        return part
-
-    monkeypatch.setattr("traceark.compact.build_part", built)
-    await store.seal("t")
-    assert await said(tmp_path / "target") == ["the same", "or not"]
-    await store.close()
 
 
 async def test_compaction_keeps_a_segment_that_grew_behind_the_part_of_a_seal_that_was_cut_off(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
@@ -19,9 +19,9 @@ from traceark.at_a_time import for_each
 from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
 from traceark.layout import HEADER, TRACES, trace_key
-from traceark.lifecycle import versions
+from traceark.lifecycle import locked, versions
 from traceark.redaction import Pattern
-from traceark.storage.base import AppendStorage, Entry, KeyMissingError
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.storage.staging import remove_abandoned
 from traceark.store import ArchiveStore
 from traceark.sync import disk
@@ -323,9 +323,10 @@ class _Sync:
             told = how_redacted(side.header, there.header) if there is not None else None
             return SyncedTrace(trace_id, "buried", told or "")
         found = await _compared(side, there)
-        if found.outcome == "diverged" and not await self._stand_still(side, there):
+        told_apart = found.outcome == "diverged" and not self.options.dry_run
+        if told_apart and not await self._stand_still(side, there):
             raise ChangedMeanwhileError(f"trace {trace_id!r} is written to on both sides; sync again")
-        if found.outcome == "diverged" and self.options.keep_both and not self.options.dry_run:
+        if told_apart and self.options.keep_both:
             kept_as = await keep_both(side, self.target, found.side)
             return SyncedTrace(trace_id, "diverged", found.where, kept_as=kept_as)
         if there is not None and found.outcome in ("same", "behind") and not self.options.dry_run:
@@ -343,18 +344,31 @@ class _Sync:
             await self.target.seal(trace_id)
         return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
 
-    async def _stand_still(self, *sides: Side | None) -> bool:
-        """Say whether sides are still as they were looked at: of one that is being replaced some files are newer."""
-        stores = (self.source.storage, self.target.storage)
-        for storage, side in zip(stores, sides, strict=True):
-            if side is not None and side.storage is storage:
-                now = await look(storage, side.trace_id)
-                if now is None or (now.header_data, versions(now.entries)) != (
-                    side.header_data,
-                    versions(side.entries),
-                ):
+    async def _stand_still(self, side: Side, there: Side | None) -> bool:
+        """Say whether both sides are as they were looked at: of one that is being replaced some files are newer."""
+        if there is not None:
+            async with _unchanged(self.target.storage, there.prefix):
+                if not _is_as_it_was(there, await look(self.target.storage, there.trace_id)):
                     return False
-        return True
+        if side.storage is not self.source.storage:
+            return True
+        return _is_as_it_was(side, await look(side.storage, side.trace_id))
+
+
+@asynccontextmanager
+async def _unchanged(storage: Storage, prefix: str) -> AsyncIterator[None]:
+    """Let no sync be in the middle of its files, where a lock can say so."""
+    if not isinstance(storage, AppendStorage):
+        yield
+        return
+    async with locked(storage, prefix, [prefix]):
+        yield
+
+
+def _is_as_it_was(side: Side, now: Side | None) -> bool:
+    if now is None or now.header_data != side.header_data:
+        return False
+    return versions(now.entries) == versions(side.entries)
 
 
 @dataclass(frozen=True, slots=True)
