@@ -18,7 +18,7 @@ from typing import Unpack
 from traceark.at_a_time import for_each
 from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
-from traceark.layout import HEADER, TRACES, trace_key
+from traceark.layout import HEADER, LOCK, TRACES, trace_key
 from traceark.lifecycle import locked, versions
 from traceark.redaction import Pattern
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
@@ -347,7 +347,7 @@ class _Sync:
     async def _stand_still(self, side: Side, there: Side | None) -> bool:
         """Say whether both sides are as they were looked at: of one that is being replaced some files are newer."""
         if there is not None:
-            async with _unchanged(self.target.storage, there.prefix):
+            async with _unchanged(self.target.storage, there):
                 if not _is_as_it_was(there, await look(self.target.storage, there.trace_id)):
                     return False
         if side.storage is not self.source.storage:
@@ -356,12 +356,12 @@ class _Sync:
 
 
 @asynccontextmanager
-async def _unchanged(storage: Storage, prefix: str) -> AsyncIterator[None]:
-    """Let no sync be in the middle of its files, where a lock can say so."""
-    if not isinstance(storage, AppendStorage):
+async def _unchanged(storage: Storage, side: Side) -> AsyncIterator[None]:
+    """Let no sync be in the middle of a trace's files, where a lock can say so; none is made for that."""
+    if not isinstance(storage, AppendStorage) or LOCK not in side.entries:
         yield
         return
-    async with locked(storage, prefix, [prefix]):
+    async with locked(storage, side.prefix, [side.prefix]):
         yield
 
 
