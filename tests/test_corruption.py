@@ -143,7 +143,7 @@ async def test_what_is_read_is_right_or_an_error_that_names_the_trace(state: str
     assert wrong(right, right) == [] and not any(isinstance(each, TracearkError) for each in right.values())
     found: list[str] = []
     count = 0
-    for key, what, data in changes(files, tried(389, 9, 1)):
+    for key, what, data in changes(files, tried(239, 9, 1)):
         if data != files[key] and not is_told_by_nothing(state, key, what):
             count += 1
             found += [f"{key} {what}: {each}" for each in wrong(await answers({**files, key: data}), right)]
@@ -190,9 +190,9 @@ async def test_what_sql_says_is_right_or_left_out_with_a_warning(tmp_path: Path,
     assert all(right.values())
     found: list[str] = []
     # Segments are read as they are above; to ask DuckDB takes long.
-    named = [each for each in changes(files, tried(3517, 211, 31)) if not each[0].endswith(".jsonl")]
+    named = [each for each in changes(files, tried(2011, 211, 31)) if not each[0].endswith(".jsonl")]
     count = 0
-    for key, what, data in named[:: tried(13, 1)]:
+    for key, what, data in named[:: tried(8, 1)]:
         if data == files[key] or is_told_by_nothing(state, key, what):
             continue
         count += 1
