@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traceark import database
-from traceark.catalog.large import NAMES, LargeRows, NoPlaceError
+from traceark.catalog.large import NAMES, LargeRows, NoPlaceError, some_of
 from traceark.catalog.rows import COLUMNS, DAMAGED, OPEN
 from traceark.catalog.snapshot import ROW_GROUP_ROWS, SCHEMA
 from traceark.codec.fields import TRACES
@@ -161,9 +162,12 @@ class CatalogTable:
         found = {each: self._recent[each].copy() for each in ids if each in self._recent}
         others = [each for each in ids if each not in found]
         if others and not self._are_few:
-            told = self.query(f"SELECT {NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [others])
-            found |= {str(record["trace_id"]): record for record in records(COLUMNS, told)}
+            found |= {str(record["trace_id"]): record for record in self._answer(partial(self._some, others), "")}
         return found
+
+    def _some(self, trace_ids: list[str], connection: duckdb.DuckDBPyConnection, _: str) -> list[JsonObject]:
+        assert isinstance(self._stored, _ManyRows | LargeRows)
+        return records(COLUMNS, connection.sql(self._stored.some, params=[trace_ids]).to_arrow_table())
 
     def query(
         self, text: str, parameters: Any = None, where: str | None = None, over: pa.Table | None = None
@@ -338,6 +342,8 @@ class _FewRows:
 
 class _ManyRows:
     """Rows in a table of DuckDB's."""
+
+    some = some_of("catalog")
 
     def __init__(self, rows: pa.Table) -> None:
         self.connection = database.cursor()
