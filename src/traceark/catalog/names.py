@@ -7,13 +7,16 @@ name that comes to a million others once in ten million million times; `refresh`
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 
 import pyarrow as pa
 
 from traceark.codec import compute as pc
 
-_ALL_BITS = (1 << 64) - 1
+# Of more names that came, each one's place takes longer to find than the hashes of all to look up.
+_LITTLE = 1_000
+_STEP = 16
 
 
 class Names:
@@ -35,13 +38,12 @@ class Names:
 
         `names` are all of now, in their order.
         """
-        at = _absent(self._hashes, before._hashes)
-        came = self._hashes.take(at)
-        went: set[int] = set()
-        # To look for those that went takes as long as for those that came, and mostly none did.
-        if _sums(self._hashes) != _sums(before._hashes, came):
-            went.update(before._hashes.take(_absent(before._hashes, self._hashes)).to_pylist())
-        return [names[each] for each in at.to_pylist()], went
+        added = _added(before._hashes, self._hashes)
+        if added is not None:
+            return [names[at] for at in added], set()
+        came = _absent(self._hashes, before._hashes)
+        went = before._hashes.take(_absent(before._hashes, self._hashes))
+        return [names[at] for at in came.to_pylist()], set(went.to_pylist())
 
     def without(self, names: Collection[str]) -> list[str]:
         """Return which of some names are not among these."""
@@ -62,6 +64,30 @@ def _absent(hashes: pa.Array, among: pa.Array) -> pa.Array:
     return pc.indices_nonzero(pc.invert(pc.is_in(hashes, value_set=among)))
 
 
-def _sums(*parts: pa.Array) -> tuple[int, int]:
-    """Return how many hashes there are, and their sum: without those that came, both differ if any went."""
-    return sum(map(len, parts)), sum(pc.sum(part).as_py() or 0 for part in parts) & _ALL_BITS
+def _added(before: pa.Array, now: pa.Array) -> list[int] | None:
+    """Return the places of what came, if it is little, and all else is as it was, in the same order; None if not.
+
+    File systems mostly keep the order of names, and to compare memory takes a fraction of looking hashes up.
+    """
+    count = len(now) - len(before)
+    if not 0 <= count <= _LITTLE:
+        return None
+    came: list[int] = []
+    place = 0
+    while len(came) < count:
+        place += _alike(before.slice(place - len(came)), now.slice(place))
+        came.append(place)
+        place += 1
+    return came if now.slice(place).equals(before.slice(place - count)) else None
+
+
+def _alike(one: pa.Array, other: pa.Array) -> int:
+    """Return how many hashes are the same from the beginning on."""
+
+    def differ(last: int) -> bool:
+        return not one.slice(0, last + 1).equals(other.slice(0, last + 1))
+
+    most, reach = min(len(one), len(other)), _STEP
+    while reach < most and not differ(reach):
+        reach *= _STEP
+    return bisect_left(range(min(reach, most)), True, key=differ)
