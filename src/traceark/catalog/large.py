@@ -124,8 +124,7 @@ class LargeRows:
     def change(self, trace_ids: Sequence[str], rows: pa.Table) -> None:
         """Drop the rows of some traces, and take others for them."""
         ids, run = [list(trace_ids)], self.connection.execute
-        self.connection.register("incoming", rows)
-        try:
+        with database.given(self.connection, "incoming", rows):
             if not self._moved and not self._changed:
                 run(f"CREATE OR REPLACE TEMP TABLE later AS SELECT {NAMES} FROM incoming LIMIT 0")
                 run("CREATE OR REPLACE TEMP TABLE superseded (trace_id VARCHAR)")
@@ -139,8 +138,6 @@ class LargeRows:
             into = "kept.rows" if self._moved else "later"
             run(f"DELETE FROM {into} WHERE trace_id IN (SELECT unnest(?))", ids)
             run(f"INSERT INTO {into} SELECT {NAMES} FROM incoming")
-        finally:
-            self.connection.unregister("incoming")
 
 
 def some_of(table: str) -> str:

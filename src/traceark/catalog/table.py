@@ -223,7 +223,7 @@ class CatalogTable:
         """Give a connection that sees all rows as they are, and SQL whose `traces` are those that are meant."""
         connection = self._ready()
         if over is not None:
-            with _given(connection, "over", over):
+            with database.given(connection, "over", over):
                 told = f"SELECT {_TOLD} FROM traces ANTI JOIN over USING (trace_id) UNION ALL SELECT {_TOLD} FROM over"
                 with _meant(connection, connection.sql(told), text, where) as seen:
                     yield connection, seen
@@ -275,7 +275,7 @@ class CatalogTable:
         present = pa.table({"trace_id": pa.array(trace_ids, pa.string())})
 
         def ask(connection: duckdb.DuckDBPyConnection, seen: str) -> list[JsonObject]:
-            with _given(connection, "present", present):
+            with database.given(connection, "present", present):
                 rows: list[JsonObject] = connection.sql(seen).to_arrow_table().to_pylist()
                 return rows
 
@@ -347,7 +347,7 @@ class _ManyRows:
 
     def __init__(self, rows: pa.Table) -> None:
         self.connection = database.cursor()
-        with _given(self.connection, "rows", rows):
+        with database.given(self.connection, "rows", rows):
             self.connection.execute(f"CREATE TEMP TABLE catalog AS SELECT {NAMES} FROM rows")
 
     def ready(self) -> None:
@@ -356,7 +356,7 @@ class _ManyRows:
     def change(self, trace_ids: Sequence[str], rows: pa.Table) -> None:
         """Drop the rows of some traces, and take others for them."""
         self.connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
-        with _given(self.connection, "incoming", rows):
+        with database.given(self.connection, "incoming", rows):
             self.connection.execute(f"INSERT INTO catalog SELECT {NAMES} FROM incoming")
 
     def count(self) -> int:
@@ -392,13 +392,3 @@ def _meant(
 
 def _to_arrow(rows: Iterable[JsonObject]) -> pa.Table:
     return pa.Table.from_pylist([to_row(COLUMNS, row) for row in rows], schema=SCHEMA)
-
-
-@contextmanager
-def _given(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> Iterator[None]:
-    """Let SQL read an Arrow table by a name."""
-    connection.register(name, table)
-    try:
-        yield
-    finally:
-        connection.unregister(name)
