@@ -375,6 +375,8 @@ class Catalog:
         KeyExistsError
             Another process made this generation. Nothing is lost: what it lacks is in change files still.
         """
+        # Where nothing can be written, that is not tried again at every turn.
+        known.untold = 0
         if await self._archive_id() is None:
             return  # a folder of traces, and no archive yet
         self._seen = dict(list(self._seen.items())[-_WRITERS:])
@@ -385,8 +387,6 @@ class Catalog:
             folded=dict(self._seen),
             strangers=tuple(known.strangers),
         )
-        # Where nothing can be written, that is not tried again at every turn.
-        known.untold = 0
         published = await files.publish(self._storage, info, known.table.export)
         if published is None:
             return
