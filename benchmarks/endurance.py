@@ -176,8 +176,9 @@ def figures(what: str, rounds: str, endured: Endured, each: int) -> list[Figure]
         )
         for name, values in endured.seconds.items()
     ]
-    if "list" in endured.seconds:
-        grown_by, floor = endured.growth("list"), endured.growth(FLOORS["list"])
+    # Of few traces it does not grow.
+    if "list" in endured.seconds and (floor := endured.growth(FLOORS["list"])) > 0:
+        grown_by = endured.growth("list")
         found.append(
             Figure(
                 f"{what}: list, end less start",
