@@ -32,6 +32,8 @@ _EVENTS_PER_ROUND = 10
 _MESSAGES_PER_TRACE = 3
 _TRACES_PER_ROUND = 100
 _CONTENT = "what an agent says to its user, or a tool to the agent; " * 4
+# What grows by less cannot be compared.
+_NOISE_SECONDS = 0.005
 # The start and the end are each so much of a run.
 _SHARE = 10
 
@@ -176,8 +178,7 @@ def figures(what: str, rounds: str, endured: Endured, each: int) -> list[Figure]
         )
         for name, values in endured.seconds.items()
     ]
-    # Of few traces it does not grow.
-    if "list" in endured.seconds and (floor := endured.growth(FLOORS["list"])) > 0:
+    if "list" in endured.seconds and (floor := endured.growth(FLOORS["list"])) > _NOISE_SECONDS:
         grown_by = endured.growth("list")
         found.append(
             Figure(
