@@ -2,11 +2,15 @@
 
 One trace takes a million messages while readers follow it; one store takes a hundred thousand
 traces. Time is the processor's, which other processes on the machine do not lengthen.
+
+A list beside new directories reads the names of all: on a local disk nothing else tells of folders that
+were copied in or deleted by hand. That grows with the archive, so it is measured by itself beside the list.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,11 +23,17 @@ from traceark.following import Follower
 
 # How much slower the end may be than the start.
 MOST_SLOWER = 1.3
+# What grows with a directory whoever uses it, by what it is a part of: making a directory in it, and reading its names.
+FLOORS = {"traces": "bare mkdir", "list": "bare scandir"}
+# How much more a list may grow by than reading the names does.
+MOST_BESIDE_NAMES = 1.5
 _PER_ROUND = 1_000
 _EVENTS_PER_ROUND = 10
 _MESSAGES_PER_TRACE = 3
 _TRACES_PER_ROUND = 100
 _CONTENT = "what an agent says to its user, or a tool to the agent; " * 4
+# What grows by less cannot be compared.
+_NOISE_SECONDS = 0.005
 # The start and the end are each so much of a run.
 _SHARE = 10
 
@@ -46,11 +56,21 @@ class Endured:
         self.memory.append(memory_bytes())
         self.handles.append(open_files())
 
-    def slower(self, name: str) -> float:
-        """Return how many times as long the end took as the start, by medians; the first round warms up."""
+    def ends(self, name: str) -> tuple[float, float]:
+        """Return how long the start and the end took, by medians; the first round warms up."""
         values = self.seconds[name][1:]
         share = max(len(values) // _SHARE, 1)
-        return statistics.median(values[-share:]) / statistics.median(values[:share])
+        return statistics.median(values[:share]), statistics.median(values[-share:])
+
+    def slower(self, name: str) -> float:
+        """Return how many times as long the end took as the start."""
+        start, end = self.ends(name)
+        return end / start
+
+    def growth(self, name: str) -> float:
+        """Return by how many seconds the end took longer than the start."""
+        start, end = self.ends(name)
+        return end - start
 
 
 def memory_bytes() -> int:
@@ -106,9 +126,15 @@ async def one_trace(folder: Path, count: int, looks: int) -> Endured:
 
 
 async def many_traces(folder: Path, count: int, looks: int) -> Endured:
-    """Make, write and finish traces through one store, a hundred a round, while another store lists the newest."""
+    """Make, write and finish traces through one store, a hundred a round, while another store lists the newest.
+
+    After each round as many bare directories are made in one of their own, and the names of all traces are read.
+    """
     endured = Endured()
     rounds = count // _TRACES_PER_ROUND
+    bare = folder / "bare"
+    bare.mkdir(parents=True)
+    folder = folder / "archive"
     async with ArchiveStore(folder, durability="os") as store, ArchiveStore(folder, durability="os") as other:
         for turn in range(rounds):
             since = time.process_time()
@@ -124,6 +150,14 @@ async def many_traces(folder: Path, count: int, looks: int) -> Endured:
             since = time.process_time()
             assert len(await other.list_traces(limit=20)) == 20
             endured.took("list", since)
+            since = time.process_time()
+            for at in range(turn * _TRACES_PER_ROUND, (turn + 1) * _TRACES_PER_ROUND):
+                os.mkdir(f"{bare}/run-{at}")  # noqa: PTH102 - a path object takes time of its own
+            endured.took(FLOORS["traces"], since)
+            since = time.process_time()
+            with os.scandir(folder / "traces") as entries:
+                assert sum(1 for _ in entries) == (turn + 1) * _TRACES_PER_ROUND
+            endured.took(FLOORS["list"], since)
             if (turn + 1) % max(rounds // looks, 1) == 0:
                 endured.look()
     return endured
@@ -139,11 +173,23 @@ def figures(what: str, rounds: str, endured: Endured, each: int) -> list[Figure]
             f"{statistics.median(values[1:]) * 1e3:.2f} ms {rounds}",
             "",
             f"{endured.slower(name):.2f}x",
-            f"≤ {MOST_SLOWER}x",
-            endured.slower(name) <= MOST_SLOWER,
+            "" if name in FLOORS.values() else f"≤ {MOST_SLOWER}x",
+            None if name in FLOORS.values() else endured.slower(name) <= MOST_SLOWER,
         )
         for name, values in endured.seconds.items()
     ]
+    if "list" in endured.seconds and (floor := endured.growth(FLOORS["list"])) > _NOISE_SECONDS:
+        grown_by = endured.growth("list")
+        found.append(
+            Figure(
+                f"{what}: list, end less start",
+                f"{grown_by * 1e3:.2f} ms",
+                f"{FLOORS['list']}: {floor * 1e3:.2f} ms",
+                f"{grown_by / floor:.2f}x",
+                f"≤ {MOST_BESIDE_NAMES}x",
+                grown_by <= MOST_BESIDE_NAMES * floor,
+            )
+        )
     found.append(
         Figure(
             f"{what}: memory",

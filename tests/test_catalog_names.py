@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+from hypothesis import given, strategies
 
+import traceark.catalog.catalog
+import traceark.catalog.files
 import traceark.catalog.known
+import traceark.catalog.names
 from test_catalog import assert_right, listed, made, store_at
 from traceark.catalog.known import KnownTraces
+from traceark.catalog.lookup import Lookup
+from traceark.catalog.names import Names
 from traceark.catalog.table import CatalogTable
 from traceark.errors import DamagedTraceWarning
 from traceark.layout import TRACES, trace_id_of
@@ -122,3 +130,92 @@ async def test_names_and_rows_are_compared_anew_after_a_fault_and_after_very_man
     shutil.rmtree(tmp_path / "a" / TRACES / "u")
     assert set(await assert_right(here)) == {"t", "v"}
     await here.close()
+
+
+NAMES = strategies.lists(strategies.sampled_from([f"run-{at}" for at in range(40)]), unique=True)
+
+
+@given(NAMES, NAMES, strategies.booleans())
+def test_what_came_and_what_went_is_told_in_whatever_order_names_are_listed(
+    before: list[str], now: list[str], is_ordered: bool
+) -> None:
+    if is_ordered:
+        before, now = sorted(before), sorted({*before, *now})
+    came, went = Names(now).since(Names(before), now)
+    assert came == [each for each in now if each not in before]
+    assert went == {hash(each) for each in before if each not in now}
+    assert Names(now).without(before) == [each for each in before if each not in now]
+
+
+def test_names_are_looked_up_only_where_some_went_or_stand_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[int] = []
+    absent = traceark.catalog.names._absent
+
+    def count(hashes: pa.Array, among: pa.Array) -> pa.Array:
+        looked_up.append(len(hashes))
+        return absent(hashes, among)
+
+    all_names = [f"run-{at}" for at in range(500)]
+    before = Names(all_names)
+    monkeypatch.setattr(traceark.catalog.names, "_absent", count)
+    now = ["new-1", *all_names[:300], "new-2", "new-3", *all_names[300:], "new-4"]
+    assert Names(now).since(before, now) == ([f"new-{at}" for at in range(1, 5)], set())
+    assert Names(all_names).since(before, all_names) == ([], set())
+    assert not looked_up
+    assert Names(all_names[::-1]).since(before, all_names[::-1]) == ([], set())
+    now = ["new-1", *all_names[1:]]
+    assert Names(now).since(before, now) == (["new-1"], {hash("run-0")})
+    assert looked_up == [500, 500, 500, 500]
+
+
+async def test_traces_that_came_by_hand_are_read_by_one_process_and_not_by_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traceark.catalog.catalog, "FOLD_FILES", 4)
+    await made(tmp_path / "a", "t")
+    await made(tmp_path / "b", *(f"copy-{at}" for at in range(6)))
+    for at in range(6):
+        shutil.copytree(tmp_path / "b" / TRACES / f"copy-{at}", tmp_path / "a" / TRACES / f"copy-{at}")
+    read: list[str] = []
+    row = Lookup.row
+
+    async def reads(lookup: Lookup, trace_id: str, *rest: Any) -> Any:
+        read.append(trace_id)
+        return await row(lookup, trace_id, *rest)
+
+    monkeypatch.setattr(Lookup, "row", reads)
+    for at in range(2):
+        here = store_at(tmp_path / "a")
+        assert len(await listed(here)) == 7
+        await here.close()
+        assert bool(read) == (at == 0)
+        read.clear()
+    await assert_right(store_at(tmp_path / "a"))
+
+
+async def test_of_many_traces_more_change_files_are_left_before_all_rows_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traceark.catalog.catalog, "FOLD_FILES", 2)
+    monkeypatch.setattr(traceark.catalog.catalog, "_SHARE_ON_DISK", 4)
+    await made(tmp_path, *(f"t{at}" for at in range(20)), messages=0)
+    published: list[int] = []
+    publish = traceark.catalog.files.publish
+
+    async def publishes(*given: Any) -> Any:
+        published.append(1)
+        return await publish(*given)
+
+    writer, here = store_at(tmp_path), store_at(tmp_path)
+    await listed(here)
+    await here.refresh()
+    monkeypatch.setattr(traceark.catalog.files, "publish", publishes)
+    for at in range(6):
+        await writer.create_trace(Trace(trace_id=f"new-{at}"))
+        assert len(await listed(here)) == 20 + at + 1
+    assert not published
+    await writer.create_trace(Trace(trace_id="one too many"))
+    assert len(await listed(here)) == 27
+    await here.close()
+    assert len(published) == 1
+    await writer.close()

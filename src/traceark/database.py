@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import duckdb
@@ -43,6 +44,16 @@ def cursor() -> duckdb.DuckDBPyConnection:
 @cache
 def _shared() -> duckdb.DuckDBPyConnection:
     return connect(enable_external_access=False)
+
+
+@contextmanager
+def given(connection: duckdb.DuckDBPyConnection, name: str, rows: object) -> Iterator[None]:
+    """Let SQL read an Arrow table by a name."""
+    connection.register(name, rows)
+    try:
+        yield
+    finally:
+        connection.unregister(name)
 
 
 def reason_of(error: Exception) -> str:

@@ -39,8 +39,11 @@ Answer = TypeVar("Answer")
 
 _ATTEMPTS = 8
 _PARALLEL = 64
-# Change files are folded into a snapshot when there are more than this, or than a thousandth of the traces.
+# A snapshot is made when there are more change files than this, or more traces that no file tells of: whoever begins
+# has to read them all. Of a large archive that takes long, so there may be more of them, as a share of all traces. On a
+# disk a few change files cost little; on an object store each one is a request.
 FOLD_FILES = 256
+_SHARE_ON_DISK, _SHARE_ELSEWHERE = 100, 1000
 # A directory that changed so lately may change again within the same tick of the file system's clock.
 _RACY_SECONDS = 1.0
 # For so many processes a snapshot says which change files are folded in; of others all are read again.
@@ -78,6 +81,7 @@ class Catalog:
         self._seen: dict[str, int] = {}
         self._files = 0
         self._folding: asyncio.Task[None] | None = None
+        self._share = _SHARE_ON_DISK if isinstance(storage, AppendStorage) else _SHARE_ELSEWHERE
         self.notices = Notices(storage, self.binding, lookup)
 
     async def binding(self) -> str:
@@ -122,7 +126,8 @@ class Catalog:
                     raise
         await self._check_names(known)
         await known.look()
-        if self._files > FOLD_FILES and self._files > await asyncio.to_thread(known.count) // 1000:
+        lacking = max(self._files, known.untold)
+        if lacking > FOLD_FILES and lacking > await asyncio.to_thread(known.count) // self._share:
             self._fold_soon()
         return known
 
@@ -370,6 +375,8 @@ class Catalog:
         KeyExistsError
             Another process made this generation. Nothing is lost: what it lacks is in change files still.
         """
+        # Where nothing can be written, that is not tried again at every turn.
+        known.untold = 0
         if await self._archive_id() is None:
             return  # a folder of traces, and no archive yet
         self._seen = dict(list(self._seen.items())[-_WRITERS:])

@@ -110,6 +110,8 @@ async def publish(
     name = snapshot_name(info.generation, info.binding)
     try:
         data = await asyncio.to_thread(export, partial(encode_snapshot, info))
+        # Arrow would keep the memory that the rows took on their way.
+        await asyncio.to_thread(pa.default_memory_pool().release_unused)
         version = await storage.create(f"{CATALOG}/{name}", data)
     except (KeyExistsError, RowsLostError):
         raise

@@ -15,7 +15,7 @@ import pyarrow as pa
 from traceark.catalog.lookup import COPIED, Lookup, merged, with_openings
 from traceark.catalog.names import Names
 from traceark.catalog.notes import Note, changed, is_doubtful
-from traceark.catalog.rows import DAMAGED, OPEN
+from traceark.catalog.rows import DAMAGED, OPEN, SETTLED
 from traceark.catalog.table import CatalogTable, Rows
 from traceark.layout import trace_id_of, trace_key
 from traceark.models import JsonObject
@@ -52,6 +52,8 @@ class KnownTraces:
         Directories whose names are no trace keys.
     doubted : set of str
         Traces that others may have changed: what this process has in memory of them is no proof.
+    untold : int
+        How many traces arrived since the last snapshot that no change file tells of.
     """
 
     def __init__(self, table: CatalogTable, lookup: Lookup, writer: str, *, watches_names: bool) -> None:
@@ -60,6 +62,7 @@ class KnownTraces:
         self.problems: dict[str, str] = {}
         self.strangers: Sequence[str] = ()
         self.doubted: set[str] = set()
+        self.untold = 0
         # Tells this from what was known before.
         self._number = next(_numbers)
         # The traces whose rows changed since `load`, in order, without so many that were forgotten.
@@ -187,9 +190,9 @@ class KnownTraces:
         differing = {each: look for each, look in looks.items() if look.differs}
         if differing:
             known = await asyncio.to_thread(self.table.rows, list(differing))
-            await self.put(
-                [merged(known.get(each), look.row, each, arrived=look.arrived) for each, look in differing.items()]
-            )
+            rows = [merged(known.get(each), look.row, each, arrived=look.arrived) for each, look in differing.items()]
+            self.untold += sum(row["_state"] == SETTLED and COPIED in self.open[str(row["trace_id"])] for row in rows)
+            await self.put(rows)
         self._lookup.saw({each: look for each, look in differing.items() if each in self.open})
         self.doubted -= {each for each, look in looks.items() if look.live}
 
@@ -213,16 +216,17 @@ class KnownTraces:
         """Return which traces of these directories nothing is known of, and which known ones are not among them."""
         now = Names(keys)
         self.doubted |= _without(now, self.open)
-        if before is None or now.went_since(before) - {hash(trace_key(each)) for each in self._touched}:
+        came, went = now.since(before, keys) if before is not None else ([], set())
+        if before is None or went - {hash(trace_key(each)) for each in self._touched}:
             ids = [*map(trace_id_of, keys)]
             self.strangers = sorted(key for key, each in zip(keys, ids, strict=True) if each is None)
             return now, *self.table.names_apart([each for each in ids if each is not None])
         # All else is as it was when names and rows were compared.
-        came = {key: trace_id_of(key) for key in now.came_since(before, keys)}
+        new = {key: trace_id_of(key) for key in came}
         gone = now.without(self.strangers)
-        new_strangers = {key for key, each in came.items() if each is None}
+        new_strangers = {key for key, each in new.items() if each is None}
         self.strangers = sorted(new_strangers.union(self.strangers).difference(gone))
-        ids_apart = {each for each in came.values() if each is not None} | self._touched | self._empty
+        ids_apart = {each for each in new.values() if each is not None} | self._touched | self._empty
         absent = _without(now, ids_apart)
         rows = self.table.rows(ids_apart)
         is_there = {each for each, row in rows.items() if row.get("_listed") or row["_state"] == DAMAGED}

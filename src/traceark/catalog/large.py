@@ -26,6 +26,7 @@ from traceark import database
 from traceark.catalog.rows import COLUMNS
 
 NAMES = ", ".join(f'"{column.name}"' for column in COLUMNS)
+_MEANT = "trace_id IN (SELECT unnest(?))"
 # What DuckDB may have in memory: what it reads ahead, sorts and joins, and what is asked often. Of very wide rows a few
 # thousand at a time may be more.
 _MEMORY = ("192MB", "768MB", "3GB", "80%")
@@ -94,6 +95,11 @@ class LargeRows:
         if not self._moved and self._table.is_made():
             self._move()
 
+    @property
+    def some(self) -> str:
+        """The SQL for the rows of some traces, bound to it."""
+        return some_of("kept.rows") if self._moved else f"SELECT {NAMES} FROM catalog WHERE {_MEANT}"
+
     def allow_more(self) -> bool:
         """Let DuckDB have more memory; say no where it has all it can have."""
         if self._allowed == len(_MEMORY) - 1:
@@ -118,8 +124,7 @@ class LargeRows:
     def change(self, trace_ids: Sequence[str], rows: pa.Table) -> None:
         """Drop the rows of some traces, and take others for them."""
         ids, run = [list(trace_ids)], self.connection.execute
-        self.connection.register("incoming", rows)
-        try:
+        with database.given(self.connection, "incoming", rows):
             if not self._moved and not self._changed:
                 run(f"CREATE OR REPLACE TEMP TABLE later AS SELECT {NAMES} FROM incoming LIMIT 0")
                 run("CREATE OR REPLACE TEMP TABLE superseded (trace_id VARCHAR)")
@@ -133,8 +138,11 @@ class LargeRows:
             into = "kept.rows" if self._moved else "later"
             run(f"DELETE FROM {into} WHERE trace_id IN (SELECT unnest(?))", ids)
             run(f"INSERT INTO {into} SELECT {NAMES} FROM incoming")
-        finally:
-            self.connection.unregister("incoming")
+
+
+def some_of(table: str) -> str:
+    """Return the SQL for some rows of a table: by their numbers, for else DuckDB reads all columns of all rows."""
+    return f"SELECT {NAMES} FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE {_MEANT})"
 
 
 class _Table:

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from traceark import database
-from traceark.catalog.large import NAMES, LargeRows, NoPlaceError
+from traceark.catalog.large import NAMES, LargeRows, NoPlaceError, some_of
 from traceark.catalog.rows import COLUMNS, DAMAGED, OPEN
 from traceark.catalog.snapshot import ROW_GROUP_ROWS, SCHEMA
 from traceark.codec.fields import TRACES
@@ -161,9 +162,12 @@ class CatalogTable:
         found = {each: self._recent[each].copy() for each in ids if each in self._recent}
         others = [each for each in ids if each not in found]
         if others and not self._are_few:
-            told = self.query(f"SELECT {NAMES} FROM catalog WHERE trace_id IN (SELECT unnest(?))", [others])
-            found |= {str(record["trace_id"]): record for record in records(COLUMNS, told)}
+            found |= {str(record["trace_id"]): record for record in self._answer(partial(self._some, others), "")}
         return found
+
+    def _some(self, trace_ids: list[str], connection: duckdb.DuckDBPyConnection, _: str) -> list[JsonObject]:
+        assert isinstance(self._stored, _ManyRows | LargeRows)
+        return records(COLUMNS, connection.sql(self._stored.some, params=[trace_ids]).to_arrow_table())
 
     def query(
         self, text: str, parameters: Any = None, where: str | None = None, over: pa.Table | None = None
@@ -219,7 +223,7 @@ class CatalogTable:
         """Give a connection that sees all rows as they are, and SQL whose `traces` are those that are meant."""
         connection = self._ready()
         if over is not None:
-            with _given(connection, "over", over):
+            with database.given(connection, "over", over):
                 told = f"SELECT {_TOLD} FROM traces ANTI JOIN over USING (trace_id) UNION ALL SELECT {_TOLD} FROM over"
                 with _meant(connection, connection.sql(told), text, where) as seen:
                     yield connection, seen
@@ -271,7 +275,7 @@ class CatalogTable:
         present = pa.table({"trace_id": pa.array(trace_ids, pa.string())})
 
         def ask(connection: duckdb.DuckDBPyConnection, seen: str) -> list[JsonObject]:
-            with _given(connection, "present", present):
+            with database.given(connection, "present", present):
                 rows: list[JsonObject] = connection.sql(seen).to_arrow_table().to_pylist()
                 return rows
 
@@ -339,9 +343,11 @@ class _FewRows:
 class _ManyRows:
     """Rows in a table of DuckDB's."""
 
+    some = some_of("catalog")
+
     def __init__(self, rows: pa.Table) -> None:
         self.connection = database.cursor()
-        with _given(self.connection, "rows", rows):
+        with database.given(self.connection, "rows", rows):
             self.connection.execute(f"CREATE TEMP TABLE catalog AS SELECT {NAMES} FROM rows")
 
     def ready(self) -> None:
@@ -350,7 +356,7 @@ class _ManyRows:
     def change(self, trace_ids: Sequence[str], rows: pa.Table) -> None:
         """Drop the rows of some traces, and take others for them."""
         self.connection.execute("DELETE FROM catalog WHERE trace_id IN (SELECT unnest(?))", [list(trace_ids)])
-        with _given(self.connection, "incoming", rows):
+        with database.given(self.connection, "incoming", rows):
             self.connection.execute(f"INSERT INTO catalog SELECT {NAMES} FROM incoming")
 
     def count(self) -> int:
@@ -386,13 +392,3 @@ def _meant(
 
 def _to_arrow(rows: Iterable[JsonObject]) -> pa.Table:
     return pa.Table.from_pylist([to_row(COLUMNS, row) for row in rows], schema=SCHEMA)
-
-
-@contextmanager
-def _given(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> Iterator[None]:
-    """Let SQL read an Arrow table by a name."""
-    connection.register(name, table)
-    try:
-        yield
-    finally:
-        connection.unregister(name)
