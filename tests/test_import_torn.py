@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -27,7 +28,7 @@ from traceark.importers.run import import_paths
 from traceark.models import Json
 
 SAID: list[Json] = [{"role": "user", "content": "hi", "turn_idx": 0}, {"role": "assistant", "content": "ho"}]
-WHOLE: dict[str, Json] = {
+WHOLE: dict[str, Any] = {
     "atif": {"schema_version": "ATIF-v1.7", "trajectory_id": "s", **without(trajectory(), "schema_version")},
     "langfuse": {"trace": langfuse.TRACE, "observations": langfuse.OBSERVATIONS},
     "langsmith": {"runs": langsmith.RUNS},
