@@ -136,7 +136,8 @@ def test_an_import_of_many_files_killed_again_and_again_ends_as_one_that_was_not
         with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
             while process.poll() is None and sum(1 for _ in runs.glob("traces/*")) <= until:
                 time.sleep(0.1 if THOROUGH else 0)
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(process.pid, signal.SIGKILL)
     assert asyncio.run(into(runs, source, workers=2)).ok
     assert asyncio.run(into(tmp_path / "whole", source)).ok
     assert told_of(runs) == told_of(tmp_path / "whole")
