@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,10 +84,22 @@ def check(document: dict[str, Any]) -> None:
     fields_of(document["final_metrics"], "final", total_steps=int)
 
 
+def harbor_of() -> Any:
+    """Return Harbor's own validator, None where it is not installed: it needs Python 3.12 and half a gigabyte."""
+    with suppress(ImportError):
+        return importlib.import_module("harbor.utils.trajectory_validator").TrajectoryValidator()
+    return None
+
+
+harbor = harbor_of()
+
+
 def exported(run: Run) -> tuple[dict[str, Any], Counter[str]]:
     left_out: Counter[str] = Counter()
     document = json.loads(b"".join(Atif().export(run, left_out)))
     check(document)
+    if harbor is not None:
+        assert harbor.validate(document), harbor.errors
     return document, +left_out
 
 
@@ -98,6 +112,13 @@ def imported(document: dict[str, Any]) -> tuple[SourceTrace, ImportCounts]:
         [source] = atif.Atif().read(path, counts)
     assert not counts.problems
     return source, counts
+
+
+@pytest.mark.skipif(harbor is None, reason="harbor is not installed: `pip install harbor`, with Python 3.12 or newer")
+def test_harbor_takes_what_is_exported_here_and_refuses_what_breaks_its_rules() -> None:
+    document, _ = exported(run_of({"role": "user", "content": "Hi."}, {"content": "Hello."}))
+    assert not harbor.validate({**document, "steps": []})
+    assert not harbor.validate({**document, "status": "completed"})
 
 
 @pytest.mark.parametrize("name", CALLS)

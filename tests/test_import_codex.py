@@ -360,6 +360,9 @@ def adds_up(path: Path) -> None:
     usages = [each.usage for each in source.messages if each.usage is not None]
     assert sum(each.cache_read_tokens or 0 for each in usages) == stated["cached_input_tokens"]
     assert sum(each.reasoning_tokens or 0 for each in usages) == stated["reasoning_output_tokens"]
+    assert sum(each.input_tokens or 0 for each in usages) == stated["input_tokens"] - stated["cached_input_tokens"]
+    assert sum(each.output_tokens or 0 for each in usages) == stated["output_tokens"]
+    assert source.trace.trace_id == rows[0]["payload"]["id"]
     assert len(source.messages) + sum(each.event_type != GOAL_STATUS for each in source.events) == len(rows)
     assert counts.problems == [] and counts.differences == []
 

@@ -355,6 +355,19 @@ def test_answers_of_tools_are_taken_out_of_what_wraps_them(given: Json, result: 
         {"usage": {"input_tokens": 6, "output_tokens": 2, "cache_read_input_tokens": 4, "total_tokens": 12}},
         {"usage_metadata": {"input_tokens": 10, "output_tokens": 2, "input_token_details": {"cache_read": 4}}},
         {"generations": [[{"message": {"kwargs": {"usage_metadata": {"input_tokens": 10, "output_tokens": 2}}}}]]},
+        # Amazon Bedrock's: what was read from and written to a cache is beside the input.
+        {"usage": {"inputTokens": 3, "outputTokens": 2, "cacheReadInputTokens": 4, "cacheWriteInputTokens": 3}},
+        {
+            "usage": {
+                "inputTokens": 5,
+                "outputTokens": 2,
+                "totalTokens": 12,
+                "cacheReadInputTokens": 4,
+                "cacheWriteInputTokens": 1,
+            }
+        },
+        # The Vercel AI SDK's: among it.
+        {"usage": {"inputTokens": 10, "outputTokens": 2, "cachedInputTokens": 4, "reasoningTokens": 1}},
         {
             "usageMetadata": {
                 "promptTokenCount": 7,
@@ -399,6 +412,19 @@ def test_cached_tokens_are_beside_the_inputs_where_anthropic_tells_them(
     assert used is not None and used.output_tokens == 50
     assert (used.input_tokens, used.cache_read_tokens, used.cache_write_tokens) == kinds
     assert counts.repaired == {}
+
+
+@pytest.mark.parametrize("total", [{}, {"totalTokens": 1670}])
+def test_bedrock_tells_cached_tokens_beside_the_input(total: JsonObject) -> None:
+    told: JsonObject = {
+        "inputTokens": 1000,
+        "outputTokens": 50,
+        "cacheReadInputTokens": 600,
+        "cacheWriteInputTokens": 20,
+    }
+    usage = usage_in({"usage": {**told, **total}}, Typed(ImportCounts().repaired))
+    assert usage is not None and usage.total() == 1670
+    assert (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens) == (1000, 600, 20)
 
 
 def test_cached_tokens_beside_a_prompts_are_among_them() -> None:

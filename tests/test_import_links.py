@@ -17,9 +17,9 @@ from hypothesis import given, settings
 import test_import_codex as codex
 import test_import_openhands as openhands
 from profiles import some, tried
-from test_import_claude_code import SESSION, answer, call, row, streamed
+from test_import_claude_code import SAMPLES, SESSION, answer, call, row, streamed
 from test_import_documents import STEPS, trajectory
-from test_import_run import NOW, Dying, Killed, contents_of
+from test_import_run import NOW, PARENT, Dying, Killed, contents_of
 from traceark.importers.base import ImportCounts, SourceTrace
 from traceark.importers.links import Known, plan_links
 from traceark.importers.report import ImportReport
@@ -381,3 +381,19 @@ def test_a_trace_that_no_import_wrote_keeps_its_parents_and_goals() -> None:
 def test_a_goal_that_a_trace_tells_names_it_too() -> None:
     known = {"a": Known((None, None), goals=frozenset("1")), "c": Known(("a", "1"), told="a")}
     assert plan_links(known).names == [("a", "1", "c")]
+
+
+def test_sub_agents_in_the_directory_of_their_session_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(store: ArchiveStore, trace_id: str, **updates: object) -> None:
+        raise AssertionError(f"{trace_id} is written again")
+
+    async def imported_tree() -> Trace | None:
+        async with ArchiveStore(tmp_path, durability="os") as archive:
+            assert (await import_paths(archive, [SAMPLES])).ok
+            return await archive.get_trace(f"{PARENT}-agent-a31c7d")
+
+    monkeypatch.setattr(ArchiveStore, "update_trace", never)
+    child = asyncio.run(imported_tree())
+    assert child is not None and (child.parent_trace_id, child.parent_goal_id) == (PARENT, "toolu_02a")

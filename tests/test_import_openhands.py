@@ -173,6 +173,19 @@ def test_events_become_messages(tmp_path: Path) -> None:
     assert problems(counts) == []
 
 
+def test_the_files_of_a_conversation_are_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    files = OpenHands.files
+
+    def looked(importer: OpenHands, path: Path) -> Sequence[Path]:
+        asked.append(path)
+        return files(importer, path)
+
+    monkeypatch.setattr(OpenHands, "files", looked)
+    report = run(ModelStore(), lay_out(tmp_path / CONVERSATION, EVENTS, STATE))
+    assert len(asked) == 1 < len(report.covered) and report.skipped == []
+
+
 def test_what_a_message_does_not_say_stays_beside_it(tmp_path: Path) -> None:
     (source,), _ = read(lay_out(tmp_path, EVENTS, state()) / "base_state.json")
     call, answer = source.messages[2], source.messages[4]

@@ -176,6 +176,19 @@ def unfinished(record: JsonObject) -> JsonObject:
     return {**record, **{name: value for name, value in empty.items() if name in record}}
 
 
+def test_what_a_later_span_names_the_agent_of_an_earlier_call_is_no_reason_to_fail(tmp_path: Path) -> None:
+    outer = span(6, {**CHAT, "gen_ai.agent.name": "guide"}, None, "chat", (6, 9))
+    rows = [document(call(7, 6, (7, 8), [ASKED])), document(outer)]
+    found = []
+    for order in ([0, 1], [1, 0]):
+        into = store()
+        for number in order:
+            assert run(into, write(tmp_path / "spans.jsonl", [rows[number]])).ok
+        messages = asyncio.run(into.get_trace_messages(TRACE))
+        found.append({(each.role, each.content, each.tokens) for each in messages if each.status != SUPERSEDED})
+    assert found[0] == found[1] != set()
+
+
 def test_an_export_of_a_run_that_went_on_and_one_of_its_end_make_one_trace_in_any_order(tmp_path: Path) -> None:
     early = {**langfuse.TRACE, "output": None, "updatedAt": "2026-01-02T03:04:04Z"}
     late = {**langfuse.TRACE, "updatedAt": "2026-01-02T03:05:00Z"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 
+import traceark
+from profiles import SEED, THOROUGH, tried
 from servers import S3Server
 from test_import_claude_code import SAMPLES
 from test_import_run import CHILD_FILE, PARENT, PARENT_FILE, contents_of, cut, store, without_event_times
@@ -102,28 +105,61 @@ def test_a_store_that_others_cannot_open_is_shared_by_no_processes() -> None:
         asyncio.run(import_paths(ArchiveStore("memory://not-shared"), [SAMPLES], workers=2))
 
 
-def test_an_import_by_several_processes_killed_and_repeated_ends_as_one_that_was_not(tmp_path: Path) -> None:
-    source = tmp_path / "sources"
+def told_of(url: Path) -> tuple[Any, ...]:
+    """Return what very many traces add up to, their ids, and which files they have."""
+    folders = sorted((url / "traces").iterdir())
+    with traceark.open(url) as archive:
+        wrong = [each for each in archive.verify(deep=True, workers=None) if not each.is_note]
+        assert [each for each in wrong if "a write was interrupted here" not in each.meaning] == []
+        sums = archive.sql(
+            "SELECT count(*), sum(total_messages), sum(total_tokens), bit_xor(hash(trace_id, status, parent_trace_id))"
+            " FROM traces"
+        )
+        said = archive.sql("SELECT count(*), bit_xor(hash(message_id, role, content, goal_id, tokens)) FROM messages")
+        return sums.rows(), said.rows(), [[each.name, *sorted(files_of(each))] for each in folders]
+
+
+def files_of(folder: Path) -> set[str]:
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in names if not name.startswith(".")}
+
+
+def test_an_import_of_many_files_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    source, runs = tmp_path / "sources", tmp_path / "killed"
     source.mkdir()
-    sessions_of(source, 6)
-    program = (
-        "import asyncio, sys\nfrom traceark import ArchiveStore\nfrom traceark.importers.run import import_paths\n"
-        "async def main():\n"
-        "    async with ArchiveStore(sys.argv[1], durability='os') as store:\n"
-        "        await import_paths(store, [sys.argv[2]], workers=2)\n"
-        "if __name__ == '__main__':\n    asyncio.run(main())\n"
-    )
-    script = tmp_path / "program.py"
-    script.write_text(program)
-    command = [sys.executable, str(script), str(tmp_path / "killed"), str(source)]
-    with subprocess.Popen(command, start_new_session=True) as process:
-        deadline = time.monotonic() + 60
-        while len(list((tmp_path / "killed").glob("traces/*/trace.json"))) < 3 and process.poll() is None:
-            assert time.monotonic() < deadline
-        os.killpg(process.pid, signal.SIGKILL)
-    assert asyncio.run(into(tmp_path / "killed", source, workers=2)).ok
-    asyncio.run(into(tmp_path / "whole", source))
-    assert on_disk(tmp_path / "killed") == on_disk(tmp_path / "whole")
+    count, kills = tried(12, 2_000, 100_000), tried(1, 3, 6)
+    sessions_of(source, count // 2)
+    command = [sys.executable, "-m", "traceark", "import", str(source), "--to", str(runs), "--jobs", "2"]
+    dice = random.Random(SEED)
+    for kill in range(kills):
+        until = count * dice.uniform(kill, kill + 1) / (kills + 1)
+        with subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+            while process.poll() is None and sum(1 for _ in runs.glob("traces/*")) <= until:
+                time.sleep(0.1 if THOROUGH else 0)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.killpg(process.pid, signal.SIGKILL)
+    assert asyncio.run(into(runs, source, workers=2)).ok
+    assert asyncio.run(into(tmp_path / "whole", source)).ok
+    assert told_of(runs) == told_of(tmp_path / "whole")
+
+
+def test_a_repeated_import_seals_what_a_killed_one_left_unsealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, part = tmp_path / "runs", cut(PARENT_FILE, tmp_path, PARENT_FILE.stat().st_size // 2)
+    asyncio.run(into(runs, part))
+    with monkeypatch.context() as patch:
+
+        async def killed(trace: object) -> None:
+            """Seal nothing, as a process that is gone."""
+
+        patch.setattr("traceark.pool.seal", killed)
+        assert asyncio.run(into(runs, PARENT_FILE)).totals()["new_messages"]
+    manifest = runs / "traces" / PARENT / "manifest-sha256.txt"
+    assert not manifest.exists()
+    asyncio.run(into(runs, PARENT_FILE))
+    assert manifest.exists()
+    on_disk(runs)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

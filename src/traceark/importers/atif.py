@@ -15,6 +15,7 @@ from typing import cast, get_args
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import DocumentTrace, document_of, head_of, object_of, objects_of, with_calls, without
+from traceark.importers.torn import Place
 from traceark.importers.typed import Typed
 from traceark.importers.usage import spend_in_all
 from traceark.models import Json, JsonObject, Trace, TraceStatus, Usage
@@ -22,6 +23,9 @@ from traceark.models import Json, JsonObject, Trace, TraceStatus, Usage
 _VERSION = re.compile(rb'"schema_version"\s*:\s*"ATIF-')
 # What traceark's own export tells of a header, be it null, beside status and mode.
 _HEADER = ("task", "agent_type", "uid", "parent_trace_id", "parent_goal_id", "result_summary", "error_message")
+_RECORDS: tuple[Place, ...] = (("steps",),)
+# These versions have no other id.
+_BY_SESSION = re.compile(r"ATIF-v1\.[0-6]")
 _ROLES = {"user": "user", "agent": "assistant", "system": "system"}
 
 
@@ -49,7 +53,7 @@ class Atif:
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trajectory's trace, then those of sub-agents that are in the same document."""
-        document = document_of(path, counts)
+        document = document_of(path, counts, _RECORDS, _tells_id)
         if document is None:
             return
         if "schema_version" in document or not any(map(_is_trajectory, document.values())):
@@ -63,6 +67,12 @@ class Atif:
             for source in _traces(each, None, path, counts):
                 source.trace.metadata["atif_name"] = name
                 yield source
+
+
+def _tells_id(beginning: JsonObject) -> bool:
+    """Say whether what precedes the steps tells the trace's id, the same as all of the document would."""
+    by_session = "session_id" in beginning and _BY_SESSION.fullmatch(str(beginning.get("schema_version"))) is not None
+    return "trajectory_id" in beginning or by_session
 
 
 def _is_trajectory(value: Json) -> bool:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from traceark.importers.base import ImportCounts, Problem, SourceEvent, SourceTrace
 from traceark.importers.goals import GoalFold
-from traceark.importers.jsonl import beginning_of, head_rows, rows_of, values_of, whole_value
+from traceark.importers.jsonl import Whole, beginning_of, head_rows, rows_of, values_of, whole_value
+from traceark.importers.torn import Place, whole_records
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Message, Trace
 
@@ -45,20 +47,32 @@ def may_have(path: Path, *keys: frozenset[str]) -> bool:
     return first is None or first.value is None or any(each <= first.value.keys() for each in keys)
 
 
-def document_of(path: Path, counts: ImportCounts) -> JsonObject | None:
-    """Return the object that a file holds; None, with a problem, where it holds none."""
-    whole = whole_value(path.read_bytes())
+def document_of(
+    path: Path,
+    counts: ImportCounts,
+    places: Collection[Place] = (),
+    tells_id: Callable[[JsonObject], bool] = lambda document: True,
+) -> JsonObject | None:
+    """Return the object that a file holds; None, with a problem, where it holds none.
+
+    Of one that breaks off, what is whole of the records in some places and what stands in front of them, if that
+    `tells_id`, the same as all of the document would.
+    """
+    data = path.read_bytes()
+    whole = whole_value(data)
     if not isinstance(whole.value, dict):
-        reason = whole.reason or "JSON, but no object"
-        counts.problems.append(Problem(str(path), whole.line, f"{reason}; nothing was taken"))
-        return None
-    if not whole.exact:
+        whole = replace(whole, reason=whole.reason or "JSON, but no object")
+        whole = broken(data, whole, places, path, counts, tells_id)
+    elif not whole.exact:
         counts.problems.append(Problem(str(path), 0, INEXACT))
-    return whole.value
+    return whole.value if isinstance(whole.value, dict) else None
 
 
-def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]:
-    """Yield the documents of a file with their lines: the file is one, or has one a line, or one after the other."""
+def documents_of(path: Path, counts: ImportCounts, places: Collection[Place] = ()) -> Iterator[tuple[int, Json]]:
+    """Yield the documents of a file with their lines: the file is one, or has one a line, or one after the other.
+
+    Of one that breaks off, what is whole of the records in some places and what stands in front of them.
+    """
     data = path.read_bytes()
     whole = whole_value(data)
     if not whole.reason:
@@ -72,7 +86,9 @@ def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]
         rows = values_of(data)
         first = next(rows, None)
     if first is None or first.value is None:
-        counts.problems.append(Problem(str(path), whole.line, f"{whole.reason}; nothing was taken"))
+        whole = broken(data, whole, places, path, counts)
+        if whole.value is not None:
+            yield whole.line, whole.value
         return
     for row in (first, *rows):
         if row.value is None:
@@ -81,6 +97,25 @@ def documents_of(path: Path, counts: ImportCounts) -> Iterator[tuple[int, Json]]
         if not row.exact:
             counts.problems.append(Problem(str(path), row.line, INEXACT))
         yield row.line, row.value
+
+
+def broken(
+    data: bytes,
+    whole: Whole,
+    places: Collection[Place],
+    path: Path,
+    counts: ImportCounts,
+    tells_id: Callable[[JsonObject], bool] = lambda document: True,
+) -> Whole:
+    """Return what is whole of a document that breaks off, and say so."""
+    part = whole_records(data, places) if places else Whole()
+    if isinstance(part.value, dict) and not tells_id(part.value):
+        part = Whole()
+    told = "the records before that were taken" if part.value is not None else "nothing was taken"
+    counts.problems.append(Problem(str(path), whole.line, f"{whole.reason}; {told}"))
+    if not part.exact:
+        counts.problems.append(Problem(str(path), 0, INEXACT))
+    return replace(part, line=whole.line)
 
 
 def first_document(path: Path) -> Json:

@@ -90,7 +90,15 @@ def files_in(paths: Sequence[Path], report: ImportReport) -> Iterator[Path]:
                     found.append(entry)
                 elif entry.is_symlink() or not entry.is_dir():
                     report.skipped.append(str(entry))
-        yield from sorted(found)
+        yield from sorted(found, key=_place)
+
+
+def _place(path: Path) -> tuple[tuple[str, ...], str]:
+    """Return by what files are in order: one before the directory of its name.
+
+    There sub-agents are, and whose they are is known when they are written.
+    """
+    return path.with_suffix("").parts, path.name
 
 
 def _can_be_seen(path: Path, report: ImportReport) -> bool:

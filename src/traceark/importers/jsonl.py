@@ -69,10 +69,10 @@ class Row:
     @property
     def text(self) -> str:
         """The row as text; bytes that are no UTF-8 are kept as lone surrogates."""
-        return _text_of(self.raw)
+        return text_of(self.raw)
 
 
-class _Decoder:
+class Decoder:
     """Decodes one JSON value, taking what strict JSON refuses and noting that it did."""
 
     def __init__(self) -> None:
@@ -120,7 +120,8 @@ class _Decoder:
         return found
 
 
-def _text_of(raw: bytes) -> str:
+def text_of(raw: bytes) -> str:
+    """Return bytes as text; what is no UTF-8 is kept as lone surrogates."""
     return raw.decode("utf-8", "surrogateescape")
 
 
@@ -150,7 +151,7 @@ def rows_of(data: bytes) -> Iterator[Row]:
     >>> [(row.line, row.value, row.torn) for row in rows_of(b'{"a":1}{"b":2}\\n{"c"')]
     [(1, {'a': 1}, False), (1, {'b': 2}, False), (2, None, True)]
     """
-    decoder = _Decoder()
+    decoder = Decoder()
     number = unusual = 0
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     for line, raw in enumerate(lines, start=1):
@@ -164,7 +165,7 @@ def rows_of(data: bytes) -> Iterator[Row]:
                 number += 1
                 yield Row(number, line, raw, value)
                 continue
-        for row in _pieces(decoder, _text_of(raw), line, terminated=line < len(lines)):
+        for row in _pieces(decoder, text_of(raw), line, terminated=line < len(lines)):
             row.number = number = number + 1
             yield row
 
@@ -194,7 +195,7 @@ def whole_value(data: bytes) -> Whole:
     try:
         return Whole(exact_value(data.strip()))
     except ValueError:
-        return whole_text(_text_of(data))
+        return whole_text(text_of(data))
 
 
 def values_of(data: bytes) -> Iterator[Row]:
@@ -207,8 +208,8 @@ def values_of(data: bytes) -> Iterator[Row]:
     >>> [(row.line, row.value) for row in values_of(b'{"a":\\n1}\\n{"b": 2}\\n')]
     [(1, {'a': 1}), (3, {'b': 2})]
     """
-    text = _text_of(data.removeprefix(b"\xef\xbb\xbf"))
-    decoder = _Decoder()
+    text = text_of(data.removeprefix(b"\xef\xbb\xbf"))
+    decoder = Decoder()
     number, line, counted, start = 0, 1, 0, 0
     end = len(text.rstrip())
     while start < end:
@@ -232,7 +233,7 @@ def values_of(data: bytes) -> Iterator[Row]:
 def whole_text(text: str) -> Whole:
     """Return the one value that a text holds, such as a text that is a value of JSON itself."""
     text = text.rstrip()
-    decoder = _Decoder()
+    decoder = Decoder()
     try:
         value, end = decoder.decode(text, len(text) - len(text.lstrip()))
     except RecursionError:
@@ -257,7 +258,7 @@ def beginning_of(data: bytes) -> Json:
     >>> beginning_of(b'{"id": "t", "spans": [{"id": 1}, {"id" 2}]}')
     {'id': 't', 'spans': [{'id': 1}, {}]}
     """
-    text = _text_of(data.removeprefix(b"\xef\xbb\xbf"))
+    text = text_of(data.removeprefix(b"\xef\xbb\xbf"))
     try:
         json.loads(text, strict=False)
     except json.JSONDecodeError as error:
@@ -282,7 +283,7 @@ def _first_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
         yield line
 
 
-def _pieces(decoder: _Decoder, text: str, line: int, *, terminated: bool) -> Iterator[Row]:
+def _pieces(decoder: Decoder, text: str, line: int, *, terminated: bool) -> Iterator[Row]:
     start, end = 0, len(text.rstrip(" \t\r"))
     while (start := _skip_blank(text, start, end)) < end:
         try:
@@ -304,7 +305,7 @@ def _pieces(decoder: _Decoder, text: str, line: int, *, terminated: bool) -> Ite
         start = stop
 
 
-def _row(decoder: _Decoder, text: str, value: object, line: int, *, torn: bool) -> Row:
+def _row(decoder: Decoder, text: str, value: object, line: int, *, torn: bool) -> Row:
     raw = _raw_of(text)
     if isinstance(value, dict):
         return Row(0, line, raw, value=cast("JsonObject", value), exact=decoder.exact)
@@ -321,7 +322,7 @@ def _skip_blank(text: str, start: int, end: int) -> int:
     return start
 
 
-def _next_row(decoder: _Decoder, text: str, start: int, end: int) -> int:
+def _next_row(decoder: Decoder, text: str, start: int, end: int) -> int:
     """Return where a whole object begins that reaches to the end of the line, else the end."""
     for tries, match in enumerate(_ROW_START.finditer(text, start, end)):
         if tries == _MAX_TRIES:

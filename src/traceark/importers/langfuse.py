@@ -22,6 +22,7 @@ from traceark.importers.model_calls import answered, asked, tool_answer, tool_ar
 from traceark.importers.otel_span import OtelSpan
 from traceark.importers.pieces import SPAN, Piece, PiecedTrace, fullest, replayed, sources_of
 from traceark.importers.spans import Kind, Span, SpanTrace
+from traceark.importers.torn import Place
 from traceark.importers.typed import Typed
 from traceark.importers.usage import number_of, usage_of
 from traceark.models import Json, JsonObject, Trace, Usage
@@ -37,6 +38,7 @@ _READ, _WRITTEN, _THOUGHT = (
     re.compile("cache_(creation|write)"),
     re.compile("reasoning"),
 )
+_RECORDS: tuple[Place, ...] = ((), ("data",), ("observations",))
 _COSTS = ("totalCost", "calculatedTotalCost")
 _DIFFERS = 1e-9
 
@@ -78,7 +80,7 @@ class Langfuse:
         """Yield what the file tells of each trace."""
         traces: dict[str, PiecedTrace] = {}
         typed = Typed(counts.repaired)
-        for line, document in documents_of(path, counts):
+        for line, document in documents_of(path, counts, _RECORDS):
             for piece in _pieces(document, {}):
                 record = piece.record
                 name = "id" if piece.kind == "trace" else "traceId"

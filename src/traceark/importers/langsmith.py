@@ -20,6 +20,7 @@ from traceark.importers.langgraph import GraphRun, graphs
 from traceark.importers.model_calls import answered, asked, tool_answer, tool_arguments, usage_in
 from traceark.importers.pieces import SPAN, Piece, PiecedTrace, replayed, sources_of
 from traceark.importers.spans import Kind, Span, SpanTrace
+from traceark.importers.torn import Place
 from traceark.importers.typed import Typed
 from traceark.importers.usage import number_of
 from traceark.models import Json, JsonObject, Trace
@@ -34,6 +35,7 @@ _UPDATES = frozenset({"end_time", "outputs", "error", "status"})
 # Under which documents have runs: answers of the API, bodies of its batches; and runs those in them.
 _LISTS = ("runs", "post", "patch")
 _CHILDREN = "child_runs"
+_RECORDS: tuple[Place, ...] = ((), *((name,) for name in _LISTS))
 _FACTS = ("session_name", "session_id", "tags")
 _THREADS = ("thread_id", "session_id", "conversation_id")
 
@@ -75,7 +77,7 @@ class LangSmith:
         """Yield what the file tells of each trace."""
         typed = Typed(counts.repaired)
         rows: list[_Row] = []
-        for line, document in documents_of(path, counts):
+        for line, document in documents_of(path, counts, _RECORDS):
             for item, about in _items(document, {}):
                 run_id = typed.identifier(item.get("id")) if isinstance(item, dict) else None
                 if run_id is None or not isinstance(item, dict) or not (_is_run(item) or item.keys() & _UPDATES):

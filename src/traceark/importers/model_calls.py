@@ -1,7 +1,7 @@
 """What a call of a model was given and gave, as client libraries and frameworks record it whole.
 
 Messages stand there among settings, statistics and the definitions of tools. The shapes of OpenAI's,
-Anthropic's, Google's and LangChain's clients are known, and those of the Vercel AI SDK. It knows no
+Anthropic's, Google's, Bedrock's and LangChain's clients are known, and those of the Vercel AI SDK. It knows no
 format of traces; messages themselves are `chat_messages`' to read.
 """
 
@@ -47,11 +47,17 @@ _CACHE_READ = (
     "cache_read_input_tokens",
     "cached_content_token_count",
     "cachedContentTokenCount",
+    "cachedInputTokens",
+    "cacheReadInputTokens",
 )
-_CACHE_WRITE = ("cache_creation", "cache_write_tokens", "cache_creation_input_tokens")
-# Anthropic's own, which are beside its `input_tokens`.
-_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
-_REASONING = ("reasoning", "reasoning_tokens", "thoughts_token_count", "thoughtsTokenCount")
+_CACHE_WRITE = ("cache_creation", "cache_write_tokens", "cache_creation_input_tokens", "cacheWriteInputTokens")
+# Which are beside the input by its name, unless a total says otherwise: Anthropic's own, and Amazon Bedrock's
+# (https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html).
+_BESIDE = {
+    "input_tokens": ("cache_read_input_tokens", "cache_creation_input_tokens"),
+    "inputTokens": ("cacheReadInputTokens", "cacheWriteInputTokens"),
+}
+_REASONING = ("reasoning", "reasoning_tokens", "reasoningTokens", "thoughts_token_count", "thoughtsTokenCount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +220,7 @@ def _usage(told: JsonObject, typed: Typed) -> Usage | None:
         "cache_write": _first(inputs, _CACHE_WRITE),
     }
     total = _first([told], _TOTAL)
-    if total is None and "input_tokens" in told and any(name in told for name in _BESIDE):
+    if total is None and any(name in told for given, names in _BESIDE.items() if given in told for name in names):
         total = sum(count for count in parts.values() if isinstance(count, int))
     return usage_of(typed, **parts, reasoning=_first(outputs, _REASONING), total=total)
 

@@ -18,6 +18,7 @@ from traceark.importers.document import documents_of, first_document, head_of, w
 from traceark.importers.pieces import SPAN, Piece, PiecedTrace, fullest, replayed, sources_of
 from traceark.importers.python_repr import object_of
 from traceark.importers.spans import Kind, Span, SpanTrace
+from traceark.importers.torn import Place
 from traceark.importers.typed import Typed
 from traceark.importers.usage import usage_of
 from traceark.models import Json, JsonObject, Trace, Usage
@@ -25,6 +26,7 @@ from traceark.models import Json, JsonObject, Trace, Usage
 NAME = "openai-agents"
 _OBJECT = re.compile(rb'"object"\s*:\s*"trace(\.span)?"')
 _LISTS = ("data", "traces", "spans", "items")
+_RECORDS: tuple[Place, ...] = ((), *((name,) for name in _LISTS))
 _KINDS: dict[str, Kind] = {"agent": "agent", "generation": "chat", "response": "chat", "function": "tool"}
 _USAGE = {"input_tokens": ("input_tokens", "prompt_tokens"), "output_tokens": ("output_tokens", "completion_tokens")}
 _DETAILS = {
@@ -64,7 +66,7 @@ class OpenAIAgents:
     def pieced(self, path: Path, counts: ImportCounts) -> Iterator[PiecedTrace]:
         """Yield what the file tells of each trace."""
         traces: dict[str, PiecedTrace] = {}
-        for line, document in documents_of(path, counts):
+        for line, document in documents_of(path, counts, _RECORDS):
             for item, about in _items(document, {}):
                 kind, trace_id = _place(item, Typed(counts.repaired))
                 if trace_id is None:

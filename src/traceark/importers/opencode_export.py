@@ -16,10 +16,13 @@ from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import document_of, head_of, object_of, without
 from traceark.importers.jsonl import Row
 from traceark.importers.opencode_trace import SessionTrace, Told
+from traceark.importers.torn import Place
 from traceark.importers.typed import Typed
 from traceark.models import JsonObject
 
 _BEGINS = re.compile(rb'\{\s*"info"\s*:\s*\{')
+# The session stands in front of them.
+_RECORDS: tuple[Place, ...] = (("messages",),)
 _sorted = json.JSONEncoder(sort_keys=True)
 
 
@@ -31,7 +34,7 @@ def is_export(path: Path) -> bool:
 
 def read_export(path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
     """Yield the session's trace; an answer that is not completed yet is what the file's torn end would be."""
-    document = document_of(path, counts)
+    document = document_of(path, counts, _RECORDS)
     if document is None:
         return
     info, messages = object_of(document.get("info")), document.get("messages")

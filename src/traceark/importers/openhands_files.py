@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from traceark.importers.base import ImportCounts, Problem
-from traceark.importers.document import INEXACT
+from traceark.importers.document import INEXACT, broken
 from traceark.importers.jsonl import Whole, beginning_of, head_rows, rows_of, whole_value
+from traceark.importers.torn import Place
 from traceark.models import Json, JsonObject
 
 Shape = Literal["event", "state", "document"]
@@ -35,6 +36,8 @@ _MARKS = (
     re.compile(rb'"(history|trajectory|events|items|instance_id)"\s*:'),
 )
 # The lists of events that documents have: results of an evaluation, exports, answers of a server.
+# Where more follows the events, it tells the run's id; where nothing does, its first event does.
+_RECORDS: tuple[Place, ...] = ((),)
 LISTS = ("history", "trajectory", "events", "items")
 _SPEAKERS = frozenset({"agent", "user", "environment"})
 
@@ -187,8 +190,8 @@ def read_documents(path: Path, counts: ImportCounts) -> list[Json]:
         return [whole.value]
     rows = list(rows_of(data))
     if not rows or rows[0].value is None:
-        counts.problems.append(Problem(str(path), whole.line, f"{whole.reason}; nothing was taken"))
-        return []
+        whole = broken(data, whole, _RECORDS, path, counts)
+        return [whole.value] if whole.value is not None else []
     for row in rows:
         if row.value is None:
             counts.problems.append(Problem(str(path), row.line, f"{row.reason}; it was not taken"))

@@ -17,9 +17,10 @@ from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import documents_of, first_document, head_of
 from traceark.importers.gen_ai import span_of
 from traceark.importers.otel_span import OtelSpan, attributes_of
-from traceark.importers.otlp_json import Found, Lost, Pieces, span_told, spans_in
+from traceark.importers.otlp_json import PLACES, Found, Lost, Pieces, span_told, spans_in
 from traceark.importers.pieces import SPAN, Piece, PiecedTrace, replayed, sources_of
 from traceark.importers.spans import Span, SpanTrace
+from traceark.importers.torn import Place
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace
 
@@ -31,6 +32,7 @@ _RESOURCES = re.compile(rb'\{\s*"(resourceSpans|batches)"\s*:\s*\[\s*\{\s*"(reso
 # Facts of a trace that its header has room for, in a resource's attributes or in spans'.
 _FACTS = ("service.name", "gen_ai.conversation.id", "session.id")
 _USERS = ("user.id", "enduser.id")
+_RECORDS: tuple[Place, ...] = ((), ("data",), ("traces",), ("spans",), *PLACES)
 _LAST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -69,7 +71,7 @@ class Otlp:
     def pieced(self, path: Path, counts: ImportCounts) -> Iterator[PiecedTrace]:
         """Yield what the file tells of each trace."""
         traces: dict[str, PiecedTrace] = {}
-        for line, document in documents_of(path, counts):
+        for line, document in documents_of(path, counts, _RECORDS):
             pieces = spans_in(document, Typed(counts.repaired))
             if pieces is None:
                 counts.problems.append(Problem(str(path), line, "no document of spans; it was not taken"))

@@ -17,6 +17,13 @@ from traceark.models import Json, JsonObject
 
 _RESOURCES = ("resourceSpans", "resource_spans", "batches")
 _SCOPES = ("scopeSpans", "scope_spans", "instrumentationLibrarySpans", "instrumentation_library_spans")
+# Where a document has its resources, the scopes in them, and the spans in those.
+PLACES = tuple(
+    place
+    for resources in _RESOURCES
+    for around in ((resources,), ("trace", resources))
+    for place in (around, *((*around, scopes, *inner) for scopes in _SCOPES for inner in ((), ("spans",))))
+)
 _TRACE_ID = ("traceId", "trace_id", "traceID")
 _SPAN_ID = ("spanId", "span_id", "spanID")
 _PARENT_ID = ("parentSpanId", "parent_span_id", "parent_id", "parentId")

@@ -88,16 +88,15 @@ def plan_pieces(source: SourceTrace, pieced: PiecedTrace, stored: Stored, state:
 
 
 def _changes(known: Message, message: Message) -> dict[str, object]:
-    """Return what is known better of a message now; what it says no more stays, but for what it spent."""
+    """Return what is known better of a message now; what it says no more stays, but for what it spent.
+
+    Its extra fields stay as they are: a store updates those of the model alone.
+    """
     is_back = known.status == SUPERSEDED
     updates = {name: getattr(message, name) for name in SPENT if getattr(known, name) != getattr(message, name)}
     for name in _CHANGING:
         told = getattr(message, name)
         if told != getattr(known, name) and (told is not None or (is_back and name == "status")):
-            updates[name] = told
-    extra = known.__pydantic_extra__ or {}
-    for name, told in (message.__pydantic_extra__ or {}).items():
-        if told is not None and extra.get(name) != told:
             updates[name] = told
     return updates
 

@@ -6,17 +6,19 @@ Finding files is `find`'s, taking one is `take`'s; here they come together with 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from traceark.computing import in_turns
-from traceark.errors import InvalidValueError
+from traceark.errors import DamagedTraceError, InvalidValueError
 from traceark.importers.base import Importer
 from traceark.importers.find import files_in, importers, size_of
 from traceark.importers.links import Kin, link
 from traceark.importers.parallel import SharedStore, sensible_workers, take_in_parallel
 from traceark.importers.report import ImportReport
 from traceark.importers.take import Taker
+from traceark.models import TERMINAL
 from traceark.protocol import TraceStore
 
 Progress = Callable[[Path, int, int], None]
@@ -28,6 +30,19 @@ class LastingStore(Protocol):
 
     async def make_lasting(self) -> None:
         """Return when all that it holds is on stable storage, whoever wrote it."""
+        ...
+
+
+@runtime_checkable
+class SealingStore(Protocol):
+    """A store that brings runs that have ended into a final form."""
+
+    async def settled(self) -> set[str]:
+        """Return the ids of the traces that are in it and that nobody writes to."""
+        ...
+
+    async def seal(self, trace_id: str) -> None:
+        """Bring a trace into it."""
         ...
 
 
@@ -129,9 +144,24 @@ async def import_paths(
         kin.add(taker.kin)
     for circle in await link(store, kin):
         report.circle(circle)
-    if report.tells_of_known and isinstance(store, LastingStore):
+    if report.tells_of_known:
         # Who brought that may have been killed a moment ago.
-        await store.make_lasting()
+        if isinstance(store, LastingStore):
+            await store.make_lasting()
+        await _seal_known(store, report)
     if files:
         tell(files[-1], total)
     return report
+
+
+async def _seal_known(store: TraceStore, report: ImportReport) -> None:
+    """Seal what the archive held already and was not sealed, though the run has ended."""
+    if not isinstance(store, SealingStore):
+        return
+    known = {trace.trace_id for file in report.files for trace in file.traces if trace.outcome == "known"}
+    for trace_id in sorted(known - await store.settled()):
+        # Of what is damaged `verify`, and whoever reads it, says what is wrong.
+        with suppress(DamagedTraceError):
+            trace = await store.get_trace(trace_id)
+            if trace is not None and trace.status in TERMINAL:
+                await store.seal(trace_id)

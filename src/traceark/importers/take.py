@@ -102,6 +102,8 @@ class Taker:
         self._told = told
         self._strict = strict
         self._guard = guard
+        # Files that are taken with another one: each would look for all of them again, and there may be thousands.
+        self._together: set[Path] = set()
         self._awaited: Awaited | None = None
         self._writing: asyncio.Task[None] | None = None
         self._locks = [asyncio.Lock() for _ in range(STRIPES)]
@@ -129,7 +131,7 @@ class Taker:
         """Take a file; where it was not taken whole and that matters, the report says that the import stopped."""
         counts = ImportCounts()
         try:
-            if self._is_beside(path):
+            if path in self._together or self._is_beside(path):
                 return
             importer = await asyncio.to_thread(self._detect, path)
             if importer is None:
@@ -146,7 +148,9 @@ class Taker:
             if isinstance(importer, ManyFiles):
                 with asked(importer.name):
                     together = importer.files(path)
-                if path != next((each for each in together if each in self._among), None):
+                first = next((each for each in together if each in self._among), None)
+                self._together.update(each for each in together if each != first)
+                if path != first:
                     return
                 self.report.covered.update(map(str, together))
             sources = await computed(_read, importer, path, counts)

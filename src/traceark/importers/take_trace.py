@@ -107,7 +107,7 @@ def _is_whole(source: SourceTrace) -> bool:
 
 def _linked(trace: Trace, link: Link | None) -> Trace:
     """Return a header with its parent where that is known already, so that it need not be written twice."""
-    if link is not None and trace.parent_trace_id is None:
+    if link is not None and trace.parent_trace_id in (None, link[0]) and trace.parent_goal_id is None:
         trace.parent_trace_id, trace.parent_goal_id = link
     return trace
 

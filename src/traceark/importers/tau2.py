@@ -16,6 +16,7 @@ from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
 from traceark.importers.document import DocumentTrace, documents_of, head_of, may_have, objects_of, without
+from traceark.importers.torn import Place
 from traceark.importers.typed import Typed
 from traceark.models import Json, JsonObject, Trace, Usage
 
@@ -29,6 +30,8 @@ _KEYS = (
     frozenset({"task_id", "trial"}),
     frozenset({"task_id", "traj"}),
 )
+# Both write what they say of all of them in front.
+_RECORDS: tuple[Place, ...] = ((), ("simulations",))
 _RUN = re.compile(rb'\A\[?\s*\{\s*"task_id"\s*:.*"traj"\s*:', re.DOTALL)
 
 
@@ -58,7 +61,7 @@ class Tau2:
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
         """Yield the trace of each simulation."""
-        for line, document in documents_of(path, counts):
+        for line, document in documents_of(path, counts, _RECORDS):
             if isinstance(document, list):
                 yield from _traces({"simulations": document}, path, counts)
             elif isinstance(document, dict):
