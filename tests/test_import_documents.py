@@ -832,7 +832,9 @@ def test_real_trajectories_are_taken_whole() -> None:
         return await import_paths(ModelStore(), corpus("atif"))
 
     report = asyncio.run(run())
-    assert report.totals()["rows"] == sum(
+    # Of one that breaks off the records before that are taken, which the standard library does not read.
+    broken = {each.path for each in report.problems if "not JSON" in each.reason}
+    assert sum(sum(each.rows.values()) for each in report.files if each.path not in broken) == sum(
         len(document["steps"]) + ("agent" in document) for path in corpus("atif") for document in _trajectories(path)
     )
     known = ("neither an earlier nor a later", "not JSON", "no session_id")

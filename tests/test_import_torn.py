@@ -45,7 +45,7 @@ WHOLE: dict[str, Any] = {
 
 
 def taken_of(problem: Problem) -> bool:
-    return problem.reason.endswith("; the records before that were taken")
+    return problem.reason.endswith("; the records before that are whole")
 
 
 @pytest.mark.parametrize("name", WHOLE)

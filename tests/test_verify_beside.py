@@ -15,8 +15,9 @@ from damages import make_archive
 from profiles import SEED, tried
 from traceark.layout import HEADER, LOCK, TOMBSTONES, trace_prefix
 from traceark.models import Goal, Message, Trace
-from traceark.reading import scan, scan_readable
+from traceark.reading import scan_readable
 from traceark.repair import RepairReport
+from traceark.storage import storage_for
 from traceark.storage.base import Entry, Storage
 from traceark.store import ArchiveStore
 from traceark.verification import Finding, settling
@@ -70,18 +71,13 @@ def aged(request: pytest.FixtureRequest, archive: Path, monkeypatch: pytest.Monk
         async with ArchiveStore(archive, durability="os") as store:
             await CHANGES[request.param](store, archive)
 
-    async def listed(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]]:
-        found = await scan(storage)
-        await change()
-        return found
-
-    async def listed_readable(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str], dict[str, str]]:
+    async def listed(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str], dict[str, str]]:
         found = await scan_readable(storage)
         await change()
         return found
 
-    monkeypatch.setattr("traceark.repair.run.scan", listed)
-    monkeypatch.setattr("traceark.verification.run.scan_readable", listed_readable)
+    monkeypatch.setattr("traceark.repair.run.scan_readable", listed)
+    monkeypatch.setattr("traceark.verification.run.scan_readable", listed)
 
 
 @pytest.mark.usefixtures("aged")
@@ -126,6 +122,16 @@ async def test_what_stays_wrong_is_found_though_somebody_goes_on_writing(archive
     is_done = True
     await writing
     assert finding.file == f"{trace_prefix('live')}/notes.txt"
+
+
+async def test_a_lock_that_is_the_last_to_go_ends_a_deletion(archive: Path) -> None:
+    storage, prefix = storage_for(str(archive)), trace_prefix("going")
+    (archive / prefix).mkdir()
+    (archive / prefix / LOCK).touch()
+    seen = settling.looks(storage, prefix, await storage.list(prefix))
+    assert list(await anext(seen)) == [LOCK]
+    shutil.rmtree(archive / prefix)
+    assert await anext(seen) == {}
 
 
 @pytest.mark.parametrize("place", [f"{trace_prefix('live')}/messages", trace_prefix("sealed"), TOMBSTONES])

@@ -111,7 +111,7 @@ def broken(
     part = whole_records(data, places) if places else Whole()
     if isinstance(part.value, dict) and not tells_id(part.value):
         part = Whole()
-    told = "the records before that were taken" if part.value is not None else "nothing was taken"
+    told = "the records before that are whole" if part.value is not None else "nothing was taken"
     counts.problems.append(Problem(str(path), whole.line, f"{whole.reason}; {told}"))
     if not part.exact:
         counts.problems.append(Problem(str(path), 0, INEXACT))

@@ -38,7 +38,8 @@ async def looks(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> 
     yield entries
     for look in range(_LOOKS):
         now = await storage.list(prefix)
-        if versions(now) == versions(entries) and not _in_the_middle(storage, prefix, now):
+        # A lock that stood alone, and went, is no change by its version, and the end of a deletion.
+        if now and versions(now) == versions(entries) and not _in_the_middle(storage, prefix, now):
             return
         yield now
         entries = now
