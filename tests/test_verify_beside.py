@@ -125,7 +125,7 @@ async def test_what_stays_wrong_is_found_though_somebody_goes_on_writing(archive
 
 
 async def test_a_lock_that_is_the_last_to_go_ends_a_deletion(archive: Path) -> None:
-    storage, prefix = storage_for(str(archive)), trace_prefix("going")
+    storage, prefix = storage_for(str(archive), None, "os"), trace_prefix("going")
     (archive / prefix).mkdir()
     (archive / prefix / LOCK).touch()
     seen = settling.looks(storage, prefix, await storage.list(prefix))
