@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -232,3 +233,20 @@ async def test_of_a_call_that_was_cancelled_nothing_is_logged(tmp_path: Path, mo
         for _ in range(9):
             await asyncio.sleep(0)
     assert unnoticed == []
+
+
+async def test_of_two_tasks_that_replace_a_trace_the_last_one_tells_what_it_is(tmp_path: Path) -> None:
+    async with ArchiveStore(tmp_path / "here", durability="os") as here:
+        await here.create_trace(Trace(trace_id="t"))
+    async with ArchiveStore(tmp_path / "there", durability="os") as there:
+        async with ArchiveStore(tmp_path / "here", durability="os") as here:
+            await sync(here, there)
+            await here.add_message(Message(trace_id="t", role="user", content="later"))
+        async with there.replacing("t"):
+            async with there.replacing("t"):
+                pass
+            place = Path(trace_prefix("t"))
+            shutil.copytree(tmp_path / "here" / place, tmp_path / "there" / place, dirs_exist_ok=True)
+            for store in (there, ArchiveStore(tmp_path / "there", durability="os")):
+                assert [each.total_messages for each in await store.list_traces()] == [1]
+        assert await there.verify(deep=True) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -295,9 +295,9 @@ class Keeping(Deleting):
     @asynccontextmanager
     async def replacing(self, trace_id: str) -> AsyncIterator[None]:
         """Announce that a trace's files are made or replaced by others, for as long as that takes."""
-        await self._pool.begin(trace_id)
-        try:
-            yield
-        finally:
-            await self._pool.forget(trace_id)  # another task may have opened it meanwhile
-            await self._pool.done(trace_id)
+        async with AsyncExitStack() as afterwards:
+            with self._pool.catalog.notices.unsettled(trace_id):
+                await self._pool.begin(trace_id)
+                afterwards.push_async_callback(self._pool.done, trace_id)
+                afterwards.push_async_callback(self._pool.forget, trace_id)  # another task may have opened it meanwhile
+                yield

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from traceark.catalog.contents import CATALOG, changes_name
 from traceark.catalog.lookup import Lookup
@@ -46,6 +48,8 @@ class Notices:
         self._announced_at: dict[str, float] = {}
         self._outbox: list[Note] = []
         self._telling = asyncio.Lock()
+        # How many tasks replace the files of a trace.
+        self._replacing: Counter[str] = Counter()
 
     async def announce(self, trace_id: str) -> None:
         """Say that this process is about to write to a trace; returns when all others can know."""
@@ -65,10 +69,12 @@ class Notices:
     async def settle(self, trace_ids: Iterable[str]) -> None:
         """Say that this process is done with traces, and what they are now.
 
-        One that cannot be read stays open: whoever asks looks into its directory.
+        One that cannot be read stays open: whoever asks looks into its directory. So does one that is `unsettled`.
         """
         notes: list[Note] = []
         for trace_id in trace_ids:
+            if trace_id in self._replacing:
+                continue
             closes = tuple(self.openings.pop(trace_id, ()))
             self._announced_at.pop(trace_id, None)
             if not closes:
@@ -77,6 +83,17 @@ class Notices:
             if row is not None and row.get("_incarnation") is not None:
                 notes.append(Note("settled", trace_id, closes=closes, row=row))
         await self._tell(notes)
+
+    @contextmanager
+    def unsettled(self, trace_id: str) -> Iterator[None]:
+        """Leave a trace open: of several tasks of this process that replace its files the last one settles it."""
+        self._replacing[trace_id] += 1
+        try:
+            yield
+        finally:
+            self._replacing[trace_id] -= 1
+            if not self._replacing[trace_id]:
+                del self._replacing[trace_id]
 
     async def deleted(self, trace_id: str, incarnation: str) -> None:
         """Say that a trace is gone for good; where it is not known which, it stays open, to be looked for."""
