@@ -4,17 +4,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests start hundreds of processes: each compiles everything anew where it may not keep the bytecode.
 export PYTHONDONTWRITEBYTECODE :=
+# What the demo needs, and what all else does besides.
+BASE := $(VENV)/.base
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test jq check bench torture fuzz ceph s3rver notebooks clean
 
-$(STAMP): pyproject.toml
+$(BASE): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "traceark needs Python 3.11 or newer; set PYTHON=…"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing; install it (Debian: apt-get install python3-venv)"; exit 2; }
+	@echo "installing traceark into $(VENV), once"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $(BASE)
+
+$(STAMP): $(BASE)
+	@echo "installing the tools of the tests into $(VENV), once: some minutes"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $(STAMP)
 
-demo: $(STAMP)
+demo: $(BASE)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
 
 test: $(STAMP) jq
