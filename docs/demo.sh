@@ -30,4 +30,4 @@ say "Without traceark: every sealed run carries a list for sha256sum."
 printf '$ cd demo-copy/traces/7d1f0c52-* && sha256sum -c manifest-sha256.txt\n'
 (cd demo-copy/traces/7d1f0c52-* && sha256sum -c manifest-sha256.txt)
 
-say "Done. Your own runs: traceark import ~/.claude/projects --to ./runs"
+say "Done. Your own runs: $(command -v traceark) import ~/.claude/projects --to ./runs"

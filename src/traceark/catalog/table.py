@@ -387,7 +387,10 @@ def _meant(
     except duckdb.OutOfMemoryException:
         raise  # there may be more
     except duckdb.Error as error:
-        raise QueryError(f"where: {error}") from error
+        # DuckDB proposes columns of the catalog's own.
+        told, proposal, _ = str(error).partition(" Candidate bindings:")
+        remedy = " A condition is on the columns of the view traces: docs/sql.md" if proposal else ""
+        raise QueryError(f"where: {told}{remedy}") from error
 
 
 def _to_arrow(rows: Iterable[JsonObject]) -> pa.Table:
