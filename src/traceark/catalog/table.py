@@ -388,9 +388,9 @@ def _meant(
         raise  # there may be more
     except duckdb.Error as error:
         # DuckDB proposes columns of the catalog's own.
-        told, proposal, _ = str(error).partition(" Candidate bindings:")
+        told, proposal, _ = str(error).partition("Candidate bindings:")
         remedy = " A condition is on the columns of the view traces: docs/sql.md" if proposal else ""
-        raise QueryError(f"where: {told}{remedy}") from error
+        raise QueryError(f"where: {told.rstrip()}{remedy}") from error
 
 
 def _to_arrow(rows: Iterable[JsonObject]) -> pa.Table:
