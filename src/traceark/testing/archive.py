@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
@@ -30,7 +30,8 @@ WRITES: dict[str, Callable[[ArchiveStore], Awaitable[object]]] = {
     "update_goal": lambda store: store.update_goal("t", "1", status="changed"),
     "update_goal_tree": lambda store: store.update_goal_tree("t", GoalTree(mission="changed")),
 }
-steps = pytest.mark.parametrize("step", ["nothing", "flush", "compact", "seal", "compact twice", "close"])
+# What `keep` knows.
+STEPS = ("nothing", "flush", "compact", "seal", "compact twice", "close")
 
 
 async def keep(store: ArchiveStore, step: str, trace_id: str = "t") -> None:
@@ -47,10 +48,28 @@ async def keep(store: ArchiveStore, step: str, trace_id: str = "t") -> None:
             await store.compact(trace_id)
 
 
-class KeepingTests(ArchiveTests):
+class CaseTests(ArchiveTests):
+    """Base of the classes whose tests are tried with several things that a store does.
+
+    Attributes
+    ----------
+    cases : mapping of str to sequence of str
+        By the name of a parameter what it is given: each of `STEPS` and each of `WRITES`. A backend whose server
+        takes long may give fewer.
+    """
+
+    cases: Mapping[str, Sequence[str]] = {"step": STEPS, "write": tuple(WRITES)}
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Make a test of each case."""
+        for name, given in self.cases.items():
+            if name in metafunc.fixturenames:
+                metafunc.parametrize(name, given)
+
+
+class KeepingTests(CaseTests):
     """Reopening, compacting, sealing."""
 
-    @steps
     @scenario
     async def test_whatever_is_done_to_the_files_the_trace_reads_the_same(self, store: ArchiveStore, step: str) -> None:
         await record_run(store)
@@ -61,7 +80,6 @@ class KeepingTests(ArchiveTests):
                 assert await snapshot(reader) == before
         assert await self.open_store().verify(deep=True) == []
 
-    @steps
     @scenario
     async def test_writing_goes_on_after_it(self, store: ArchiveStore, step: str) -> None:
         await record_run(store)
@@ -77,7 +95,6 @@ class KeepingTests(ArchiveTests):
         assert await self.open_store().verify(deep=True) == []
         await writer.close()
 
-    @steps
     @scenario
     async def test_a_cursor_goes_on_working(self, store: ArchiveStore, step: str) -> None:
         await record_run(store)
@@ -86,7 +103,6 @@ class KeepingTests(ArchiveTests):
             assert [event.payload["at"] for event in await reader.get_events("t", 4) if event.payload] == [4, 5]
             assert [event.event_id for event in await reader.get_events("t")][:6] == [1, 2, 3, 4, 5, 6]
 
-    @steps
     @scenario
     async def test_a_known_message_is_known_after_it(self, store: ArchiveStore, step: str) -> None:
         await store.create_trace(Trace(trace_id="t"))
@@ -103,7 +119,6 @@ class KeepingTests(ArchiveTests):
         assert (await header(writer)).total_tokens == 5
         await writer.close()
 
-    @steps
     @scenario
     async def test_a_tree_that_nobody_changed_is_not_out_of_date(self, store: ArchiveStore, step: str) -> None:
         await record_run(store)
@@ -146,17 +161,14 @@ class KeepingTests(ArchiveTests):
         # An object store keeps superseded segments until no late writer can rely on them.
         assert all(name.endswith(".jsonl") for name in hashes.keys() - stated.keys())
 
-    @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
     @scenario
-    async def test_any_write_reopens_a_sealed_trace(
-        self, store: ArchiveStore, write: Callable[[ArchiveStore], Awaitable[object]]
-    ) -> None:
+    async def test_any_write_reopens_a_sealed_trace(self, store: ArchiveStore, write: str) -> None:
         await record_run(store)
         await store.seal("t")
         before = await snapshot(store)
         await store.close()
         writer = self.open_store()
-        await write(writer)
+        await WRITES[write](writer)
         after = await snapshot(writer)
         assert after != before
         assert f"{trace_prefix('t')}/{MANIFEST}" not in await self.names()

@@ -10,15 +10,14 @@ from traceark.errors import DamagedTraceError, DamagedTraceWarning
 from traceark.layout import HEADER, trace_prefix
 from traceark.models import Trace
 from traceark.store import ArchiveStore
-from traceark.testing.archive import keep, steps
-from traceark.testing.places import ArchiveTests, record_run, snapshot
+from traceark.testing.archive import CaseTests, keep
+from traceark.testing.places import record_run, snapshot
 from traceark.testing.scenario import header, message, scenario
 
 
-class CopyTests(ArchiveTests):
+class CopyTests(CaseTests):
     """A folder is the whole thing."""
 
-    @steps
     @scenario
     async def test_a_copy_reads_the_same_and_goes_its_own_way(self, store: ArchiveStore, step: str) -> None:
         await record_run(store)
