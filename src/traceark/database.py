@@ -1,18 +1,23 @@
 """DuckDB as the package opens it: it loads nothing, sees no Python variables, tells time in UTC and prints nothing.
 
-Rows that the package made itself go to one database that the whole process shares, since opening
-one takes far longer than a cursor on an open one. It opens no files. Queries of users
-have databases of their own.
+To open a database takes far longer than a cursor on an open one. Rows that the package made itself go
+to one database that the whole process shares; it opens no files. A query of a user has a database to
+itself, which is kept for the next one where it can have changed nothing in it.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import secrets
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
+from shutil import rmtree
 
 import duckdb
 
@@ -26,6 +31,9 @@ _CLOSED: dict[str, Setting] = {
 # An error of one of DuckDB's own threads is told so.
 _AS_JSON = re.compile(r'\{"exception_type":.*\}', re.DOTALL)
 _mutex = threading.Lock()
+_MOST_KEPT = 2
+# By process: one that was forked has none of a database's threads, and cannot even close it.
+_kept: dict[int, list[duckdb.DuckDBPyConnection]] = {}
 
 
 def connect(**settings: Setting) -> duckdb.DuckDBPyConnection:
@@ -33,6 +41,41 @@ def connect(**settings: Setting) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:", config=_CLOSED | settings)
     connection.execute("SET GLOBAL TimeZone = 'UTC'").fetchall()
     return _silent(connection)
+
+
+@contextmanager
+def lent(only_read: Callable[[duckdb.DuckDBPyConnection], bool]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a connection for a query, to a database that nobody else is connected to meanwhile.
+
+    What is made for the query has to be temporary: it goes with the connection. What does not fit into
+    memory goes to a directory of the query's own among the system's temporary files.
+
+    Parameters
+    ----------
+    only_read : callable
+        Says at the end, asked with the connection, whether the database is as it was, to be lent again.
+    """
+    kept = _kept.setdefault(os.getpid(), [])
+    try:
+        opened = kept.pop()
+    except IndexError:
+        # What one query has read of files is nothing to the next one, which may find others in their place.
+        opened = connect(enable_external_file_cache=False)
+    spilled = Path(tempfile.gettempdir()) / f"traceark-{secrets.token_hex(8)}"
+    unchanged = False
+    connection = _silent(opened.cursor())
+    try:
+        connection.execute("SET GLOBAL temp_directory = ?", [str(spilled)]).fetchall()
+        yield connection
+        # A database that has spilled keeps to its directory.
+        unchanged = not spilled.exists() and only_read(connection)
+    finally:
+        connection.close()
+        if unchanged and len(kept) < _MOST_KEPT:
+            kept.append(opened)
+        else:
+            opened.close()
+            rmtree(spilled, ignore_errors=True)  # it is there only where something was spilled
 
 
 def cursor() -> duckdb.DuckDBPyConnection:

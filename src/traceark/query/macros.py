@@ -203,4 +203,4 @@ MACROS = (
 
 def statements() -> list[str]:
     """Return the statements that create all macros."""
-    return [f"CREATE MACRO {macro.signature} AS {macro.body}" for macro in (*_STEPS, *MACROS)]
+    return [f"CREATE TEMP MACRO {macro.signature} AS {macro.body}" for macro in (*_STEPS, *MACROS)]

@@ -6,18 +6,16 @@ The SQL here is made of names from the field table and of quoted paths, never of
 from __future__ import annotations
 
 import re
-import secrets
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from shutil import rmtree
+from contextlib import closing, contextmanager
 
 import duckdb
 
 from traceark import database
 from traceark.codec.parquet import to_table
+from traceark.errors import QueryError
 from traceark.query import macros
+from traceark.query.sandbox import check
 from traceark.query.sources import VIEWS, Source, Sources
 
 # In a path these would make DuckDB look for other files.
@@ -59,12 +57,10 @@ def connected(sources: Sources, text: str, *, sandbox: bool) -> Iterator[duckdb.
         The query, for what it has need of.
     sandbox : bool
         Nothing but the files of `sources` can be read, nothing written, no setting changed; what does
-        not fit into memory is an error. Otherwise it goes to a directory of its own among the
-        system's temporary files, and is removed with the connection.
+        not fit into memory is an error.
     """
-    spilled = Path(tempfile.gettempdir()) / f"traceark-{secrets.token_hex(8)}"
-    connection = database.connect(temp_directory="" if sandbox else str(spilled))
-    try:
+    lent = database.lent(lambda connection: _is_harmless(connection, text))
+    with closing(database.connect(temp_directory="")) if sandbox else lent as connection:
         for name in VIEWS:
             _create_view(connection, name, sources.get(name, ()))
         if any(_names(macro.name, text) for macro in macros.MACROS):
@@ -73,9 +69,15 @@ def connected(sources: Sources, text: str, *, sandbox: bool) -> Iterator[duckdb.
         if sandbox:
             _lock(connection, [path for found in sources.values() for source in found for path in source.paths])
         yield connection
-    finally:
-        connection.close()
-        rmtree(spilled, ignore_errors=True)  # it is there only where something was spilled
+
+
+def _is_harmless(connection: duckdb.DuckDBPyConnection, text: str) -> bool:
+    """Tell whether a query did nothing but what the sandbox allows, where nothing can be changed."""
+    try:
+        check(connection, text)
+    except QueryError:
+        return False
+    return True
 
 
 def _run(connection: duckdb.DuckDBPyConnection, statement: str) -> None:
@@ -92,14 +94,14 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, sources: Sequ
     if not parts:
         empty = Source(table=to_table(VIEWS[name], []))
         parts = [f"SELECT {columns} FROM {_relation(connection, f'_{name}', empty)}"]
-    _run(connection, f"CREATE VIEW {name} AS {' UNION ALL '.join(parts)}")
+    _run(connection, f"CREATE TEMP VIEW {name} AS {' UNION ALL '.join(parts)}")
 
 
 def _relation(connection: duckdb.DuckDBPyConnection, name: str, source: Source) -> str:
     """Make a source known by a name; return what stands after FROM."""
     if source.paths:
-        files = [_GLOB.sub(r"[\1]", path) for path in source.paths]
-        connection.read_parquet(files, hive_partitioning=False).create_view(name)
+        files = ", ".join(_quoted(_GLOB.sub(r"[\1]", path)) for path in source.paths)
+        _run(connection, f"CREATE TEMP VIEW {name} AS FROM read_parquet([{files}], hive_partitioning = false)")
     else:
         connection.register(name, source.table)
     if source.masked is None:
