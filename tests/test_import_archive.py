@@ -184,7 +184,7 @@ class TestDamage:
             await store.add_message(Message(trace_id="t", role="user", content="x" * 50))
             data = (await packed(store, tmp_path / "a.zip")).read_bytes()
             expected = await contents(store)
-        for at in range(0, len(data), tried(7, 1)):
+        for at in range(0, len(data), tried(29, 1)):
             for bad in (data[:at], data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :]):
                 path = tmp_path / "bad.zip"
                 path.write_bytes(bad)

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles import some, tried
+from profiles import SEED, THOROUGH, some, tried
 from traceark.catalog.rows import tree_number
 from traceark.codec.fields import EVENTS, GOALS, MESSAGES
 from traceark.codec.lines import decode_line, encode_line, to_record
@@ -95,7 +95,7 @@ class Place:
                             "role": "user",
                             "message_id": f"{trace_id}/{at}",
                             "sequence": messages - at,
-                            "content": hard_object(),
+                            "content": f"message {at}" if at else hard_object(),
                             "usage": {"input_tokens": at, "own": 2**70},
                             "goal_id": "0",
                         }
@@ -176,7 +176,20 @@ class Place:
         return found
 
 
-@pytest.fixture(params=["local", "memory"])
+KINDS = ("local", "memory")
+# What these end with is another thing on another kind of storage.
+OF_BOTH_KINDS = {"test_rollups_merge_and_keep_every_row", "test_a_run_that_was_killed_leaves_nothing_that_counts"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give most tests one kind of storage, in turn; a thorough run gives each both."""
+    if "place" in metafunc.fixturenames:
+        name = metafunc.function.__name__
+        kinds = KINDS if THOROUGH or name in OF_BOTH_KINDS else [KINDS[(SEED + len(name)) % 2]]
+        metafunc.parametrize("place", kinds, indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An archive on each kind of storage."""
     if request.param == "local":
