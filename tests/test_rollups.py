@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles import SEED, THOROUGH, some, tried
+from profiles import in_turn, some, tried
 from traceark.catalog.rows import tree_number
 from traceark.codec.fields import EVENTS, GOALS, MESSAGES
 from traceark.codec.lines import decode_line, encode_line, to_record
@@ -185,7 +185,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give most tests one kind of storage, in turn; a thorough run gives each both."""
     if "place" in metafunc.fixturenames:
         name = metafunc.function.__name__
-        kinds = KINDS if THOROUGH or name in OF_BOTH_KINDS else [KINDS[(SEED + len(name)) % 2]]
+        kinds = KINDS if name in OF_BOTH_KINDS else in_turn(KINDS, name)
         metafunc.parametrize("place", kinds, indirect=True)
 
 
