@@ -184,7 +184,7 @@ class RecordedChanges(RuleBasedStateMachine):
 
 
 TestRecordedChanges = RecordedChanges.TestCase
-TestRecordedChanges.settings = machine_settings(2, 30, thorough=40)
+TestRecordedChanges.settings = machine_settings(3, 30, thorough=40)
 
 
 MESSAGE = Message(trace_id="t", role="user", content="hi", tokens=2, cost=0.1, goal_id="1")

@@ -16,7 +16,7 @@ from typing import Literal
 import pytest
 
 from film import Frame, History, cut, filmed_on_disk, filmed_on_objects, judge_copies
-from profiles import tried
+from profiles import some, tried
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,12 @@ def filmed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return filmed_on_objects("filmed", few=3, grace_seconds=900.0 if request.param == "objects" else 0.0)
 
 
-@pytest.mark.parametrize("name", COPIERS)
+@pytest.mark.parametrize("name", some(COPIERS, 4))
 def test_what_a_copier_leaves_is_an_earlier_state_or_says_what_is_missing(
     filmed: tuple[list[Frame], History], name: str
 ) -> None:
     frames, history = filmed
-    count = tried(2, 60, 400)
+    count = tried(4, 60, 400)
     found = asyncio.run(judge_copies(copies(frames, COPIERS[name], count), history))
     assert found["whole"] > count * 0.05
 

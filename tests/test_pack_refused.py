@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packs import TarMember, ZipMember, compressed, write_tar, write_zip
@@ -396,6 +396,7 @@ def test_cut_anywhere_it_is_refused(sound_packs: dict[str, tuple[bytes, dict[str
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=tried(40, 500))
 @given(
     changes=st.lists(st.tuples(st.integers(min_value=0), st.integers(0, 255), st.booleans()), min_size=1, max_size=3)
 )

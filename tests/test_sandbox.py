@@ -62,30 +62,30 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        "SELECT trace_id, message_text(content) FROM messages",
-        "WITH mine AS (FROM messages) SELECT count(*) FROM mine",
-        "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3) FROM n",
-        "FROM traces JOIN Messages USING (trace_id)",
-        "SELECT count(*) FROM main.messages",
-        "FROM tool_call_rows()",
-        "SELECT unnest(tool_calls(content)) FROM messages",
-        "FROM messages, range(2)",
-        "FROM messages PIVOT (count(*) FOR role IN ('user')) ORDER BY ALL",
-        "VALUES (1), (2)",
-        "TABLE goals",
-        "DESCRIBE messages",
-        "SHOW events",
-        "SHOW TABLES",
-        "SUMMARIZE messages",
-        "EXPLAIN SELECT * FROM messages",
-        "/* explain */ explain -- twice\n (FORMAT json) SELECT 1",
-        "EXPLAIN ANALYZE SELECT count(*) FROM messages",
-        "SELECT 1; -- done",
-    ],
-)
+READING = [
+    "SELECT trace_id, message_text(content) FROM messages",
+    "WITH mine AS (FROM messages) SELECT count(*) FROM mine",
+    "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3) FROM n",
+    "FROM traces JOIN Messages USING (trace_id)",
+    "SELECT count(*) FROM main.messages",
+    "FROM tool_call_rows()",
+    "SELECT unnest(tool_calls(content)) FROM messages",
+    "FROM messages, range(2)",
+    "FROM messages PIVOT (count(*) FOR role IN ('user')) ORDER BY ALL",
+    "VALUES (1), (2)",
+    "TABLE goals",
+    "DESCRIBE messages",
+    "SHOW events",
+    "SHOW TABLES",
+    "SUMMARIZE messages",
+    "EXPLAIN SELECT * FROM messages",
+    "/* explain */ explain -- twice\n (FORMAT json) SELECT 1",
+    "EXPLAIN ANALYZE SELECT count(*) FROM messages",
+    "SELECT 1; -- done",
+]
+
+
+@pytest.mark.parametrize("query", some(READING, 9))
 def test_reads_the_archive_as_without_it(archive: Archive, query: str) -> None:
     answered = archive.sql(query, sandbox=True)
     if "ANALYZE" not in query:
