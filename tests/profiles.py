@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -33,15 +33,20 @@ def some(cases: Iterable[Case], count: int) -> list[Case]:
     return [every[(SEED + at * len(every) // count) % len(every)] for at in range(count)]
 
 
+def in_turn(kinds: Sequence[Case], name: str) -> list[Case]:
+    """Return one of the kinds for the test of a name, and others for others; a thorough run gets all for each."""
+    return list(kinds) if THOROUGH else [kinds[(SEED + len(name)) % len(kinds)]]
+
+
 def points(count: int, step: int) -> range:
     """Return one in so many of the calls that there are, counted from 1, to put a fault in at: one at the least."""
     step = min(step, count)
     return range(1 + (SEED + step // 2) % step, count + 1, step)
 
 
-def machine_settings(max_examples: int, steps: int) -> settings:
-    """Return the settings of a state machine; a thorough run has ten times the examples."""
+def machine_settings(max_examples: int, steps: int, *, thorough: int) -> settings:
+    """Return the settings of a state machine."""
     from hypothesis import settings  # nothing else here needs it, and programs of tests import this module
 
-    examples = max_examples * tried(1, 10, 100)
+    examples = tried(max_examples, thorough, 10 * thorough)
     return settings(max_examples=examples, stateful_step_count=steps, deadline=None)

@@ -27,29 +27,33 @@ WAYS = {"each": SyncOptions(), "once": SyncOptions(sync_each=False)}
 
 @dataclass(frozen=True)
 class Held:
-    """What the source holds, which is read once: nobody changes it."""
+    """A source, an earlier state of it that a target has, and what the source holds; nobody changes them."""
 
+    source: Path
+    before: Path
     things: dict[Hashable, object]
     manifests: dict[str, bytes]
 
 
-def make(source: Path, target: Path | None) -> Held:
-    """Make an archive, and if wanted at a target what that has of an earlier state of it; return what it holds."""
+def make(folder: Path) -> Held:
+    """Make the archives, and read once what the source holds."""
+    source, before = folder / "source", folder / "before"
 
     async def _make() -> Held:
         async with ArchiveStore(source, durability="os") as store:
             for trace_id in (WRITTEN_ON, SAME):
                 await _sealed(store, trace_id, trace_id)
             assert await work(store, Ledger(now=lambda: 0), STEPS[:KNOWN_STEPS]) == []
-        if target is not None:
-            await synced(source, target, SyncOptions())
+        await synced(source, before, SyncOptions())
         async with ArchiveStore(source, durability="os") as store:
             for trace_id in MISSING:
                 await _sealed(store, trace_id, trace_id)
             await _sealed(store, WRITTEN_ON, "and more")
             assert await work(store, Ledger(now=lambda: 0), STEPS[KNOWN_STEPS:]) == []
             things = await found(store)
-        return Held(things, {name: data for name, data in files(source).items() if name.endswith(MANIFEST)})
+        return Held(
+            source, before, things, {name: data for name, data in files(source).items() if name.endswith(MANIFEST)}
+        )
 
     return asyncio.run(_make())
 
@@ -112,9 +116,9 @@ async def synced(source: Path, target: Path, options: SyncOptions) -> SyncReport
         return await sync(one, other, options)
 
 
-async def completed(source: Path, held: Held, target: Path, options: SyncOptions) -> list[str]:
+async def completed(held: Held, target: Path, options: SyncOptions) -> list[str]:
     """Sync to the end; return what is not as at the source then."""
-    report = await synced(source, target, options)
+    report = await synced(held.source, target, options)
     faults = [] if report.is_clean else [f"not clean: {report.to_json()}"]
     theirs = files(target)
     faults += [f"{name} is another" for name, data in held.manifests.items() if theirs.get(name) != data]
@@ -123,7 +127,7 @@ async def completed(source: Path, held: Held, target: Path, options: SyncOptions
         if await found(store) != held.things:
             faults.append("the target reads otherwise than the source")
         faults += damage(await store.verify(deep=True))
-    again = await synced(source, target, options)
+    again = await synced(held.source, target, options)
     return faults if again.copied_bytes == 0 else [*faults, f"done again it copied: {again.to_json()}"]
 
 

@@ -52,7 +52,7 @@ def exactly(value: object) -> str:
     return repr(value)
 
 
-@settings(max_examples=tried(150, 1500, 4000), deadline=None)
+@settings(max_examples=tried(60, 1500, 4000), deadline=None)
 @given(ANYTHING)
 def test_json_comes_back_exactly_or_is_refused(value: object) -> None:
     try:
@@ -64,7 +64,7 @@ def test_json_comes_back_exactly_or_is_refused(value: object) -> None:
     assert exactly(loads(text)) == exactly(value)
 
 
-@settings(max_examples=tried(150, 1500, 4000), deadline=None)
+@settings(max_examples=tried(60, 1500, 4000), deadline=None)
 @given(
     ANYTHING,
     st.none() | st.floats(allow_nan=False, allow_infinity=False),
@@ -88,7 +88,7 @@ def test_the_quick_way_to_a_messages_json_says_the_same(
     assert exactly(sorted(json.loads(message_json(message)).items())) == exactly(sorted(expected.items()))
 
 
-@settings(max_examples=tried(50, 1000), deadline=None)
+@settings(max_examples=tried(25, 1000), deadline=None)
 @example(datetime(1, 1, 1, 0, 0, 0, 1, tzinfo=UTC))
 @example(datetime(2026, 1, 2, tzinfo=UTC))
 @given(st.datetimes(timezones=st.just(UTC)))
@@ -96,7 +96,7 @@ def test_a_time_is_written_to_the_microsecond_whatever_its_fraction(moment: date
     assert time_text(moment) == moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-@settings(max_examples=tried(50, 1000), deadline=None)
+@settings(max_examples=tried(25, 1000), deadline=None)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"])), st.integers() | st.text(), min_size=1, max_size=5
@@ -168,7 +168,7 @@ JSON_TEXTS = st.recursive(
 @example("9" * 4300, 0, "", False)
 @example("9" * 4301, 0, "", False)
 @example("1e999", 0, "", False)
-@settings(max_examples=tried(150, 4_000, 20_000), deadline=None)
+@settings(max_examples=tried(60, 4_000, 20_000), deadline=None)
 def test_a_text_passes_for_json_where_python_reads_it(text: str, at: int, put: str, instead: bool) -> None:
     at %= len(text) + 1
     spoiled = text[:at] + put + text[at + instead :]

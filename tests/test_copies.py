@@ -41,7 +41,7 @@ def filmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Frame], Histo
 
 def test_a_copy_between_any_two_file_operations_is_an_earlier_state(filmed: tuple[list[Frame], History]) -> None:
     frames, history = filmed
-    step = tried(5, 1)
+    step = tried(11, 1)
     chosen = frames[SEED % step :: step]
     found = asyncio.run(judge_copies(iter(chosen), history))
     assert "damaged" not in found, "a copy of one moment is whole"
@@ -76,7 +76,7 @@ def test_a_copy_over_an_older_copy_is_an_earlier_state_or_says_what_is_missing(
 def test_a_copy_without_some_files_is_never_a_wrong_answer(filmed: tuple[list[Frame], History], missing: str) -> None:
     frames, history = filmed
     history.trees.add("none")
-    copies = ({name: data for name, data in frame.items() if missing not in name} for frame in frames[::5])
+    copies = ({name: data for name, data in frame.items() if missing not in name} for frame in frames[:: tried(15, 5)])
     asyncio.run(judge_copies(copies, history))
 
 
@@ -165,5 +165,5 @@ def test_a_copy_while_a_trace_is_deleted_and_made_anew_never_mixes_the_two(
 
     asyncio.run(work())
     choose = random.Random(4)
-    for copy in (*film.frames[1:], *(cut(film.frames[1:], choose) for _ in range(200))):
+    for copy in (*film.frames[1:], *(cut(film.frames[1:], choose) for _ in range(tried(40, 200)))):
         asyncio.run(check(copy))

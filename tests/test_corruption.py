@@ -143,12 +143,12 @@ async def test_what_is_read_is_right_or_an_error_that_names_the_trace(state: str
     assert wrong(right, right) == [] and not any(isinstance(each, TracearkError) for each in right.values())
     found: list[str] = []
     count = 0
-    for key, what, data in changes(files, tried(239, 9, 1)):
+    for key, what, data in changes(files, tried(1201, 9, 1)):
         if data != files[key] and not is_told_by_nothing(state, key, what):
             count += 1
             found += [f"{key} {what}: {each}" for each in wrong(await answers({**files, key: data}), right)]
     assert found == []
-    assert count > 100
+    assert count > tried(30, 100)
 
 
 async def answers(files: Mapping[str, bytes | None]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ async def test_what_sql_says_is_right_or_left_out_with_a_warning(tmp_path: Path,
     # Segments are read as they are above; to ask DuckDB takes long.
     named = [each for each in changes(files, tried(2011, 211, 31)) if not each[0].endswith(".jsonl")]
     count = 0
-    for key, what, data in named[:: tried(8, 1)]:
+    for key, what, data in named[:: tried(16, 1)]:
         if data == files[key] or is_told_by_nothing(state, key, what):
             continue
         count += 1
@@ -214,7 +214,7 @@ async def test_what_sql_says_is_right_or_left_out_with_a_warning(tmp_path: Path,
         finally:
             path.write_bytes(files[key])
     assert found == []
-    assert count >= 5
+    assert count >= tried(2, 5)
 
 
 @pytest.mark.parametrize("checked", ["all", "what fails"])
@@ -229,10 +229,11 @@ async def test_a_damaged_rollup_is_left_out(tmp_path: Path, monkeypatch: pytest.
         await store.optimize()
         right = [_sorted(await store.sql(query)) for query in QUERIES]
     asked = wrong = 0
-    for path in sorted(tmp_path.glob("catalog/rollups/*/*.parquet")):
+    for number, path in enumerate(sorted(tmp_path.glob("catalog/rollups/*/*.parquet")), checked == "all"):
         whole = path.read_bytes()
         step = tried(19207, 97, 13)
-        for at in (*range(SEED % step, len(whole), step), len(whole) - 1):
+        # By default one byte of each file, the last or an earlier one, whichever the other run does not take.
+        for at in (*range(SEED % step, len(whole), step), len(whole) - 1)[tried(number % 2, 0) :: tried(2, 1)]:
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
             async with ArchiveStore(tmp_path) as store:
                 message = await store.get_message(f"{IDS[0]}-0002")

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from profiles import points, some, tried
+from profiles import THOROUGH, points, some, tried
 from shell import run
 from sync_workload import SEALED, SYNCS, WAYS, Held, completed, files, found, make, promised, synced, trace_of
 from traceark.errors import StorageError, TracearkError, TraceNotFoundError
@@ -240,7 +240,7 @@ def test_an_error_that_is_swallowed_is_found(tmp_path: Path, monkeypatch: pytest
 
     real = LocalAppender.append
     monkeypatch.setattr(LocalAppender, "append", append)
-    assert next(wrong(tmp_path, lambda at: Fault(at, name="write"), step=1), None)
+    assert next(wrong(tmp_path, lambda at: Fault(at, name="write"), step=3), None)
 
 
 class RecordedFault(Fault):
@@ -254,14 +254,17 @@ class RecordedFault(Fault):
         return super().around(call, lambda: self.seen.around(call, do))
 
 
-async def faults_of_sync(
-    source: Path, held: Held, root: Path, way: str, fault: RecordedFault, ledger: Ledger
-) -> list[str]:
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
+    return make(tmp_path_factory.mktemp("sync"))
+
+
+async def faults_of_sync(held: Held, root: Path, way: str, fault: RecordedFault, ledger: Ledger) -> list[str]:
     """Sync with a fault; return what is wrong at the target, then and after the sync that is repeated."""
     target, disk, faults, acknowledged = root / "target", Disk.of(root), list[str](), set[str]()
     try:
         with watched(root, fault):
-            report = await synced(source, target, WAYS[way])
+            report = await synced(held.source, target, WAYS[way])
         acknowledged = {each.trace_id for each in report.traces if each.outcome in ("new", "forward")}
         told = report.problems
         if report.is_clean:
@@ -274,13 +277,13 @@ async def faults_of_sync(
     faults += [f"it is not told of what: {each}" for each in told if str(target) not in each]
     for call in fault.seen.calls:
         disk.take(call)
-    for at, state in enumerate([None, *disk.states(samples=0)]):
+    for at, state in enumerate([None, *disk.states(samples=0, singly=THOROUGH)]):
         left = target
         if state is not None:
             left = root / str(at) / "target"
             lay_out(state, left.parent)
         faults += [f"state {at}: {each}" for each in await _left(held, left, acknowledged, ledger)]
-    return faults + await completed(source, held, target, WAYS[way])
+    return faults + await completed(held, target, WAYS[way])
 
 
 async def _left(held: Held, target: Path, acknowledged: set[str], ledger: Ledger) -> list[str]:
@@ -296,53 +299,55 @@ async def _left(held: Held, target: Path, acknowledged: set[str], ledger: Ledger
 
 
 def wrong_in_a_sync(
-    folder: Path, way: str, make_fault: Callable[[int], RecordedFault], *, is_known: bool, step: int
+    folder: Path, held: Held, way: str, make_fault: Callable[[int], RecordedFault], *, is_known: bool, step: int
 ) -> Iterator[str]:
     """Yield what is wrong after a fault at each call of a sync in turn."""
-    source, before = folder / "source", folder / "before"
-    held = make(source, before if is_known else None)
-    as_it_was, moment = files(source), 0
+    as_it_was, moment = files(held.source), 0
     ledger = Ledger(now=lambda: moment)
     with promised(ledger, is_known=is_known):
         moment = 1
 
     def faults_of(root: Path, fault: RecordedFault) -> list[str]:
         if is_known:
-            shutil.copytree(before, root / "target")
-        return asyncio.run(faults_of_sync(source, held, root, way, fault, ledger))
+            shutil.copytree(held.before, root / "target")
+        return asyncio.run(faults_of_sync(held, root, way, fault, ledger))
 
     yield from at_each_call(folder, make_fault, faults_of, step)
-    assert files(source) == as_it_was
+    assert files(held.source) == as_it_was
 
 
 @pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
-def test_an_error_in_a_sync_is_told_and_takes_no_trace(tmp_path: Path, way: str, is_known: bool) -> None:
+def test_an_error_in_a_sync_is_told_and_takes_no_trace(tmp_path: Path, held: Held, way: str, is_known: bool) -> None:
     step = tried(433, 29, 2)
-    found = wrong_in_a_sync(tmp_path, way, lambda at: RecordedFault(at, at // step), is_known=is_known, step=step)
+    found = wrong_in_a_sync(tmp_path, held, way, lambda at: RecordedFault(at, at // step), is_known=is_known, step=step)
     assert list(found) == []
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_disk_that_stays_full_or_read_only_in_a_sync_is_told_and_takes_no_trace(tmp_path: Path, way: str) -> None:
+def test_a_disk_that_stays_full_or_read_only_in_a_sync_is_told_and_takes_no_trace(
+    tmp_path: Path, held: Held, way: str
+) -> None:
     def lasting(at: int) -> RecordedFault:
         return RecordedFault(at, at % 3, lasting=True)
 
-    assert list(wrong_in_a_sync(tmp_path, way, lasting, is_known=way == "each", step=tried(797, 61, 4))) == []
+    assert list(wrong_in_a_sync(tmp_path, held, way, lasting, is_known=way == "each", step=tried(797, 61, 4))) == []
 
 
 @pytest.mark.parametrize("name", ["mkdir", "create", "write", "fsync"])
-def test_the_verb_that_syncs_onto_a_failing_disk_says_which_file_and_exits_with_1(tmp_path: Path, name: str) -> None:
-    source, target = tmp_path / "source", tmp_path / "target"
-    held = make(source, target)
+def test_the_verb_that_syncs_onto_a_failing_disk_says_which_file_and_exits_with_1(
+    tmp_path: Path, held: Held, name: str
+) -> None:
+    target = tmp_path / "target"
+    shutil.copytree(held.before, target)
     with watched(target, RecordedFault(1, lasting=True, name=name)):
-        result = run("sync", source, target)
+        result = run("sync", held.source, target)
     assert result.exit_code == 1 and str(target) in result.stderr, result.stderr
-    assert asyncio.run(completed(source, held, target, WAYS["each"])) == []
-    assert run("sync", source, target).exit_code == 0
+    assert asyncio.run(completed(held, target, WAYS["each"])) == []
+    assert run("sync", held.source, target).exit_code == 0
 
 
 def test_an_error_of_syncing_a_file_system_that_is_swallowed_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sync_file_system(path: Path) -> None:
         with suppress(OSError):
@@ -350,5 +355,5 @@ def test_an_error_of_syncing_a_file_system_that_is_swallowed_is_found(
 
     real = syncing.sync_file_system
     monkeypatch.setattr("traceark.sync.disk.sync_file_system", sync_file_system)
-    found = wrong_in_a_sync(tmp_path, "once", lambda at: RecordedFault(at, name="syncfs"), is_known=False, step=1)
+    found = wrong_in_a_sync(tmp_path, held, "once", lambda at: RecordedFault(at, name="syncfs"), is_known=False, step=1)
     assert "syncfs" in str(next(found, None))

@@ -17,7 +17,8 @@ from benchmarks.endurance import Endured, figures, many_traces, one_trace, told
 
 from profiles import tried
 
-MESSAGES, TRACES = tried(6_000, 120_000, 1_000_000), tried(400, 2_000, 100_000)
+ROUND = tried(40, 100)
+MESSAGES, TRACES = tried(6_000, 120_000, 1_000_000), tried(240, 2_000, 100_000)
 # What is kept of each message of an open trace: its id and what the totals need to change it by.
 MOST_BYTES_PER_MESSAGE = 400
 # Both stores keep the catalog in memory, which grows by a row of each trace; besides, what is in use comes and goes.
@@ -52,10 +53,13 @@ async def test_a_million_messages_go_into_one_trace(tmp_path: Path, capsys: pyte
     assert grown(endured) < MESSAGES // 2 * MOST_BYTES_PER_MESSAGE + 10_000_000
 
 
-async def test_very_many_traces_go_through_one_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_very_many_traces_go_through_one_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.endurance._TRACES_PER_ROUND", ROUND)
     endured = await many_traces(tmp_path, TRACES, looks=8)
     with capsys.disabled():
-        print(f"\n{told(figures(f'{TRACES:,} traces', 'a hundred', endured, TRACES))}")
+        print(f"\n{told(figures(f'{TRACES:,} traces', f'each {ROUND}', endured, TRACES))}")
     assert max(endured.handles) < MOST_OPEN_FILES
     assert max(endured.handles[-2:]) <= max(endured.handles[:-2]) + 8
     assert grown(endured) < TRACES // 2 * STORES * MOST_BYTES_PER_ROW + COMES_AND_GOES

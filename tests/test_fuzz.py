@@ -136,7 +136,7 @@ def fuzz(target: Target, examples: int) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_spoiled_samples_are_read_or_refused(name: str) -> None:
     slow = name.startswith(("import", "pack", "cells"))
-    fuzz(TARGETS[name], tried(2 if slow else 12, 30 if slow else 450, 60 if slow else 1000))
+    fuzz(TARGETS[name], tried(1 if slow else 6, 30 if slow else 450, 60 if slow else 1000))
 
 
 @pytest.mark.parametrize("found", FOUND)

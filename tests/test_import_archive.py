@@ -184,7 +184,7 @@ class TestDamage:
             await store.add_message(Message(trace_id="t", role="user", content="x" * 50))
             data = (await packed(store, tmp_path / "a.zip")).read_bytes()
             expected = await contents(store)
-        for at in range(0, len(data), tried(7, 1)):
+        for at in range(0, len(data), tried(29, 1)):
             for bad in (data[:at], data[:at] + bytes([data[at] ^ 64]) + data[at + 1 :]):
                 path = tmp_path / "bad.zip"
                 path.write_bytes(bad)
@@ -291,7 +291,7 @@ class TestGrowing:
             await store.update_trace("t", status="completed")
             last, expected = await packed(store, tmp_path / "last.zip"), await contents(store)
         for earlier in ([], [first]):
-            for writes in range(0, 100, tried(3, 1)):
+            for writes in range(0, 100, tried(7, 1)):
                 model = ModelStore()
                 await import_paths(model, earlier)
                 dying = Dying(model, writes)
@@ -368,7 +368,7 @@ async def take(store: ArchiveStore, step: tuple[Any, ...]) -> None:
         pass
 
 
-@settings(max_examples=tried(12, 80, 600), deadline=None)
+@settings(max_examples=tried(5, 80, 600), deadline=None)
 @given(st.lists(st.lists(STEPS, max_size=6), min_size=1, max_size=3))
 @example(
     [[("tree",), ("message", "1", None, None, None), ("stats", "1", "self_stats", GoalStats(preview="a"))], [("tree",)]]

@@ -22,7 +22,7 @@ import pytest
 
 import traceark
 from profiles import SEED, THOROUGH, points, some, tried
-from sync_workload import SYNCS, WAYS, completed, files, found, make, promised, synced
+from sync_workload import SYNCS, WAYS, Held, completed, files, found, make, promised, synced
 from traceark.errors import IncompleteTraceError, StorageError, StoreClosedError, TraceExistsError
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
@@ -143,40 +143,46 @@ def test_with_durability_os_nothing_that_is_left_is_wrong(tmp_path: Path) -> Non
 def test_a_sync_that_is_left_out_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalAppender, "sync", lambda self: None)
     calls, ledger = recorded(tmp_path / "recorded", "fsync")
-    found = faults(tmp_path, calls, lambda root, at: judged(root, ledger, at), step=5, samples=1)
+    found = faults(tmp_path, calls, lambda root, at: judged(root, ledger, at), step=11, samples=1)
     assert any("may be" in each for each in found)
 
 
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
+    return make(tmp_path_factory.mktemp("sync"))
+
+
 def losses_in_a_sync(
-    folder: Path, way: str, *, is_known: bool, step: int, samples: int, recorder: Recorder | None = None
+    folder: Path, held: Held, way: str, *, is_known: bool, step: int, samples: int, recorder: Recorder | None = None
 ) -> Iterator[str]:
     """Yield what is wrong after a loss of power in a sync: of the target, and of the sync that is repeated."""
-    source, target, options = folder / "source", folder / "disk" / "target", WAYS[way]
+    target, options = folder / "disk" / "target", WAYS[way]
     target.parent.mkdir(parents=True)
-    held = make(source, target if is_known else None)
-    before, disk = files(source), Disk.of(target.parent)
+    if is_known:
+        shutil.copytree(held.before, target)
+    before, disk = files(held.source), Disk.of(target.parent)
     seen = recorder or Recorder()
     ledger = Ledger(now=lambda: len(seen.calls))
 
     async def judge(root: Path, at: int) -> list[str]:
         left = root / "target"
         if not left.is_dir():
-            return ledger.faults({}, at) + await completed(source, held, left, options)
+            return ledger.faults({}, at) + await completed(held, left, options)
         async with ArchiveStore(left) as reader:
             faults = ledger.faults(await found(reader), at) + damage(await reader.verify(deep=True))
-        return faults + await completed(source, held, left, options)
+        return faults + await completed(held, left, options)
 
     with watched(target.parent, seen), promised(ledger, is_known=is_known):
-        assert asyncio.run(synced(source, target, options)).is_clean
+        assert asyncio.run(synced(held.source, target, options)).is_clean
     yield from faults(folder, seen.calls, judge, step=step, samples=samples, disk=disk)
-    assert files(source) == before
+    assert files(held.source) == before
 
 
 @pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
 def test_a_loss_of_power_in_a_sync_takes_no_trace_and_makes_none_wrong(
-    tmp_path: Path, way: str, is_known: bool
+    tmp_path: Path, held: Held, way: str, is_known: bool
 ) -> None:
-    found = losses_in_a_sync(tmp_path, way, is_known=is_known, step=tried(257, 29, 2), samples=tried(1, 2))
+    found = losses_in_a_sync(tmp_path, held, way, is_known=is_known, step=tried(257, 29, 2), samples=tried(1, 2))
     assert list(found) == []
 
 
@@ -199,10 +205,9 @@ class Killing(Recorder):
         return super().around(call, do)
 
 
-def losses_after_a_kill(folder: Path, way: str, *, is_known: bool, step: int) -> Iterator[str]:
+def losses_after_a_kill(folder: Path, held: Held, way: str, *, is_known: bool, step: int) -> Iterator[str]:
     """Yield what a loss of power takes of what was acknowledged by the second sync, the first having been killed."""
-    source, before, options = folder / "source", folder / "before", WAYS[way]
-    make(source, before if is_known else None)
+    source, before, options = held.source, held.before, WAYS[way]
     kills = 0
     for at in points(_calls_of_sync(source, before if is_known else None, folder / "whole", options), step):
         root, killing, moment = folder / str(at), Killing(at - 1), 0
@@ -220,7 +225,7 @@ def losses_after_a_kill(folder: Path, way: str, *, is_known: bool, step: int) ->
         calls = [*killing.calls, *seen.calls]
         for call in calls:
             disk.take(call)
-        for number, state in enumerate(disk.states(samples=1, seed=SEED + at)):
+        for number, state in enumerate(disk.states(samples=1, seed=SEED + at, singly=THOROUGH)):
             left = root / str(number)
             lay_out(state, left)
             try:
@@ -252,9 +257,9 @@ async def _left(target: Path, ledger: Ledger) -> list[str]:
 
 @pytest.mark.parametrize(("way", "is_known"), some(SYNCS, 2))
 def test_a_sync_that_was_killed_and_done_again_loses_nothing_when_the_power_goes(
-    tmp_path: Path, way: str, is_known: bool
+    tmp_path: Path, held: Held, way: str, is_known: bool
 ) -> None:
-    assert list(losses_after_a_kill(tmp_path, way, is_known=is_known, step=tried(389, 37, 2))) == []
+    assert list(losses_after_a_kill(tmp_path, held, way, is_known=is_known, step=tried(389, 37, 2))) == []
 
 
 async def _write(root: Path) -> None:
@@ -289,7 +294,8 @@ def done_after_a_kill(
 
     That is for each call that process was killed at; `before` is what there was before it.
     """
-    at, was_killed, step = 1 + SEED % tried(7, 1), True, tried(7, 1)
+    step = tried(23, 1)
+    at, was_killed = 1 + SEED % step, True
     while was_killed:
         root, seen = folder / str(at), Recorder()
         root.mkdir()
@@ -301,7 +307,7 @@ def done_after_a_kill(
             asyncio.run(_awaited(work(root)))
         for call in [*calls, *seen.calls]:
             disk.take(call)
-        for number, state in enumerate(disk.states(samples=1, seed=SEED + at)):
+        for number, state in enumerate(disk.states(samples=1, seed=SEED + at, singly=THOROUGH)):
             left = root / str(number)
             lay_out(state, left)
             yield left / "archive", f"killed at call {at} ({calls[-1:]})"
@@ -374,7 +380,7 @@ def test_what_a_killed_sync_left_lasts_once_the_next_one_tells_of_it(tmp_path: P
         was_done = was_done or report.outcomes["same"] == 1
         for call in [*killing.calls, *seen.calls]:
             disk.take(call)
-        for number, state in enumerate(disk.states(samples=1, seed=SEED + at)):
+        for number, state in enumerate(disk.states(samples=1, seed=SEED + at, singly=THOROUGH)):
             left = root / str(number)
             lay_out(state, left)
             assert asyncio.run(_shown(left / "target")) == wanted, f"killed at call {at}, state {number}"
@@ -398,9 +404,11 @@ async def _shown(root: Path) -> dict[str, Any]:
         return await snapshot(store)
 
 
-def test_a_file_system_that_is_not_synced_in_a_sync_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_that_is_not_synced_in_a_sync_is_found(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("traceark.sync.disk.sync_file_system", lambda path: None)
-    found = losses_in_a_sync(tmp_path, "once", is_known=False, step=10_000, samples=1)
+    found = losses_in_a_sync(tmp_path, held, "once", is_known=False, step=10_000, samples=1)
     assert any("may be" in each for each in found)
 
 
@@ -437,13 +445,13 @@ def test_a_seal_that_was_killed_and_done_again_names_all_files_that_are_left_whe
             asyncio.run(_seal(root))
         for call in (*killing.calls, *seen.calls):
             disk.take(call)
-        for number, state in enumerate(disk.states(samples=1, seed=SEED)):
+        for number, state in enumerate(disk.states(samples=1, seed=SEED, singly=THOROUGH)):
             lay_out(state, left := tmp_path / f"{at}-{number}")
             assert asyncio.run(_findings(left)) == [], (at, killing.calls[-1:])
         return killing
 
     calls = len(after(sys.maxsize).calls)
-    assert sum(after(at - 1).is_dead for at in points(calls, tried(5, 1)))
+    assert sum(after(at - 1).is_dead for at in points(calls, tried(7, 1)))
 
 
 class Failing(Recorder):
@@ -510,7 +518,7 @@ async def _steps(archive: Path) -> set[str]:
 @pytest.mark.parametrize("reopens", [False, True])
 def test_what_is_acknowledged_lasts_though_a_sync_failed_before(tmp_path: Path, reopens: bool) -> None:
     """The call that failed left something that the one that is tried again finds there."""
-    step = tried(5, 1)
+    step = tried(13, 1)
     at, failed = 1 + SEED % step, 0
     while True:
         root, failing = tmp_path / str(at), Failing(at)
@@ -540,4 +548,4 @@ def test_what_is_acknowledged_lasts_though_a_sync_failed_before(tmp_path: Path, 
             assert not lost, f"{lost} after {name}; sync {at} failed: {failing.failed}"
         shutil.rmtree(root)
         at += step
-    assert failed > tried(3, 20)
+    assert failed > tried(0, 20)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles import SEED, some, tried
+from profiles import SEED, in_turn, some, tried
 from secrets_made_up import SECRETS
 from test_retention import holding
 from test_sync_faults import Killed, killed_at
@@ -40,7 +40,12 @@ SECRET = SECRETS["github-token"][0][1]
 GONE = "[redacted:github-token]"
 
 
-@pytest.fixture(params=["disk", "memory"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "url" in metafunc.fixturenames:
+        metafunc.parametrize("url", in_turn(["disk", "memory"], metafunc.function.__name__), indirect=True)
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "disk":
         yield str(tmp_path / "archive")
@@ -436,7 +441,7 @@ async def test_killed_anywhere_it_is_as_before_or_as_after_and_doing_it_again_en
     before = await told(here)
     after = replaced(before)
     ended, seen = False, set()
-    step = tried(5, 1)
+    step = tried(11, 1)
     for count in range(SEED % step, 400, step):
         copy = tmp_path / f"copy-{count}"
         shutil.copytree(here, copy)
@@ -489,7 +494,7 @@ def shape(value: Json) -> Json:
 
 
 @given(st.lists(st.tuples(VALUES, VALUES, TEXTS | PLANTED), min_size=1, max_size=4), st.booleans())
-@settings(deadline=None, max_examples=tried(10, 200, 400))
+@settings(deadline=None, max_examples=tried(5, 200, 400))
 def test_wherever_secrets_were_planted_none_is_left_and_the_rest_is_equal(
     given_messages: list[tuple[Json, Json, str]], sealed: bool
 ) -> None:

@@ -91,7 +91,7 @@ def assert_kept(archive: Path, before: Mapping[str, bytes], report: RepairReport
         assert kept[name].startswith(f"{LOST_FOUND}/")
 
 
-@pytest.mark.parametrize(("trace_id", "damage"), some([case[:2] for case in CASES], 24))
+@pytest.mark.parametrize(("trace_id", "damage"), some([case[:2] for case in CASES], 12))
 def test_a_damage_is_mended_or_left_as_it_is_and_told(archive: Path, trace_id: str, damage: Damage) -> None:
     damage(archive / trace_prefix(trace_id))
     before, traces = contents(archive), of_traces(archive)

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
+from profiles import in_turn
 from servers import S3Server
 from traceark.errors import CorruptFileError, InvalidValueError, TraceNotFoundError
 from traceark.layout import HEADER, MANIFEST, TOMBSTONES, trace_prefix
@@ -31,7 +32,13 @@ from traceark.tombstones import Tombstone, buried, read_tombstone
 RUN = "run-7"
 
 
-@pytest.fixture(params=["disk", "memory", "s3"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "url" in metafunc.fixturenames:
+        kinds = ["disk", *in_turn(["memory", "s3"], metafunc.function.__name__)]
+        metafunc.parametrize("url", kinds, indirect=True)
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param == "disk":
         yield str(tmp_path / "archive")

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiles import some, tried
+from profiles import in_turn, some, tried
 from traceark.catalog.rows import tree_number
 from traceark.codec.fields import EVENTS, GOALS, MESSAGES
 from traceark.codec.lines import decode_line, encode_line, to_record
@@ -95,7 +95,7 @@ class Place:
                             "role": "user",
                             "message_id": f"{trace_id}/{at}",
                             "sequence": messages - at,
-                            "content": hard_object(),
+                            "content": f"message {at}" if at else hard_object(),
                             "usage": {"input_tokens": at, "own": 2**70},
                             "goal_id": "0",
                         }
@@ -176,7 +176,20 @@ class Place:
         return found
 
 
-@pytest.fixture(params=["local", "memory"])
+KINDS = ("local", "memory")
+# What these end with is another thing on another kind of storage.
+OF_BOTH_KINDS = {"test_rollups_merge_and_keep_every_row", "test_a_run_that_was_killed_leaves_nothing_that_counts"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give most tests one kind of storage, in turn; a thorough run gives each both."""
+    if "place" in metafunc.fixturenames:
+        name = metafunc.function.__name__
+        kinds = KINDS if name in OF_BOTH_KINDS else in_turn(KINDS, name)
+        metafunc.parametrize("place", kinds, indirect=True)
+
+
+@pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An archive on each kind of storage."""
     if request.param == "local":
@@ -198,6 +211,8 @@ def by_trace(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 async def check(place: Place, rows: pa.Table | None = None) -> None:
     """Check that rollups hold exactly what the store gives, each row once."""
+    if rows is None:
+        rows = await place.rows()
     for view in ("messages", "events", "goals"):
         assert by_trace(await place.seen(view, rows)) == by_trace(await place.truth(view)), view
 
@@ -620,10 +635,7 @@ def test_a_message_is_found_by_its_id_alone(place: Place) -> None:
 @settings(max_examples=tried(5, 100))
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_the_hash_of_a_message_id_is_that_of_duckdb(message_id: str) -> None:
-    with duckdb.connect(":memory:") as connection:
-        found = connection.execute(
-            "SELECT md5_number_upper(?), typeof(md5_number_upper(?))", [message_id] * 2
-        ).fetchone()
+    found = duckdb.execute("SELECT md5_number_upper(?), typeof(md5_number_upper(?))", [message_id] * 2).fetchone()
     assert found == (message_hash(message_id), "UBIGINT")
 
 
@@ -667,6 +679,7 @@ candidates = st.lists(
 LIMITS = Limits(records=50, bytes=60, traces=7, fan_in=3, smallest_tier_bytes=4, largest_bytes=200)
 
 
+@settings(max_examples=tried(40, 500))
 @given(candidates)
 def test_every_candidate_is_in_one_batch_in_order_and_within_bounds(found: list[Candidate]) -> None:
     ordered = in_order(found)
@@ -696,6 +709,7 @@ def merged(rollups: list[Weight], limits: Limits) -> tuple[list[Weight], int]:
     return rollups, written
 
 
+@settings(max_examples=tried(40, 500))
 @given(st.lists(st.tuples(st.integers(0, 250), st.booleans()), max_size=60))
 def test_merging_ends_with_few_rollups_in_each_tier_and_loses_none(drawn: list[tuple[int, bool]]) -> None:
     rollups = [Weight(f"{at:012d}-0", size, int(masked)) for at, (size, masked) in enumerate(drawn)]
@@ -706,6 +720,7 @@ def test_merging_ends_with_few_rollups_in_each_tier_and_loses_none(drawn: list[t
         assert tier == -1 or count < LIMITS.fan_in
 
 
+@settings(max_examples=tried(40, 500))
 @given(st.integers(1, 300), st.integers(1, 3))
 def test_rollups_stay_few_and_rows_are_rewritten_few_times(runs: int, size: int) -> None:
     rollups: list[Weight] = []

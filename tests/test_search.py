@@ -13,10 +13,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import traceark
+from profiles import tried
 from traceark import Archive, Message, Trace
 from traceark.codec.lines import dumps
 from traceark.errors import InvalidValueError, QueryError
@@ -133,10 +134,10 @@ def test_a_snippet_is_a_piece_of_a_long_text(archive: Archive) -> None:
 
 
 def test_pages_of_hits_make_up_the_whole(archive: Archive) -> None:
-    for index in range(40):
+    for index in range(16):
         archive.add_message(Message(trace_id=("old", "new")[index % 2], role="user", content=f"needle {index}"))
     whole = found(archive, "needle")
-    assert len(whole) == 40 and whole[0][0] == "new" and archive.search("needle").next is None
+    assert len(whole) == 16 and whole[0][0] == "new" and archive.search("needle").next is None
     pages: list[tuple[str, int, str]] = []
     after = None
     for size in itertools.cycle((1, 7, 3)):
@@ -216,6 +217,7 @@ def matches(pattern: str, text: str, ignore_case: bool) -> bool:
     return bool(pc.match_substring_regex(pa.array([text]), flags + pattern)[0].as_py())
 
 
+@settings(max_examples=tried(50, 500))
 @given(pieces=st.lists(PIECES, min_size=1, max_size=6), text=TEXT, nested=st.booleans(), ignore_case=st.booleans())
 @example(pieces=["k", "k"], text="\u212ak", nested=False, ignore_case=True)
 def test_what_duckdb_picks_misses_no_match(pieces: list[str], text: str, nested: bool, ignore_case: bool) -> None:
@@ -238,6 +240,7 @@ def test_what_duckdb_picks_misses_no_match(pieces: list[str], text: str, nested:
         assert wanted is None or any(each in hit.text for each in wanted)
 
 
+@settings(max_examples=tried(50, 500))
 @given(before=TEXT, text=TEXT.filter(bool), behind=TEXT, lone=st.booleans())
 def test_every_text_is_found_where_it_stands(before: str, text: str, behind: str, lone: bool) -> None:
     content: Json = [f"{before}{text}{behind}", *(["\ud800"] if lone else [])]

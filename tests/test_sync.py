@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from profiles import some
 from traceark.errors import InvalidValueError
 from traceark.manifest import sha256
 from traceark.models import Goal, GoalTree, Message, Trace
@@ -288,8 +290,9 @@ async def test_both_sides_are_kept_when_asked_and_go_on_under_the_same_id(here: 
     assert await sound(there)
 
 
-@pytest.mark.parametrize("what", ["task", "goals", "sealed"])
-@pytest.mark.parametrize("status", ["running", "completed"])
+@pytest.mark.parametrize(
+    ("what", "status"), some(itertools.product(["task", "goals", "sealed"], ["running", "completed"]), 4)
+)
 async def test_a_change_is_listed_where_the_header_was_published_more_often_too(
     here: Path, there: Path, what: str, status: str
 ) -> None:
@@ -334,8 +337,10 @@ async def test_a_file_that_does_not_fit_its_manifest_is_not_copied(here: Path, t
         assert await other.get_trace(RUN) is None and await other.get_trace("other") is not None
 
 
-@pytest.mark.parametrize("name", ["../../mine", "messages/../../../mine", "messages/x/y", "/mine", "mine", "a\0b", "."])
-@pytest.mark.parametrize("each", [False, True])
+NAMES = ["../../mine", "messages/../../../mine", "messages/x/y", "/mine", "mine", "a\0b", "."]
+
+
+@pytest.mark.parametrize(("name", "each"), some(itertools.product(NAMES, [False, True]), 5))
 async def test_a_manifest_that_names_what_is_no_file_of_a_trace_brings_nothing(
     here: Path, there: Path, name: str, each: bool
 ) -> None:

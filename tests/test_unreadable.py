@@ -117,7 +117,7 @@ async def test_a_trace_that_may_not_be_read_is_left_out_with_a_warning(
         assert await store.verify(deep=True) == []
 
 
-@pytest.mark.parametrize(("unreadable", "what"), some(itertools.product(WAYS, FILES), 3))
+@pytest.mark.parametrize(("unreadable", "what"), some(itertools.product(WAYS, FILES), 2))
 async def test_a_trace_that_cannot_be_read_is_told_by_verify_which_checks_the_others(
     archive: Path, what: str, unreadable: Unreadable
 ) -> None:
@@ -130,7 +130,7 @@ async def test_a_trace_that_cannot_be_read_is_told_by_verify_which_checks_the_ot
     assert f"it cannot be read: {archive / 'traces' / 'bad' / what}" in told["traces/bad"]
 
 
-@pytest.mark.parametrize(("unreadable", "what", "named"), some(itertools.product(WAYS, FILES, [True, False]), 4))
+@pytest.mark.parametrize(("unreadable", "what", "named"), some(itertools.product(WAYS, FILES, [True, False]), 2))
 async def test_repair_tells_a_trace_that_cannot_be_read_and_looks_at_the_others(
     archive: Path, what: str, unreadable: Unreadable, named: bool
 ) -> None:
@@ -153,7 +153,7 @@ async def said(archive: Path) -> dict[str, list[Any]]:
         }
 
 
-@pytest.mark.parametrize(("unreadable", "what", "is_sealed"), some(itertools.product(WAYS, FILES, [True, False]), 4))
+@pytest.mark.parametrize(("unreadable", "what", "is_sealed"), some(itertools.product(WAYS, FILES, [True, False]), 2))
 async def test_a_source_that_cannot_be_read_is_told_by_sync_and_nothing_is_deleted_for_it(
     archive: Path, what: str, unreadable: Unreadable, is_sealed: bool
 ) -> None:
@@ -175,7 +175,7 @@ async def test_a_source_that_cannot_be_read_is_told_by_sync_and_nothing_is_delet
     assert await said(copy) == {"bad": ["hi"], "good": ["hi", "more"]}
 
 
-@pytest.mark.parametrize(("unreadable", "what", "is_gone"), some(itertools.product(WAYS, FILES, [True, False]), 4))
+@pytest.mark.parametrize(("unreadable", "what", "is_gone"), some(itertools.product(WAYS, FILES, [True, False]), 2))
 async def test_a_target_that_cannot_be_read_is_told_by_sync_and_not_overwritten(
     archive: Path, what: str, unreadable: Unreadable, is_gone: bool
 ) -> None:

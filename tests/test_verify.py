@@ -123,7 +123,7 @@ def test_a_flipped_bit_in_any_byte_of_any_file_of_a_sealed_trace_is_found(made: 
         *(HEADER, GOAL_TREE, MANIFEST, LOCK, "messages", "events")
     }
 
-    step = tried(7, 1)
+    step = tried(23, 1)
 
     async def check() -> None:
         storage = MemoryStorage("flips")
@@ -151,7 +151,7 @@ def test_a_changed_byte_of_a_part_is_never_a_wrong_answer(archive: Path) -> None
 
     async def check() -> None:
         expected = await ArchiveStore(archive).get_trace_messages("compacted")
-        for at in range(0, len(whole), tried(29, 5, 1)):
+        for at in range(0, len(whole), tried(67, 5, 1)):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
             store = ArchiveStore(archive)
             with contextlib.suppress(DamagedTraceError):

@@ -354,7 +354,7 @@ CHANGES = st.sampled_from(
 def test_the_quick_look_finds_nothing_wrong_only_where_the_careful_one_does(made: Path, long_from: int) -> None:
     looks: Counter[bool] = Counter()
 
-    @settings(max_examples=tried(40, 600, 1500))
+    @settings(max_examples=tried(15, 600, 1500))
     @given(st.lists(CHANGES, min_size=1, max_size=3))
     def look(changes: list[tuple[LogName, str, Any, int]]) -> None:
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -398,7 +398,7 @@ ROWS = st.lists(
 ROW = dict.fromkeys(("goal_id", "tokens", "usage", "cost", "duration_ms"))
 
 
-@settings(max_examples=tried(100, 1500, 3000))
+@settings(max_examples=tried(40, 1500, 3000))
 @example([{**ROW, "tool_name": f"tool {at}", "sequence": at} for at in range(9)])
 @given(ROWS)
 def test_columns_add_up_to_what_their_rows_do(rows: list[dict[str, Any]]) -> None:
