@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
 
 import traceark
+from program import Program, ran
 from test_capture_otel import contents, stored
 from traceark.capture.langchain import ArchiveCallbackHandler
 from traceark.models import Trace
@@ -388,17 +388,15 @@ def test_a_failing_disk_does_not_touch_the_run_and_loses_nothing(
 
 
 def test_a_run_that_is_killed_leaves_a_running_trace_with_its_messages(tmp_path: Path) -> None:
-    found = subprocess.run([sys.executable, str(HERE), "killed", str(tmp_path / "runs")], check=False)
-    assert found.returncode == -9
+    assert Program(HERE, "killed", tmp_path / "runs").wait() == -9
     trace, messages, _, goals = stored(tmp_path / "runs", only(tmp_path / "runs"))
     assert (trace.status, [each.role for each in messages]) == ("running", ["system", "user", "assistant"])
     assert goals is not None and goals.goals[0].status == "in_progress"
 
 
 def test_a_program_that_ends_without_closing_the_handler_is_sealed(tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE), "ends", str(tmp_path / "runs")]
-    found = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert found.stderr == ""
+    found = ran(HERE, "ends", tmp_path / "runs")
+    assert (found.returncode, found.stderr) == (0, "")
     [trace] = traces(tmp_path / "runs")
     assert (trace.status, trace.total_messages) == ("completed", 5)
     assert list((tmp_path / "runs").rglob("manifest-sha256.txt")), "it is not sealed"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -28,6 +27,7 @@ from openai.types.responses import Response, ResponseFunctionToolCall, ResponseO
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails, ResponseUsage
 
 import traceark
+from program import PIPE, Program
 from test_capture_otel import stored
 from traceark.capture.openai_agents import ArchiveTracingProcessor
 from traceark.importers.openai_agents import OpenAIAgents
@@ -277,7 +277,7 @@ def test_an_archive_that_cannot_be_written_does_not_touch_the_run(
 
 
 def test_a_process_that_is_killed_leaves_a_running_trace(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, HERE, tmp_path / "runs"], stdout=subprocess.PIPE, text=True)
+    process = Program(HERE, tmp_path / "runs", stdout=PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "called\n"
     process.send_signal(signal.SIGKILL)
