@@ -20,10 +20,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import traceark
+from profiles import tried
 from program import PIPE, TRACEARK, Program, ran
 from servers import REGION, S3Server, free_port
 from shell import out, run, told, wrong
@@ -600,6 +601,7 @@ class TestHostileContent:
         assert "did you mean plain?" in wrong(1, "show", tmp_path, "pla1n")
 
 
+@settings(max_examples=tried(25, 500))
 @given(st.sets(st.text("ab-", min_size=1, max_size=30) | st.text(min_size=1, max_size=30), min_size=1, max_size=12))
 def test_a_short_id_means_its_trace(ids: set[str]) -> None:
     ordered = sorted(ids)
