@@ -61,14 +61,13 @@ sys.exit(status if status >= 0 else 128 - status)
 """
 
 
-def program(directory: Path) -> Path:
-    """Put the program into ``directory/bin`` and return that, for PATH."""
-    return _put(directory, f"#!{sys.executable}\nfrom traceark.cli import main\nmain()\n")
-
-
 def loaded_program(directory: Path) -> Path:
-    """Do the same with a program that is loaded already."""
-    return _put(directory, _CALL.format(python=sys.executable, address=_server()))
+    """Put the program, loaded already, into ``directory/bin`` and return that, for PATH."""
+    place = directory / "bin"
+    place.mkdir()
+    (place / "traceark").write_text(_CALL.format(python=sys.executable, address=_server()))
+    (place / "traceark").chmod(0o755)
+    return place
 
 
 class Program:
@@ -163,14 +162,6 @@ def ran(
         written.seek(0)
         errors.seek(0)
         return subprocess.CompletedProcess([str(each) for each in command], code, written.read(), errors.read())
-
-
-def _put(directory: Path, text: str) -> Path:
-    place = directory / "bin"
-    place.mkdir()
-    (place / "traceark").write_text(text)
-    (place / "traceark").chmod(0o755)
-    return place
 
 
 @functools.cache

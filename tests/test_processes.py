@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import pytest
 
+from profiles import tried
 from program import Program
 from servers import S3Server
 from traceark.compact import seal
@@ -29,7 +30,7 @@ from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 
 PROCESSES = 8
-EACH = 25
+EACH = tried(12, 25)
 
 
 async def append(store: ArchiveStore, name: str, *, compacting: bool = False) -> None:
