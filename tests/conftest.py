@@ -19,6 +19,9 @@ pytest.register_assert_rewrite("traceark.testing")
 
 from profiles import SEED, THOROUGH  # noqa: E402
 from servers import CEPH, S3RVER, S3Server, ceph, ministack, moto, s3rver  # noqa: E402
+from traceark.starting import leave_pandas_for_later  # noqa: E402
+
+leave_pandas_for_later()  # it takes a second, and few tests turn a result into a data frame
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=500)

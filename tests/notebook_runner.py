@@ -15,11 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
 
-from program import program
+from program import loaded_program
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -40,6 +37,11 @@ def executed(notebook: Path, directory: Path) -> Any:
     nbclient.exceptions.CellExecutionError
         A cell failed.
     """
+    # Those who only look at the notebooks need none of these.
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient import NotebookClient
+
     place = directory / "notebooks"
     shutil.copytree(FOLDER, place, ignore=lambda _, names: [name for name in names if not (FOLDER / name).is_file()])
     found = nbformat.read(notebook, as_version=4)
@@ -69,7 +71,7 @@ def _environment(directory: Path) -> Mapping[str, str]:
     home.mkdir()
     return {
         **os.environ,
-        "PATH": f"{program(directory)}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{loaded_program(directory)}{os.pathsep}{os.environ['PATH']}",
         "IPYTHONDIR": str(home),
         "COLUMNS": "80",
     }

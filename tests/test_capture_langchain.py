@@ -3,65 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
+import importlib
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from langchain_core.agents import AgentAction, AgentFinish
-from langchain_core.language_models import FakeListLLM, GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
-from langchain_core.tools import tool
 
 import traceark
+from program import Program, ran
 from test_capture_otel import contents, stored
-from traceark.capture.langchain import ArchiveCallbackHandler
 from traceark.models import Trace
 
+if TYPE_CHECKING:
+    from langchain_made_up import (
+        ASKED,
+        CALL,
+        FOUR,
+        AgentAction,
+        AgentFinish,
+        AIMessage,
+        ArchiveCallbackHandler,
+        FakeListLLM,
+        GenericFakeChatModel,
+        HumanMessage,
+        RunnableConfig,
+        RunnableLambda,
+        add,
+        adder,
+        tool,
+    )
+
 HERE = Path(__file__)
-CALL = AIMessage(
-    content="",
-    tool_calls=[{"name": "add", "args": {"a": 2, "b": 2}, "id": "c1"}],
-    usage_metadata={
-        "input_tokens": 10,
-        "output_tokens": 2,
-        "total_tokens": 12,
-        "input_token_details": {"cache_read": 4},
-    },
-)
-FOUR = AIMessage(
-    content="Four.",
-    usage_metadata={"input_tokens": 20, "output_tokens": 3, "total_tokens": 23},
-    response_metadata={"model_name": "m-1"},
-)
-ASKED: list[BaseMessage] = [SystemMessage("You add."), HumanMessage("What is 2 + 2?")]
 
 
-@tool
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
+def load() -> None:
+    """Load the library, which takes a second, only where its tests run: every test process collects this file."""
+    made_up = importlib.import_module("langchain_made_up")
+    globals().update({name: getattr(made_up, name) for name in made_up.__all__})
 
 
-def adder(*said: AIMessage) -> Runnable[Any, Any]:
-    """Return an agent: it asks a model, calls the tool, and asks again, until the model calls none."""
-    model = GenericFakeChatModel(messages=iter(said))
-
-    def loop(messages: list[BaseMessage], config: RunnableConfig) -> str:
-        messages = list(messages)
-        while True:
-            answer = model.invoke(messages, config)
-            messages.append(answer)
-            if not answer.tool_calls:
-                return str(answer.content)
-            messages += [add.invoke({**call, "type": "tool_call"}, config) for call in answer.tool_calls]
-
-    return RunnableLambda(loop).with_config(run_name="adder", metadata={"lc_agent_name": "adder"})
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    load()
 
 
 @pytest.fixture
@@ -388,23 +375,22 @@ def test_a_failing_disk_does_not_touch_the_run_and_loses_nothing(
 
 
 def test_a_run_that_is_killed_leaves_a_running_trace_with_its_messages(tmp_path: Path) -> None:
-    found = subprocess.run([sys.executable, str(HERE), "killed", str(tmp_path / "runs")], check=False)
-    assert found.returncode == -9
+    assert Program(HERE, "killed", tmp_path / "runs").wait() == -9
     trace, messages, _, goals = stored(tmp_path / "runs", only(tmp_path / "runs"))
     assert (trace.status, [each.role for each in messages]) == ("running", ["system", "user", "assistant"])
     assert goals is not None and goals.goals[0].status == "in_progress"
 
 
 def test_a_program_that_ends_without_closing_the_handler_is_sealed(tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE), "ends", str(tmp_path / "runs")]
-    found = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert found.stderr == ""
+    found = ran(HERE, "ends", tmp_path / "runs")
+    assert (found.returncode, found.stderr) == (0, "")
     [trace] = traces(tmp_path / "runs")
     assert (trace.status, trace.total_messages) == ("completed", 5)
     assert list((tmp_path / "runs").rglob("manifest-sha256.txt")), "it is not sealed"
 
 
 def _main(what: str, place: str) -> None:
+    load()
     import os
     import signal
 

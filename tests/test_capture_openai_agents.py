@@ -3,94 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-from agents import (
-    Agent,
-    Model,
-    ModelResponse,
-    RunConfig,
-    Runner,
-    Usage,
-    function_tool,
-    set_trace_processors,
-    tracing,
-)
-from openai.types.responses import Response, ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
-from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails, ResponseUsage
 
 import traceark
+from program import PIPE, Program
 from test_capture_otel import stored
-from traceark.capture.openai_agents import ArchiveTracingProcessor
 from traceark.importers.openai_agents import OpenAIAgents
 from traceark.importers.run import import_paths
 from traceark.store import ArchiveStore
 
+if TYPE_CHECKING:
+    from agents_made_up import (
+        CALL,
+        FOUR,
+        Agent,
+        ArchiveTracingProcessor,
+        MadeUp,
+        ResponseFunctionToolCall,
+        RunConfig,
+        Runner,
+        adder,
+        function_tool,
+        set_trace_processors,
+        tracing,
+    )
+
 HERE = Path(__file__)
-CALL = ResponseFunctionToolCall(arguments='{"a": 2, "b": 2}', call_id="c1", name="add", type="function_call")
-FOUR = ResponseOutputMessage(
-    id="m1",
-    role="assistant",
-    status="completed",
-    type="message",
-    content=[ResponseOutputText(text="Four.", type="output_text", annotations=[])],
-)
 
 
-class MadeUp(Model):
-    """Says what it is given to say, and traces it as the SDK's own model of OpenAI's responses does."""
-
-    def __init__(self, *outputs: Any) -> None:
-        self.outputs = list(outputs)
-
-    async def get_response(self, system_instructions: str | None, input: Any, *_: Any, **__: Any) -> ModelResponse:
-        with tracing.response_span() as span:
-            output = self.outputs.pop(0)
-            if isinstance(output, Exception):
-                raise output
-            usage = ResponseUsage(
-                input_tokens=10,
-                input_tokens_details=InputTokensDetails(cached_tokens=4, cache_write_tokens=0),
-                output_tokens=2,
-                output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
-                total_tokens=12,
-            )
-            span.span_data.input = input
-            span.span_data.response = Response(
-                id="r",
-                created_at=0,
-                model="m-1",
-                object="response",
-                output=[output],
-                parallel_tool_calls=False,
-                tool_choice="auto",
-                tools=[],
-                instructions=system_instructions,
-                usage=usage,
-            )
-            await asyncio.sleep(0)
-            return ModelResponse([output], Usage(requests=1, input_tokens=10, output_tokens=2, total_tokens=12), "r")
-
-    def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
-        raise NotImplementedError
+def load() -> None:
+    """Load the SDK, which takes seconds, only where its tests run: every test process collects this file."""
+    made_up = importlib.import_module("agents_made_up")
+    globals().update({name: getattr(made_up, name) for name in made_up.__all__})
 
 
-@function_tool
-def add(a: int, b: int) -> int:
-    """Add two numbers."""
-    return a + b
-
-
-def adder(*outputs: Any) -> Agent[Any]:
-    return Agent("adder", instructions="You add.", model=MadeUp(*outputs), tools=[add])
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    load()
 
 
 @pytest.fixture
@@ -277,7 +235,7 @@ def test_an_archive_that_cannot_be_written_does_not_touch_the_run(
 
 
 def test_a_process_that_is_killed_leaves_a_running_trace(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, HERE, tmp_path / "runs"], stdout=subprocess.PIPE, text=True)
+    process = Program(HERE, tmp_path / "runs", stdout=PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == "called\n"
     process.send_signal(signal.SIGKILL)
@@ -289,6 +247,7 @@ def test_a_process_that_is_killed_leaves_a_running_trace(tmp_path: Path) -> None
 
 
 def _main(place: str) -> None:
+    load()
     processor = ArchiveTracingProcessor(place)
     set_trace_processors([processor])
 

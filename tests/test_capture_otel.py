@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 from opentelemetry.util.types import AnyValue
 
 import traceark
+from program import PIPE, Program, ran
 from test_crash import damage
 from traceark.capture.otel import ArchiveSpanExporter, ArchiveSpanProcessor
 from traceark.importers.run import import_paths
@@ -425,7 +425,7 @@ def test_after_its_shutdown_an_exporter_says_that_it_failed(exporter: ArchiveSpa
 
 
 def test_a_process_that_is_killed_leaves_a_running_trace_with_all_that_was_said(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, HERE, "killed", tmp_path / "runs"], stdout=subprocess.PIPE, text=True)
+    process = Program(HERE, "killed", tmp_path / "runs", stdout=PIPE)
     assert process.stdout is not None
     lines = [process.stdout.readline().split() for _ in range(5)]
     process.send_signal(signal.SIGKILL)
@@ -441,9 +441,7 @@ def test_a_process_that_is_killed_leaves_a_running_trace_with_all_that_was_said(
 
 
 def test_a_process_that_is_killed_loses_a_quarter_of_a_second_at_most(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, HERE, "handed over", tmp_path / "runs"], stdout=subprocess.PIPE, text=True
-    )
+    process = Program(HERE, "handed over", tmp_path / "runs", stdout=PIPE)
     assert process.stdout is not None
     lines = [process.stdout.readline().split()]
     while float(lines[-1][2]) - float(lines[0][3]) < 1:
@@ -467,17 +465,15 @@ def test_a_process_that_is_killed_loses_a_quarter_of_a_second_at_most(tmp_path: 
 
 
 def test_a_program_that_ends_without_a_word_to_the_exporter_loses_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE), "ends", str(tmp_path / "runs")]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert found.stderr == ""
+    found = ran(HERE, "ends", tmp_path / "runs")
+    assert (found.returncode, found.stderr) == (0, "")
     trace, messages, *_ = stored(tmp_path / "runs", found.stdout.strip())
     assert (trace.status, len(messages)) == ("completed", 4)
     assert list((tmp_path / "runs").rglob("manifest-sha256.txt")), "it is not sealed"
 
 
 def test_a_forked_process_captures_too(tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE), "forks", str(tmp_path / "runs")]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    found = ran(HERE, "forks", tmp_path / "runs")
     ids = found.stdout.split()
     assert len(set(ids)) == 2
     assert [stored(tmp_path / "runs", trace_id)[0].status for trace_id in ids] == ["completed", "completed"]

@@ -6,8 +6,6 @@ import asyncio
 import gc
 import io
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -22,6 +20,7 @@ import traceark.catalog.known as known
 import traceark.catalog.large as large
 import traceark.catalog.snapshot as snapshot
 import traceark.catalog.table as table
+from program import ran
 from traceark import ArchiveStore, Trace
 from traceark.catalog.table import CatalogTable, RowsLostError
 from traceark.codec.lines import to_record
@@ -131,7 +130,7 @@ import os, tempfile
 print(len(os.listdir(tempfile.gettempdir())))
 """
     environment = {**os.environ, "TMPDIR": str(temporary)}
-    told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    told = ran("-c", program, env=environment)
     assert told.stdout.split() == ["6", "1"]
     assert not list(temporary.iterdir())
 

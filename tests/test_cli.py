@@ -20,10 +20,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import traceark
+from profiles import tried
+from program import PIPE, TRACEARK, Program, ran
 from servers import REGION, S3Server, free_port
 from shell import out, run, told, wrong
 from traceark.cli import program
@@ -34,6 +36,10 @@ SESSION, AGENT = "c2b9a6f4-0d3e-4a77-8f15-9be1d2a4c803", "c2b9a6f4-0d3e-4a77-8f1
 BUGFIX = "7d1f0c52-64a5-4b0e-9b57-2f6f3f0c9a11"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 COMMAND = (sys.executable, "-c", "from traceark.cli import main; main()")
+# What files may be no larger than.
+LIMITED = (
+    "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); from traceark.cli import main; main()"
+)
 # What a terminal obeys, or what reorders text; a newline is the only control that output may hold.
 OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -314,8 +320,7 @@ class TestSql:
         path = tmp_path / f"rows.{ending}"
         path.write_text("what was there")
         query = "SELECT md5(range::VARCHAR) AS t FROM range(100000)"
-        command = [*COMMAND, "sql", str(imported), query, "-o", str(path)]
-        found = subprocess.run(["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *command], capture_output=True, text=True)
+        found = ran("-c", LIMITED.format(1 << 16), "sql", imported, query, "-o", path)
         assert (found.returncode, found.stderr) == (1, f"traceark: {path} cannot be written: File too large\n")
         assert path.read_text() == "what was there" and list(tmp_path.iterdir()) == [path]
 
@@ -484,7 +489,7 @@ class TestUsage:
 
     def test_a_traceback_only_with_debug(self, tmp_path: Path) -> None:
         assert "Traceback" not in wrong(2, "ls", tmp_path / "none")
-        found = subprocess.run([*COMMAND, "ls", tmp_path / "none", "--debug"], capture_output=True, text=True)
+        found = ran(TRACEARK, "ls", tmp_path / "none", "--debug")
         assert found.returncode == 2
         assert found.stderr.startswith("Traceback") and found.stderr.splitlines()[-1].startswith("traceark: ")
 
@@ -596,6 +601,7 @@ class TestHostileContent:
         assert "did you mean plain?" in wrong(1, "show", tmp_path, "pla1n")
 
 
+@settings(max_examples=tried(25, 500))
 @given(st.sets(st.text("ab-", min_size=1, max_size=30) | st.text(min_size=1, max_size=30), min_size=1, max_size=12))
 def test_a_short_id_means_its_trace(ids: set[str]) -> None:
     ordered = sorted(ids)
@@ -607,13 +613,11 @@ class TestProcess:
     def test_a_reader_that_has_enough_is_no_error(self, imported: Path) -> None:
         for flags in ([], ["--json"]):
             query = "SELECT repeat('x', 100) AS t FROM range(5000)"
-            process = subprocess.Popen(
-                [*COMMAND, "sql", imported, query, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+            process = Program(TRACEARK, "sql", imported, query, *flags, stdout=PIPE, stderr=PIPE)
             assert process.stdout is not None and process.stderr is not None
             process.stdout.readline()
             process.stdout.close()
-            assert process.stderr.read() == b""
+            assert process.stderr.read() == ""
             assert process.wait() == 141
 
     def test_an_interrupted_import_by_processes_is_one_line(self, tmp_path: Path) -> None:
@@ -653,10 +657,12 @@ class TestProcess:
     )
     def test_output_that_takes_no_more_is_named(self, imported: Path, verb: list[str], unbuffered: str) -> None:
         with Path("/dev/full").open("w") as full:
-            command, environment = [*COMMAND, verb[0], str(imported), *verb[1:]], {"PYTHONUNBUFFERED": unbuffered}
-            found = subprocess.run(
-                command, stdout=full, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
-            )
+            given = (verb[0], str(imported), *verb[1:])
+            if unbuffered:
+                environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+                found = subprocess.run([*COMMAND, *given], stdout=full, stderr=PIPE, text=True, env=environment)
+            else:
+                found = ran(TRACEARK, *given, stdout=full)
         told = "traceark: standard output cannot be written: No space left on device\n"
         assert (found.returncode, found.stderr) == (1, told)
 
@@ -670,35 +676,36 @@ class TestProcess:
         assert (found.returncode, found.stdout) == (2, "")
 
     def test_a_disk_that_takes_no_more_rollups_is_one_line(self, archive: Path) -> None:
-        command = [*COMMAND, "optimize", str(archive)]
-        found = subprocess.run(["bash", "-c", 'ulimit -f 4; exec "$@"', "-", *command], capture_output=True, text=True)
+        found = ran("-c", LIMITED.format(1 << 12), "optimize", archive)
         assert found.returncode == 1 and "File too large; what is there stays" in found.stderr
         assert "{" not in found.stderr and found.stderr.count("\n") == 1
         assert told("optimize", archive)["made"] == 1
 
     def test_in_a_pipe_there_is_no_progress_and_no_colour(self, tmp_path: Path) -> None:
-        command = [*COMMAND, "import", str(SAMPLES), "--to", str(tmp_path / "runs")]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert found.stderr == "" and "\x1b" not in found.stdout and "importing" not in found.stdout
+        found = ran(TRACEARK, "import", SAMPLES, "--to", tmp_path / "runs")
+        assert (
+            (found.returncode, found.stderr) == (0, "")
+            and "\x1b" not in found.stdout
+            and "importing" not in found.stdout
+        )
 
     def test_on_a_terminal_there_is_a_progress_bar_and_colour(self, tmp_path: Path) -> None:
-        shown, code = on_terminal([*COMMAND, "import", str(SAMPLES), "--to", str(tmp_path / "runs")])
+        shown, code = on_terminal("import", SAMPLES, "--to", tmp_path / "runs")
         assert code == 0 and "importing" in shown
-        shown, code = on_terminal([*COMMAND, "ls", str(tmp_path / "runs")])
+        shown, code = on_terminal("ls", tmp_path / "runs")
         assert code == 0 and "\x1b[32mcompleted" in shown
 
     def test_csv_is_exact_in_a_pipe_and_shown_on_a_terminal(self, imported: Path) -> None:
-        command = [*COMMAND, "sql", str(imported), "SELECT chr(27) || '[31mred' AS t", "--csv"]
-        assert subprocess.run(command, capture_output=True, check=True).stdout == b"t\n\x1b[31mred\n"
-        shown, code = on_terminal(command)
+        command = ("sql", imported, "SELECT chr(27) || '[31mred' AS t", "--csv")
+        assert ran(TRACEARK, *command).stdout == "t\n\x1b[31mred\n"
+        shown, code = on_terminal(*command)
         assert code == 0 and "\x1b" not in shown and r"\x1b[31mred" in shown
 
     def test_an_encoding_without_the_characters_gets_escapes(self, imported: Path) -> None:
         environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
         for flags in ([], ["--json"]):
-            command = [*COMMAND, "show", str(imported), SESSION, *flags]
-            found = subprocess.run(command, capture_output=True, env=environment, check=True)
-            assert found.stdout.isascii()
+            found = ran(TRACEARK, "show", imported, SESSION, *flags, env=environment)
+            assert found.returncode == 0 and found.stdout.isascii()
 
 
 class TestS3:
@@ -729,12 +736,12 @@ class TestS3:
         assert "s3://bucket/runs" in wrong(1, "ls", "s3://bucket/runs", "--endpoint-url", url)
 
 
-def on_terminal(command: list[str]) -> tuple[str, int]:
+def on_terminal(*command: object) -> tuple[str, int]:
     """Run a command on a terminal of 80 columns and return what it showed, and its exit code."""
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": "80", "TERM": "xterm-256color"}
     environment.pop("NO_COLOR", None)
-    process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    process = Program(TRACEARK, *command, stdin=slave, stdout=slave, stderr=slave, env=environment)
     os.close(slave)
     try:
         shown = b"".join(_chunks(master))
@@ -865,7 +872,6 @@ print(os.environ["OPENBLAS_NUM_THREADS"])
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
     if given is not None:
         environment["OPENBLAS_NUM_THREADS"] = given
-    command = [sys.executable, "-c", program, "ls", str(imported), "--limit", "1", "--json"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = ran("-c", program, "ls", imported, "--limit", "1", "--json", env=environment)
     *listed, threads = found.stdout.splitlines()
     assert (len(json.loads("\n".join(listed))), threads) == (1, given or "1")

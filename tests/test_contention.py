@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from profiles import SEED, THOROUGH, tried
+from program import PIPE, Program
 from servers import S3Server
 from traceark.errors import StorageError
 from traceark.models import Event, Goal, GoalTree, Json, Message, Trace
@@ -193,24 +194,24 @@ async def crowd(
     """Run processes until those that write are done: of each kind a number of them, and those beside."""
     (folder / "history").mkdir()
 
-    async def start(role: str, number: int) -> asyncio.subprocess.Process:
-        given = [url, json.dumps(options), str(folder), f"{role}-{number}", role, str(count), str(SEED)]
-        return await asyncio.create_subprocess_exec(sys.executable, __file__, *given, stderr=asyncio.subprocess.PIPE)
+    def start(role: str, number: int) -> Program:
+        given = (url, json.dumps(options), folder, f"{role}-{number}", role, count, SEED)
+        return Program(__file__, *given, stderr=PIPE)
 
-    async def ended(process: asyncio.subprocess.Process) -> None:
-        _, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()[-4000:]
+    async def ended(process: Program) -> None:
+        assert process.stderr is not None
+        errors = await asyncio.to_thread(process.stderr.read)
+        assert process.wait() == 0, errors[-4000:]
 
-    writing = [await start(role, number) for role, many in writers.items() for number in range(many)]
-    watching = [await start(role, 0) for role in beside]
+    writing = [start(role, number) for role, many in writers.items() for number in range(many)]
+    watching = [start(role, 0) for role in beside]
     try:
         await asyncio.gather(*map(ended, writing))
         (folder / STOP).touch()
         await asyncio.gather(*map(ended, watching))
     finally:
         for process in (*writing, *watching):
-            if process.returncode is None:
-                process.kill()
+            process.kill()
 
 
 async def judged(url: str, options: Mapping[str, Any], folder: Path) -> list[Operation]:

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import random
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import cast
@@ -17,6 +16,7 @@ from typing import cast
 import pytest
 
 from profiles import tried
+from program import PIPE, Program
 from traceark.layout import HEADER, MANIFEST, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage.base import Durability
@@ -68,8 +68,7 @@ def acknowledge(kind: str, key: object, at: int) -> None:
 
 def killed_writer(archive: Path, durability: Durability, first: int, lines: int) -> list[str]:
     """Run this file on an archive, kill it after so many lines; return all lines that it printed."""
-    command = [sys.executable, __file__, str(archive), durability, str(first)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with Program(__file__, archive, durability, first, stdout=PIPE) as process:
         assert process.stdout is not None
         printed = [process.stdout.readline() for _ in range(lines)]
         process.send_signal(signal.SIGKILL)

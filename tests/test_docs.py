@@ -13,14 +13,13 @@ import pkgutil
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import traceark
-from program import loaded_program, program
+from program import loaded_program
 
 ROOT = Path(__file__).parent.parent
 # The format's page runs on the golden archive, in a test of its own.
@@ -30,10 +29,9 @@ MODULES = sorted(module.name for module in pkgutil.walk_packages(traceark.__path
 
 
 @pytest.fixture(scope="session")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the program is that all pages call."""
-    with loaded_program(tmp_path_factory.mktemp("program")) as place:
-        yield place
+    return loaded_program(tmp_path_factory.mktemp("program"))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if BLOCK.search(page.read_text())], ids=lambda page: page.name)
@@ -68,8 +66,8 @@ def test_the_examples_in_docstrings_run(name: str) -> None:
     assert doctest.testmod(module, optionflags=options).failed == 0
 
 
-def test_the_demo_runs_and_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", f"{program(tmp_path)}{os.pathsep}{os.environ['PATH']}")
+def test_the_demo_runs_and_runs_again(tmp_path: Path, loaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{loaded}{os.pathsep}{os.environ['PATH']}")
     for outcome in ("65 new, 0 known", "0 new, 65 known"):
         found = subprocess.run(["sh", ROOT / "docs" / "demo.sh"], cwd=tmp_path, capture_output=True, text=True)
         assert found.returncode == 0 and found.stderr == "", found.stderr

@@ -8,8 +8,6 @@ import json
 import os
 import pty
 import re
-import subprocess
-import sys
 import tomllib
 import zipfile
 from collections import Counter
@@ -21,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 import traceark
+from program import TRACEARK, ran
 from shell import out, run, told, wrong
 from traceark.cli import program
 from traceark.errors import ExportFailedError
@@ -252,13 +251,8 @@ class TestCommandLine:
 
     def test_a_terminal_gets_no_zip(self, archive: Path) -> None:
         leader, follower = pty.openpty()
-        command = (sys.executable, "-c", "from traceark.cli import main; main()")
-        found = subprocess.run(
-            [*command, "export", archive, "7d1f", "--format", "pack"],
-            stdout=follower,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with open(follower, "w", closefd=False) as terminal:
+            found = ran(TRACEARK, "export", archive, "7d1f", "--format", "pack", stdout=terminal)
         os.close(follower)
         os.close(leader)
         assert found.returncode == 2 and "-o" in found.stderr

@@ -10,10 +10,11 @@ from functools import cmp_to_key
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import traceark
+from profiles import tried
 from traceark import Archive, Trace
 from traceark.catalog.table import CatalogTable
 from traceark.codec.lines import to_record
@@ -55,6 +56,7 @@ def rows_of(table: CatalogTable, query: TraceQuery) -> list[str]:
     return [row["trace_id"] for row in table.query(text, bound, query.filter.where).to_pylist()]
 
 
+@settings(max_examples=tried(30, 500), deadline=None)
 @given(
     traces=st.lists(TRACES_MADE, max_size=12, unique_by=lambda trace: trace.trace_id),
     column=st.sampled_from(["agent_type", "total_cost", "total_tokens", "created_at", "completed_at", "trace_id"]),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from profiles import tried
+from program import ran
 
 # Of address space, which Arrow and DuckDB reserve by the gigabyte though they use little of it.
 MOST_BYTES = 4 << 30
@@ -140,8 +139,6 @@ BOMBS: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("bomb", list(BOMBS)[:: tried(8, 2, 1)])
 def test_a_bomb_is_refused_by_name_in_little_memory_and_time(bomb: str, tmp_path: Path) -> None:
     program, *named = BOMBS[bomb]
-    done = subprocess.run(
-        [sys.executable, "-c", f"{BEGIN}\n{program}", str(tmp_path)], capture_output=True, text=True, check=False
-    )
+    done = ran("-c", f"{BEGIN}\n{program}", tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [each for each in named if each not in done.stdout] == []

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import traceark
-from profiles import SEED, tried
+from profiles import some, tried
 from traceark.codec.lines import check_texts, to_record
 from traceark.importers.base import GOAL_STATUS, ImportCounts, SourceTrace
 from traceark.importers.claude_code import ClaudeCode
@@ -31,10 +31,10 @@ def corpus(name: str) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def some_of(name: str) -> list[Path]:
-    """Return every third file of a corpus, and all where tests are thorough."""
-    step = tried(3, 1)
-    return corpus(name)[SEED % step :: step]
+def some_of(name: str, count: int = 4) -> list[Path]:
+    """Return so many files of a corpus, none of the third that is largest; all where tests are thorough."""
+    ordered = sorted(corpus(name), key=lambda path: path.stat().st_size)
+    return some(ordered[: tried(-(-len(ordered) * 2 // 3), len(ordered))], count)
 
 
 def read(path: Path) -> tuple[dict[str, SourceTrace], ImportCounts]:

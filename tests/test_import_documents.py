@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from profiles import some, tried
-from test_import_claude_code import corpus
+from profiles import tried
+from test_import_claude_code import corpus, some_of
 from traceark.importers.atif import Atif
 from traceark.importers.base import ImportCounts, Importer, SourceTrace
 from traceark.importers.chat import Chat
@@ -843,7 +843,7 @@ def test_real_trajectories_are_taken_whole() -> None:
 
 def test_real_runs_of_swe_agent_that_grew_are_the_same_traces_and_no_two_are_one(tmp_path: Path) -> None:
     ids = []
-    for path in some(corpus("swe-agent"), 12):
+    for path in some_of("swe-agent", 6):
         told = document_of(path, ImportCounts())
         if told is None or len(objects_of(told.get("trajectory"))) < 5:
             continue
@@ -858,11 +858,11 @@ def test_real_runs_of_swe_agent_that_grew_are_the_same_traces_and_no_two_are_one
             len(steps),
         )
         ids.append(trace.trace_id)
-    assert len(set(ids)) == len(ids) > tried(5, 20)
+    assert len(set(ids)) == len(ids) > tried(2, 20)
 
 
 def test_real_simulations_cost_what_their_files_state() -> None:
-    simulations, logs = some(corpus("tau2-bench"), 6), some(corpus("who-and-when"), 20)
+    simulations, logs = some_of("tau2-bench", 2), some_of("who-and-when", 10)
 
     async def run() -> tuple[ImportReport, float]:
         store = ModelStore()

@@ -16,6 +16,7 @@ import pytest
 
 import traceark
 from profiles import tried
+from program import Program
 from servers import S3Server
 from shell import run
 from test_sync import RUN, add, archive, sound, told
@@ -307,8 +308,7 @@ class TestPacking:
 
     def test_killed_it_leaves_no_half_file(self, runs: Path, tmp_path: Path) -> None:
         for kind in KINDS:
-            process = subprocess.run([sys.executable, __file__, str(runs), str(tmp_path / kind)], check=False)
-            assert process.returncode == -signal.SIGKILL
+            assert Program(__file__, runs, tmp_path / kind).wait() == -signal.SIGKILL
             assert not (tmp_path / kind).exists()
             assert [path.suffix for path in tmp_path.glob(".tmp-*")]
 

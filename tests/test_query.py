@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ import pytest
 
 import traceark
 from profiles import tried
+from program import PIPE, TRACEARK, Program, ran
 from traceark.codec.fields import MESSAGES
 from traceark.codec.lines import dumps
 from traceark.codec.parquet import MESSAGE_SCHEMA, to_table
@@ -221,27 +221,17 @@ def test_a_store_goes_on_after_a_query_was_cancelled(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def _heed_interrupts() -> None:
-    """Undo what a shell does to what it runs in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def test_ctrl_c_ends_a_long_query(tmp_path: Path) -> None:
     with traceark.open(tmp_path / "runs") as archive:
         archive.create_trace(traceark.Trace(trace_id="t"))
     begun = tmp_path / "begun.csv"
-    command = [sys.executable, "-c", "from traceark.cli import main; main()", "sql", str(tmp_path / "runs")]
-    process = subprocess.Popen(
-        [*command, f"COPY (SELECT 1) TO '{begun}'; {ENDLESS}"],
-        stderr=subprocess.PIPE,
-        preexec_fn=_heed_interrupts,
-    )
+    process = Program(TRACEARK, "sql", tmp_path / "runs", f"COPY (SELECT 1) TO '{begun}'; {ENDLESS}", stderr=PIPE)
     while not begun.exists():
         assert process.poll() is None
         os.sched_yield()
     process.send_signal(signal.SIGINT)
-    assert process.communicate()[1].strip() == b"traceark: interrupted"
-    assert process.returncode == 130
+    assert process.stderr is not None
+    assert (process.stderr.read().strip(), process.wait()) == ("traceark: interrupted", 130)
 
 
 def test_what_is_spilled_goes_away_and_never_to_the_working_directory(
@@ -283,7 +273,7 @@ def test_times_need_no_further_package() -> None:
         f"result = asyncio.run(answer({{}}, {TIMES!r}))\n"
         "print(result.rows()[0]['at'], result.relation().fetchall()[0][0], result.df()['at'][0])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = ran("-c", code)
     assert found.stdout.split("\n")[0] == " ".join(["2026-01-02 03:04:05.678901+00:00"] * 3)
 
 
@@ -394,7 +384,7 @@ async def test_questions_that_are_asked_at_once_see_all_that_was_written(
 
         async def ask_on() -> None:
             nonlocal said
-            for _ in range(tried(8, 100)):
+            for _ in range(tried(4, 100)):
                 await store.add_message(traceark.Message(trace_id="t", role="user", content="more"))
                 said += 1
                 least = said

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import threading
 import traceback
 import warnings
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 
 import traceark
+from program import TRACEARK, ran
 from servers import REGION, S3Server
 from traceark.errors import InvalidValueError, TracearkError
 from traceark.models import Message, Trace
@@ -219,9 +218,11 @@ def test_work_that_succeeds_leaves_secrets_in_no_file_and_no_log(
 @pytest.mark.parametrize(
     "url", [f"http://ann:{PASSWORD}@127.0.0.1:9/archive?token={TOKEN}", f"unheard-of://ann:{PASSWORD}@host/archive"]
 )
-def test_the_command_line_shows_no_password_of_a_url(verb: list[str], url: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "traceark", verb[0], url, *verb[1:], "--debug"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+def test_the_command_line_shows_no_password_of_a_url(
+    verb: list[str], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = ran(TRACEARK, verb[0], url, *verb[1:], "--debug")
     # It came as far as to the storage, whose address it tells, without what is secret of it.
     assert done.returncode and "Traceback" in done.stderr and "ann:***@" in done.stderr, done.stderr
     assert leaks(done.stdout + done.stderr) == []

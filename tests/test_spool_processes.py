@@ -10,7 +10,6 @@ import itertools
 import json
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 from profiles import some, tried
+from program import PIPE, Program, ran
 from servers import S3Server
 from traceark.models import Message, Trace
 from traceark.spool import background
@@ -52,8 +52,7 @@ class Writer:
     """Such a process."""
 
     def __init__(self, url: str, spool: Path, options: Mapping[str, Any], name: str = RUN, first: int = 0) -> None:
-        command = [sys.executable, __file__, url, str(spool), json.dumps(options), name, str(first)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = Program(__file__, url, spool, json.dumps(options), name, first, stdout=PIPE)
         self._told: list[str] = []
 
     def hear(self, lines: int) -> None:
@@ -187,8 +186,8 @@ async def run():
         await store.add_message(traceark.Message(trace_id="run-7", role="user", content=number))
 asyncio.run(run())
 """
-    ended = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stderr == ""
+    ended = ran("-c", text)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
     async def finish() -> None:
         assert (await ship(spool, storage_options=options)).is_empty

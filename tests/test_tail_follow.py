@@ -8,23 +8,20 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import traceark
+from program import PIPE, TRACEARK, Program
 from servers import Requests, S3Server
 from shell import out, wrong
 from traceark import ArchiveStore, Goal, Message, Trace
 from traceark.following import Follower
-
-COMMAND = (sys.executable, "-c", "from traceark.cli import main; main()")
 
 
 def take(archive: traceark.Archive, step: str) -> None:
@@ -43,13 +40,12 @@ def take(archive: traceark.Archive, step: str) -> None:
 
 
 @contextmanager
-def writer(archive: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, __file__, str(archive), *flags]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def writer(archive: Path, *flags: str) -> Iterator[Program]:
+    with Program(__file__, archive, *flags, stdin=PIPE, stdout=PIPE) as process:
         yield process
 
 
-def does(process: subprocess.Popen[str], *steps: str) -> None:
+def does(process: Program, *steps: str) -> None:
     """Have the writer take steps, and wait until it has."""
     assert process.stdin is not None and process.stdout is not None
     for step in steps:
@@ -59,25 +55,21 @@ def does(process: subprocess.Popen[str], *steps: str) -> None:
 
 
 @contextmanager
-def following(archive: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    command = [*COMMAND, "tail", str(archive), "t", "--follow", "--interval", "0.05", *flags]
-    # Whoever runs the tests in the background has SIGINT ignored, which a process inherits.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
-    ) as process:
+def following(archive: Path, *flags: str) -> Iterator[Program]:
+    command = (TRACEARK, "tail", archive, "t", "--follow", "--interval", "0.05", *flags)
+    with Program(*command, stdout=PIPE, stderr=PIPE) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def line(process: Program) -> str:
     assert process.stdout is not None
     return process.stdout.readline().rstrip()
 
 
-def happened(process: subprocess.Popen[str]) -> tuple[str, Any]:
+def happened(process: Program) -> tuple[str, Any]:
     """Return what the next line tells: its kind, and the type of an event or the content of a message."""
     ((kind, record),) = json.loads(line(process)).items()
     return kind, record["event_type"] if kind == "event" else record["content"]

@@ -13,6 +13,7 @@ import pytest
 
 from damages import make_archive
 from profiles import SEED, tried
+from program import Program
 from traceark.layout import HEADER, LOCK, TOMBSTONES, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.reading import scan_readable
@@ -166,15 +167,15 @@ async def _write(url: str, name: str) -> None:
 async def test_nothing_is_found_wrong_beside_two_processes_that_write(tmp_path: Path) -> None:
     async with ArchiveStore(tmp_path) as store:
         await store.create_trace(Trace(trace_id="first"))
-    writers = [await asyncio.create_subprocess_exec(sys.executable, __file__, str(tmp_path), each) for each in "ab"]
+    writers = [Program(__file__, tmp_path, each) for each in "ab"]
     found: list[Finding] = []
     reports: list[RepairReport] = []
-    while any(each.returncode is None for each in writers):
+    while any(each.poll() is None for each in writers):
         for deep in (False, True):
             found += await ArchiveStore(tmp_path).verify(deep=deep)
         reports.append(await ArchiveStore(tmp_path).repair(dry_run=False))
         await asyncio.sleep(0.01)
-    assert [await each.wait() for each in writers] == [0, 0]
+    assert [each.wait() for each in writers] == [0, 0]
     assert [each for each in found if not each.is_note] == []
     assert [each for report in reports for each in (*report.mended, *report.left)] == []
     assert await ArchiveStore(tmp_path).verify(deep=True) == []
