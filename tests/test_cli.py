@@ -369,7 +369,7 @@ class TestSql:
 
 class TestExport:
     def test_what_was_left_out_is_told_of_what_was_written(self, imported: Path, tmp_path: Path) -> None:
-        given = ("export", imported, BUGFIX, "--format", "html", "-o")
+        given = ("export", imported, BUGFIX, "--format", "html", "--to")
         assert "left out: 13 events" in out(*given, tmp_path / "run.html")
         failed = run(*given, tmp_path / "none" / "run.html")
         assert failed.exit_code == 1 and "left out" not in failed.stdout + failed.stderr

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
+    "--to",
+    "output",
     metavar="FILE_OR_DIRECTORY",
     help="Where to; one trace goes to standard output without it, or with '-'. A directory, there or with a slash at "
     "the end, gets a file for each trace.",
