@@ -240,7 +240,7 @@ def test_an_error_that_is_swallowed_is_found(tmp_path: Path, monkeypatch: pytest
 
     real = LocalAppender.append
     monkeypatch.setattr(LocalAppender, "append", append)
-    assert next(wrong(tmp_path, lambda at: Fault(at, name="write"), step=3), None)
+    assert next(wrong(tmp_path, lambda at: Fault(at, name="write"), step=tried(3, 1)), None)
 
 
 class RecordedFault(Fault):
