@@ -77,7 +77,7 @@ def inside(message: Message) -> list[object]:
     ]
 
 
-@settings(max_examples=tried(20, 400, 1000), deadline=None)
+@settings(max_examples=tried(10, 400, 1000), deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), fields()), min_size=1, max_size=6))
 def test_the_quick_way_to_messages_gives_what_validation_gives(rows: list[tuple[int, dict[str, Any]]]) -> None:
     records = [
