@@ -143,12 +143,12 @@ async def test_what_is_read_is_right_or_an_error_that_names_the_trace(state: str
     assert wrong(right, right) == [] and not any(isinstance(each, TracearkError) for each in right.values())
     found: list[str] = []
     count = 0
-    for key, what, data in changes(files, tried(1201, 9, 1)):
+    for key, what, data in [*changes(files, tried(601, 9, 1))][SEED % tried(3, 1) :: tried(3, 1)]:
         if data != files[key] and not is_told_by_nothing(state, key, what):
             count += 1
             found += [f"{key} {what}: {each}" for each in wrong(await answers({**files, key: data}), right)]
     assert found == []
-    assert count > tried(30, 100)
+    assert count > tried(15, 100)
 
 
 async def answers(files: Mapping[str, bytes | None]) -> dict[str, Any]:
