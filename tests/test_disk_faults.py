@@ -172,7 +172,7 @@ def test_an_error_loses_nothing_and_is_told(tmp_path: Path) -> None:
 
 
 def test_half_a_write_loses_nothing_and_is_told(tmp_path: Path) -> None:
-    assert list(wrong(tmp_path, lambda at: Fault(at, half=True, name="write"), step=tried(61, 3, 1))) == []
+    assert list(wrong(tmp_path, lambda at: Fault(at, half=True, name="write"), step=tried(31, 3, 1))) == []
 
 
 @pytest.mark.parametrize("header_is_gone", [False, True])
