@@ -268,6 +268,7 @@ def _become(streams: list[int], command: list[str], directory: str, environment:
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it is looked for again, in the environment
 
 
 def _be(begin: Callable[[], object]) -> None:
