@@ -30,21 +30,13 @@ from typing import IO
 import traceark
 
 PIPE = subprocess.PIPE
+# Tests that look into this put another one in its place.
+_TEMPORARY = tempfile.gettempdir()
 # What is no file is the command line.
 TRACEARK = "traceark"
-# What most of them need and the package loads when it is needed.
-_LOADED = (
-    "pyarrow.compute",
-    "rich.progress",
-    "rich.table",
-    "rich.tree",
-    "s3fs",
-    *(
-        module.name
-        for module in pkgutil.walk_packages(traceark.__path__, "traceark.")
-        if module.name.split(".")[1] not in ("__main__", "capture", "testing")
-    ),
-)
+# What most of them need and the package loads when it is needed; and all of the package but these.
+_LOADED = ("pyarrow.compute", "rich.progress", "rich.table", "rich.tree", "s3fs")
+_NOT_LOADED = ("traceark.__main__", "traceark.capture", "traceark.testing")
 
 # A call gives its three streams, and what a process is told: its arguments from its name on, directory, environment.
 _CALL = """#!{python} -IS
@@ -167,7 +159,7 @@ def ran(
 @functools.cache
 def _server() -> str:
     """Return where the one is that forks, started for the first call; it ends with this process."""
-    directory = tempfile.TemporaryDirectory()
+    directory = tempfile.TemporaryDirectory(dir=_TEMPORARY)
     address = str(Path(directory.name) / "socket")
     process = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
@@ -186,7 +178,8 @@ def _serve(address: str) -> Callable[[], object]:
     from traceark.starting import leave_pandas_for_later
 
     leave_pandas_for_later()
-    for name in _LOADED:
+    package = [module.name for module in pkgutil.walk_packages(traceark.__path__, "traceark.")]
+    for name in (*_LOADED, *(each for each in package if not each.startswith(_NOT_LOADED))):
         importlib.import_module(name)
     children: dict[int, socket.socket] = {}
 
@@ -275,6 +268,7 @@ def _become(streams: list[int], command: list[str], directory: str, environment:
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it is looked for again, in the environment
 
 
 def _be(begin: Callable[[], object]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import traceark
+from profiles import some
 from traceark.errors import InvalidValueError
 from traceark.models import Goal, Message, Trace
 from traceark.rollups.cache import FileCache
@@ -62,7 +63,7 @@ def expected(found: dict[str, int], root: Path, file: int, directory: int) -> di
     return {name: directory if (root / name).is_dir() else file for name in found}
 
 
-@pytest.mark.parametrize("umask", UMASKS, ids=oct)
+@pytest.mark.parametrize("umask", some(UMASKS, 2), ids=oct)
 def test_an_archive_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
     with masked(umask):
         write_everything(tmp_path / "archive")
@@ -72,7 +73,7 @@ def test_an_archive_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
     assert found == expected(found, tmp_path / "archive", 0o600, 0o700)
 
 
-@pytest.mark.parametrize("umask", UMASKS, ids=oct)
+@pytest.mark.parametrize("umask", some(UMASKS, 2), ids=oct)
 def test_an_archive_of_a_group_can_be_written_by_all_of_it(tmp_path: Path, umask: int) -> None:
     with masked(umask):
         write_everything(tmp_path / "archive", "group")
@@ -80,7 +81,7 @@ def test_an_archive_of_a_group_can_be_written_by_all_of_it(tmp_path: Path, umask
     assert found == expected(found, tmp_path / "archive", 0o660, 0o2770)
 
 
-@pytest.mark.parametrize("umask", UMASKS, ids=oct)
+@pytest.mark.parametrize("umask", some(UMASKS, 2), ids=oct)
 def test_others_may_read_where_archive_and_umask_say_so(tmp_path: Path, umask: int) -> None:
     with masked(umask):
         write_everything(tmp_path / "archive", "others")

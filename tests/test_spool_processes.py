@@ -115,8 +115,8 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(
 def test_when_the_process_that_ships_is_killed_another_goes_on(ministack_server: S3Server, tmp_path: Path) -> None:
     url, options, spool = ministack_server.place(), ministack_server.storage_options, tmp_path / "spool"
     one, other = Writer(url, spool, options, "one"), Writer(url, spool, options, "other")
-    one.hear(40)
-    other.hear(40)
+    one.hear(tried(15, 40))
+    other.hear(tried(15, 40))
     acknowledged = one.kill()
 
     async def shipped() -> None:
