@@ -20,6 +20,7 @@ import traceark.catalog.known as known
 import traceark.catalog.large as large
 import traceark.catalog.snapshot as snapshot
 import traceark.catalog.table as table
+from profiles import some
 from program import ran
 from traceark import ArchiveStore, Trace
 from traceark.catalog.table import CatalogTable, RowsLostError
@@ -306,7 +307,7 @@ def test_a_footer_that_was_changed_is_found() -> None:
     data = snapshot.encode_snapshot(told, table._to_arrow([row_of('"footer":"00000000"', task="x")]).to_reader())
     info = snapshot.snapshot_info(io.BytesIO(data), "it")
     assert b"".join(snapshot.checked(info, io.BytesIO(data), "it")) == data
-    for place in range(info.size, len(data)):
+    for place in some(range(info.size, len(data)), 600):
         changed = bytearray(data)
         changed[place] ^= 1 << place % 8
         with pytest.raises(CorruptFileError):
