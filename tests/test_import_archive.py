@@ -196,11 +196,16 @@ class TestDamage:
                 else:
                     assert report.problems or report.skipped
 
-    async def test_a_stranger_in_a_zip_is_told_and_the_traces_beside_it_are_taken(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("damaged_first", [False, True])
+    async def test_a_stranger_in_a_zip_is_told_and_the_traces_beside_it_are_taken(
+        self, tmp_path: Path, damaged_first: bool
+    ) -> None:
         root = await recorded(tmp_path / "runs", "t", "u")
         (root / "notes.txt").write_text("mine")
         (root / trace_prefix("u") / HEADER).write_bytes(b"{")
-        shutil.make_archive(str(tmp_path / "all"), "zip", tmp_path, "runs")
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as file:
+            for path in sorted(root.rglob("*"), reverse=damaged_first):
+                file.write(path, path.relative_to(tmp_path))
         report = await import_paths(ModelStore(), [tmp_path / "all.zip"])
         assert outcomes(report) == ["new"]
         assert sorted(("notes.txt" in each.reason, "u/trace.json" in each.reason) for each in report.problems) == [

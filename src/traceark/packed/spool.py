@@ -81,15 +81,16 @@ def spooled(path: Path, limits: Limits | None = None) -> Iterator[Spool]:
 
 
 def is_pack(path: Path) -> bool:
-    """Say whether a file is a zip that holds a trace, as far as its directory and the first header tell."""
+    """Say whether a file is a zip that holds a trace, as far as its directory and the first whole header tell."""
     with _opened(path) as file:
         if file.read(4) != _ZIP:
             return False
         try:
             for member in read_zip(file, Meter(str(path), path.stat().st_size, Limits())):
                 place = place_of(member.name)
-                if place is not None and place.file == HEADER and not is_beside(member.name):
-                    return _MARK in b"".join(member.chunks)
+                is_header = place is not None and place.file == HEADER and not is_beside(member.name)
+                if is_header and _MARK in b"".join(member.chunks):
+                    return True
         except PackError:
             return False
     return False
