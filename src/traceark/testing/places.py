@@ -19,7 +19,7 @@ from traceark.storage.base import KeyMissingError
 from traceark.store import ArchiveStore
 from traceark.testing.compare import exact_text, exact_texts
 from traceark.testing.scenario import StoreTests, add_family, message
-from traceark.testing.values import hard_object
+from traceark.testing.values import hard_object, odd_object
 
 Files = dict[str, bytes]
 
@@ -101,7 +101,7 @@ async def snapshot(store: TraceStore, trace_id: str = "t") -> dict[str, Any]:
 
 async def record_run(store: TraceStore, trace_id: str = "t") -> None:
     """Write a run with something of everything: goals, updates, stats that were set, hard values."""
-    context: dict[str, Any] = hard_object()
+    context: dict[str, Any] = odd_object()
     await store.create_trace(Trace.parse({"trace_id": trace_id, "context": context, "own": [1.0, None]}))
     await add_family(store, trace_id)
     # What is written at the same time shares a segment where it can, and what is written alone has its own.
@@ -110,7 +110,7 @@ async def record_run(store: TraceStore, trace_id: str = "t") -> None:
         await asyncio.gather(*(store.append_event(trace_id, "step", _stepped(at)) for at in together))
     await store.add_message(message(trace_id, message_id=f"{trace_id}/own", sequence=3, tokens=1000))
     second = f"{trace_id}-0002"
-    await store.update_message(second, content={"new": hard_object()}, goal_id="2", error=None, usage=None, tokens=7)
+    await store.update_message(second, content={"new": odd_object()}, goal_id="2", error=None, usage=None, tokens=7)
     await store.update_message(second, status="ok")
     await store.update_goal(trace_id, "1.1", self_stats=GoalStats(message_count=9, total_cost=0.3, preview="a → b"))
     await store.update_trace(trace_id, total_tokens=99, task="sort the mail", model="m-1")
@@ -125,7 +125,7 @@ def _said(trace_id: str, at: int) -> Message:
             "role": "assistant",
             "goal_id": ("1", "1.1", "1.1.1", "2", "later", None)[at],
             "tool_name": f"tool{at}",
-            "content": hard_object() if at in (1, 5) else f"text {at}",
+            "content": {1: odd_object(), 5: hard_object()}.get(at, f"text {at}"),
             "usage": Usage.parse({"input_tokens": at, "own": {"deep": [2**70]}}),
             "cost": 0.1,
             "duration_ms": at,
@@ -135,4 +135,4 @@ def _said(trace_id: str, at: int) -> Message:
 
 
 def _stepped(at: int) -> dict[str, Any]:
-    return {"at": at, "hard": hard_object() if at in (0, 4) else [at, 2**70, -0.0]}
+    return {"at": at, "hard": odd_object() if at in (0, 4) else [at, 2**70, -0.0]}

@@ -63,7 +63,7 @@ class QueryTests(ArchiveTests):
 
     @scenario
     async def test_rollups_answer_like_the_directories(self, store: ArchiveStore) -> None:
-        for trace_id in ("a", "b", "c", *HOSTILE_IDS[: 3 : self.step]):
+        for trace_id in ("a", "b", "c", HOSTILE_IDS[0]):
             await record_run(store, trace_id)
             await store.seal(trace_id)
         await record_run(store, "live")
