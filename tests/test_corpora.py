@@ -103,9 +103,9 @@ async def contents(url: Path, paths: list[Path]) -> tuple[object, list[Message],
 
 
 def test_a_session_that_grew_is_the_same_in_any_order(tmp_path: Path) -> None:
-    paths = sorted((CORPORA / "claude-code-growing").glob("*.jsonl"))[: tried(3, 100)]
+    paths = sorted((CORPORA / "claude-code-growing").glob("*.jsonl"))
     expected = asyncio.run(contents(tmp_path / "last", paths[-1:]))
-    orders = [paths, paths[::-1], *itertools.islice(itertools.permutations(paths), 100, 700, tried(600, 100, 25))]
+    orders = [paths[::-1], *itertools.islice(itertools.permutations(paths), 100, 700, tried(600, 100, 25))]
     for index, order in enumerate(orders):
         assert asyncio.run(contents(tmp_path / str(index), list(order))) == expected
 

@@ -226,9 +226,9 @@ def test_a_growing_real_session_ends_as_its_last_state_in_any_order() -> None:
     states = corpus("claude-code-growing")
     expected = imported(states[-1])
     orders = [
+        [states[2], states[5], states[0], states[4], states[1], states[3]],
         states,
         states[::-1],
-        [states[2], states[5], states[0], states[4], states[1], states[3]],
         [states[4], states[1], states[5]],
     ]
     for order in some(orders, 1):

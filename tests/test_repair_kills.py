@@ -93,7 +93,7 @@ def test_after_a_kill_between_any_two_file_operations_repair_leaves_all_clean_an
             error.add_note(f"frame {at}:\n{prints(frame)}")
             raise
         shutil.rmtree(tmp_path / str(at), ignore_errors=True)
-    assert mended > tried(2, 20)
+    assert mended > tried(0, 20)
 
 
 def test_a_copy_in_any_file_order_reads_after_repair_as_before_or_is_left_as_it_is(
