@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
         return found[-1]
 
     monkeypatch.setattr(database, "connect", counted)
-    monkeypatch.setattr(database, "_kept", {})
+    monkeypatch.setattr(database, "_kept", [])
     yield found
 
 
@@ -87,6 +87,21 @@ def test_what_a_query_changes_the_next_one_does_not_see(text: str, opened: list[
     assert len(opened) == 3
 
 
+def test_what_the_sandbox_cannot_look_at_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, opened: list[object]
+) -> None:
+    long = f"SELECT count(*) FROM traces WHERE uid IN ({', '.join(['NULL'] * 5_000)})"
+    assert ask(long) == ask(ASKED) == [(0,)]
+    assert len(opened) == 2
+
+    def fails(*_: object) -> None:
+        raise KeyError("path")
+
+    monkeypatch.setattr("traceark.query.views.check", fails)
+    assert ask(ASKED) == ask(ASKED) == [(0,)]
+    assert len(opened) == 3
+
+
 def test_after_an_error_or_an_interruption_the_next_query_has_another_database(opened: list[object]) -> None:
     with pytest.raises(KeyboardInterrupt), connected({}, ASKED, sandbox=False):
         raise KeyboardInterrupt
@@ -113,11 +128,20 @@ def test_queries_at_the_same_time_have_a_database_each(opened: list[object]) -> 
     assert len(opened) == 2
 
 
-def test_a_forked_process_has_databases_of_its_own() -> None:
-    ask(ASKED)
-    process = os.fork()
-    if not process:
-        signal.alarm(20)
-        found = ask("SELECT sum(range) FROM range(1_000_000)")
-        os._exit(0 if found == [(499_999_500_000,)] else 1)
-    assert os.waitpid(process, 0)[1] == 0
+@pytest.mark.parametrize("end", ["sys.exit(7)", "os._exit(7)"])
+def test_a_forked_process_has_databases_of_its_own_and_ends_as_it_should(end: str) -> None:
+    code = f"""
+import asyncio, os, sys
+from traceark.query.running import answer
+def ask():
+    return asyncio.run(answer({{}}, "SELECT sum(range)::BIGINT AS n FROM range(1_000_000)")).rows()
+found = ask()
+process = os.fork()
+if not process:
+    assert ask() == found
+    {end}
+assert ask() == found
+print(os.waitpid(process, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{7 << 8}\n", "")

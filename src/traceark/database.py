@@ -32,8 +32,7 @@ _CLOSED: dict[str, Setting] = {
 _AS_JSON = re.compile(r'\{"exception_type":.*\}', re.DOTALL)
 _mutex = threading.Lock()
 _MOST_KEPT = 2
-# By process: one that was forked has none of a database's threads, and cannot even close it.
-_kept: dict[int, list[duckdb.DuckDBPyConnection]] = {}
+_kept: list[duckdb.DuckDBPyConnection] = []
 
 
 def connect(**settings: Setting) -> duckdb.DuckDBPyConnection:
@@ -55,9 +54,8 @@ def lent(only_read: Callable[[duckdb.DuckDBPyConnection], bool]) -> Iterator[duc
     only_read : callable
         Says at the end, asked with the connection, whether the database is as it was, to be lent again.
     """
-    kept = _kept.setdefault(os.getpid(), [])
     try:
-        opened = kept.pop()
+        opened = _kept.pop()
     except IndexError:
         # What one query has read of files is nothing to the next one, which may find others in their place.
         opened = connect(enable_external_file_cache=False)
@@ -71,11 +69,21 @@ def lent(only_read: Callable[[duckdb.DuckDBPyConnection], bool]) -> Iterator[duc
         unchanged = not spilled.exists() and only_read(connection)
     finally:
         connection.close()
-        if unchanged and len(kept) < _MOST_KEPT:
-            kept.append(opened)
+        if unchanged and len(_kept) < _MOST_KEPT:
+            _kept.append(opened)
         else:
             opened.close()
             rmtree(spilled, ignore_errors=True)  # it is there only where something was spilled
+
+
+def _close_kept() -> None:
+    with suppress(IndexError):
+        while True:
+            _kept.pop().close()
+
+
+# A forked process has none of a database's threads: it could not use it, and would crash as it ends.
+os.register_at_fork(before=_close_kept)
 
 
 def cursor() -> duckdb.DuckDBPyConnection:

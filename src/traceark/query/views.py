@@ -13,13 +13,14 @@ import duckdb
 
 from traceark import database
 from traceark.codec.parquet import to_table
-from traceark.errors import QueryError
 from traceark.query import macros
 from traceark.query.sandbox import check
 from traceark.query.sources import VIEWS, Source, Sources
 
 # In a path these would make DuckDB look for other files.
 _GLOB = re.compile(r"([*?\[])")
+# To look at a longer query takes longer than to open a database.
+_SHORT = 5_000
 # These read a view whose name the text need not spell.
 _BY_NAME = re.compile(r"\b(query|query_table|json_execute_serialized_sql)\b", re.IGNORECASE)
 
@@ -73,9 +74,11 @@ def connected(sources: Sources, text: str, *, sandbox: bool) -> Iterator[duckdb.
 
 def _is_harmless(connection: duckdb.DuckDBPyConnection, text: str) -> bool:
     """Tell whether a query did nothing but what the sandbox allows, where nothing can be changed."""
+    if len(text) > _SHORT:
+        return False
     try:
         check(connection, text)
-    except QueryError:
+    except Exception:  # it has been answered: what the sandbox cannot look at just gets no second use of its database
         return False
     return True
 
