@@ -9,24 +9,18 @@ from uuid import uuid4
 
 import pytest
 
-from profiles import THOROUGH, WHOLE, some, tried
+from profiles import THOROUGH, WHOLE, tried
 from servers import S3Server
 from traceark.protocol import TraceStore
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.testing import ModelStore
-from traceark.testing.archive import CaseTests
 from traceark.testing.events import EventTests
 from traceark.testing.messages import MessageTests
 from traceark.testing.places import ArchiveTests, Files
 from traceark.testing.queries import QueryTests
 from traceark.testing.sharing import SharingTests
 from traceark.testing.suite import ArchiveProtocolConformance, ProtocolConformance, StoreConformance
-
-
-def _fewer(count: int) -> dict[str, list[str]]:
-    """Return so many of the cases of each kind, which a local disk is tried with in every run."""
-    return {name: some(given, count) for name, given in CaseTests.cases.items()}
 
 
 class TestModel(ProtocolConformance):
@@ -84,14 +78,14 @@ class InMemory:
 class TestMemory(InMemory, StoreConformance):
     """An object store without a network."""
 
-    cases = _fewer(3)
+    every = tried(2, 1)
 
 
 class TestMinistack(StoreConformance):
     """S3, on a server whose conditional writes hold under contention."""
 
     step = tried(9, 1)
-    cases = _fewer(2)
+    every = tried(3, 1)
 
     @pytest.fixture
     def url(self, ministack_server: S3Server) -> str:
