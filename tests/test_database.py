@@ -145,3 +145,27 @@ print(os.waitpid(process, 0)[1])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == (f"{7 << 8}\n", "")
+
+
+def test_processes_forked_after_a_list_have_lists_of_their_own_and_end_as_they_should(tmp_path: Path) -> None:
+    code = """
+import os, sys, traceark
+def listed():
+    with traceark.open(sys.argv[1]) as archive:
+        return [trace.trace_id for trace in archive.list_traces()]
+archive = traceark.open(sys.argv[1])
+archive.create_trace(traceark.Trace(trace_id="a"))
+assert archive.list_traces()
+ends = []
+for number in range(12):
+    process = os.fork()
+    if not process:
+        assert number % 3 or listed() == ["a"]
+        sys.exit(7)
+    ends.append(os.waitpid(process, 0)[1])
+archive.close()
+print(*sorted({*ends}), *listed())
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{7 << 8} a\n", "")

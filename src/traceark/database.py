@@ -7,6 +7,7 @@ itself, which is kept for the next one where it can have changed nothing in it.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -82,8 +83,18 @@ def _close_kept() -> None:
             _kept.pop().close()
 
 
-# A forked process has none of a database's threads: it could not use it, and would crash as it ends.
-os.register_at_fork(before=_close_kept)
+def _leave_shared() -> None:
+    global _mutex
+    _mutex = threading.Lock()
+    if _shared.cache_info().currsize:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(_shared()))
+        _shared.cache_clear()
+
+
+# A forked process has none of a database's threads: it could not use it, and would crash where it closes it, be it as
+# it ends. The shared one, which cannot be closed before, is never closed there.
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=_close_kept, after_in_child=_leave_shared)
 
 
 def cursor() -> duckdb.DuckDBPyConnection:
