@@ -13,7 +13,7 @@ from traceark.cli.progress import progress
 from traceark.cli.redacting import pattern_options
 from traceark.cli.settings import FINE, FOUND_WRONG, Settings, shared_options
 from traceark.redaction.patterns import Pattern, patterns_of
-from traceark.showing import bytes_text, count_of, one_line
+from traceark.showing import bytes_text, count_of, one_line, visible
 
 if TYPE_CHECKING:
     from traceark.sync import SyncReport
@@ -108,11 +108,16 @@ def merge_verb(
     no_check: bool,
     filters: dict[str, Any],
 ) -> int:
-    """Sync two archives both ways: each has all that the other had, but for traces that diverged."""
+    """Sync two archives both ways: each has all that the other had, but for traces that diverged.
+
+    Told is first what OTHER got, then what ONE did.
+    """
     from traceark.sync import SyncOptions
 
     options = SyncOptions(dry_run=dry_run, keep_both=on_diverged == "keep-both", check=not no_check)
-    code = FINE
+    # A name that is mistyped is not to become an archive: to make one of another is what sync does.
+    with opened_existing(settings, other, one) as archive:
+        there = archive.url
     with opened_existing(settings, one, other) as archive, progress("merging") as advance:
 
         def told(done: int, total: int, copied: int) -> None:
@@ -120,23 +125,22 @@ def merge_verb(
 
         chosen = understood(archive, filters)
         away = storage_options(settings, other, one)
-        for report in (
-            archive.sync_to(other, storage_options=away, options=options, progress=told, **chosen),
-            archive.sync_from(other, storage_options=away, options=options, progress=told, **chosen),
-        ):
-            settings.output().synced(report)
-            code = max(code, tell(report))
-    return code
+        to_other = archive.sync_to(other, storage_options=away, options=options, progress=told, **chosen)
+        to_one = archive.sync_from(other, storage_options=away, options=options, progress=told, **chosen)
+    settings.output().synced(to_other, f"into {visible(there)}")
+    settings.output().synced(to_one, f"into {visible(archive.url)}")
+    return tell(to_other, to_one)
 
 
-def tell(report: SyncReport) -> int:
-    """Say what could not be copied; return the exit code."""
-    for problem in report.problems:
-        click.echo(f"traceark: {one_line(problem)}", err=True)
-    if diverged := sum(trace.outcome == "diverged" and trace.kept_as is None for trace in report.traces):
-        told = f"{count_of(diverged, 'trace')} diverged: both sides were written to; nothing was copied"
-        click.echo(f"traceark: {told}", err=True)
-    if redacted := sum(trace.outcome == "redacted" for trace in report.traces):
-        told = f"{count_of(redacted, 'trace')} redacted on one side; nothing was copied"
-        click.echo(f"traceark: {told}", err=True)
-    return FINE if report.is_clean else FOUND_WRONG
+def tell(*reports: SyncReport) -> int:
+    """Say what could not be copied, once what several reports tell of; return the exit code."""
+    told: list[str] = []
+    for report in reports:
+        told += map(one_line, report.problems)
+        if diverged := sum(trace.outcome == "diverged" and trace.kept_as is None for trace in report.traces):
+            told.append(f"{count_of(diverged, 'trace')} diverged: both sides were written to; nothing was copied")
+        if redacted := sum(trace.outcome == "redacted" for trace in report.traces):
+            told.append(f"{count_of(redacted, 'trace')} redacted on one side; nothing was copied")
+    for line in dict.fromkeys(told):
+        click.echo(f"traceark: {line}", err=True)
+    return FINE if all(report.is_clean for report in reports) else FOUND_WRONG
