@@ -252,6 +252,26 @@ async def test_a_damaged_rollup_is_left_out(tmp_path: Path, monkeypatch: pytest.
     assert asked and wrong <= (asked // 10 if checked == "what fails" else 0)
 
 
+@pytest.mark.filterwarnings("ignore::traceark.errors.DamagedTraceWarning")
+async def test_a_rollup_is_left_out_whose_names_are_no_text_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("traceark.rollups.reader._CHECKED_BYTES", -1)
+    async with ArchiveStore(tmp_path) as store:
+        await sealed(store)
+        await store.refresh()
+        await store.optimize()
+        right = [_sorted(await store.sql(query)) for query in QUERIES]
+    paths = [path for path in tmp_path.glob("catalog/rollups/*/*.parquet") if b"description" in path.read_bytes()]
+    assert [path.name for path in sorted(paths)] == ["goals.parquet", "messages-1.parquet"]
+    for path in paths:
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"description", b"\xe4escription"))
+        async with ArchiveStore(tmp_path) as store:
+            assert [_sorted(await store.sql(query)) for query in QUERIES] == right
+        path.write_bytes(whole)
+
+
 def _sorted(result: QueryResult) -> list[str]:
     return sorted(map(repr, result))
 

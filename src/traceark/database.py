@@ -29,6 +29,8 @@ _CLOSED: dict[str, Setting] = {
     "autoload_known_extensions": False,
     "python_enable_replacements": False,
 }
+# What DuckDB raises: the others where its own error tells a name out of a damaged file that is no text.
+ERRORS = (duckdb.Error, RuntimeError, UnicodeDecodeError)
 # An error of one of DuckDB's own threads is told so.
 _AS_JSON = re.compile(r'\{"exception_type":.*\}', re.DOTALL)
 _mutex = threading.Lock()

@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import duckdb
 import pyarrow as pa
 
+from traceark import database
 from traceark.catalog import files
 from traceark.catalog.contents import CATALOG, Contents, SnapshotFile, binding_of
 from traceark.catalog.known import KnownTraces, Mark
@@ -44,6 +44,9 @@ _PARALLEL = 64
 # disk a few change files cost little; on an object store each one is a request.
 FOLD_FILES = 256
 _SHARE_ON_DISK, _SHARE_ELSEWHERE = 100, 1000
+# So many change files this process publishes before it folds them though nobody asks: at least, and at most.
+_TOLD_FILES, _MOST_TOLD_FILES = 4_096, 16_384
+_SHARE_TOLD = 10
 # A directory that changed so lately may change again within the same tick of the file system's clock.
 _RACY_SECONDS = 1.0
 # For so many processes a snapshot says which change files are folded in; of others all are read again.
@@ -82,7 +85,9 @@ class Catalog:
         self._files = 0
         self._folding: asyncio.Task[None] | None = None
         self._share = _SHARE_ON_DISK if isinstance(storage, AppendStorage) else _SHARE_ELSEWHERE
-        self.notices = Notices(storage, self.binding, lookup)
+        self.notices = Notices(storage, self.binding, lookup, self._told_others)
+        # How many change files of its own were there when it folded last, and with how many more it folds next.
+        self._own_folded, self._own_most = 0, _TOLD_FILES
 
     async def binding(self) -> str:
         """Return what binds derived files to this archive in this place."""
@@ -176,7 +181,7 @@ class Catalog:
             await known.load(found)
         except FileNotFoundError:
             raise KeyMissingError(f"{found.file.name} is not there any more") from None
-        except (CorruptFileError, RowsLostError, duckdb.Error, pa.ArrowException, OSError):
+        except (CorruptFileError, RowsLostError, *database.ERRORS, pa.ArrowException, OSError):
             return False
         known.strangers = found.info.strangers
         self._known, self._info = known, found.info
@@ -352,11 +357,19 @@ class Catalog:
 
     def _fold_soon(self) -> None:
         if self._folding is None or self._folding.done():
-            self._folding = asyncio.ensure_future(self._fold_in_background())
+            self._folding = asyncio.ensure_future(self._fold_if_possible())
 
-    async def _fold_in_background(self) -> None:
+    async def _fold_if_possible(self) -> None:
+        is_asked = self._known is not None
         with suppress(StorageError):  # the change files stay, and so does what they tell
             await self.fold()
+        if not is_asked:
+            await self._give_back()
+
+    def _told_others(self) -> None:
+        """Fold what a process tells that goes on and on, and never asks: else whoever does has to read all of it."""
+        if self.notices.count - self._own_folded >= self._own_most:
+            self._fold_soon()
 
     async def fold(self) -> None:
         """Fold all change files into a new snapshot, unless another process just did."""
@@ -377,6 +390,11 @@ class Catalog:
         """
         # Where nothing can be written, that is not tried again at every turn.
         known.untold = 0
+        count = await asyncio.to_thread(known.count)
+        self._own_folded, self._own_most = (
+            self.notices.count,
+            min(max(_TOLD_FILES, count // _SHARE_TOLD), _MOST_TOLD_FILES),
+        )
         if await self._archive_id() is None:
             return  # a folder of traces, and no archive yet
         self._seen = dict(list(self._seen.items())[-_WRITERS:])
@@ -509,15 +527,19 @@ class Catalog:
 
     async def close(self) -> None:
         """Fold where this process left many change files, and give the memory back."""
-        if self.notices.count > FOLD_FILES:
-            self._fold_soon()
         if self._folding is not None:
             await self._folding
+        if self.notices.count - self._own_folded > FOLD_FILES:
+            await self._fold_if_possible()
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        """Give the memory back that the rows take; who asks loads them anew."""
 
         async def work() -> None:
             if self._table is not None:
                 self._table.clear()
-            self._table, self._known = None, None
+            self._table, self._known, self._snapshot, self._seen = None, None, None, {}
 
         await self._undisturbed(work)
 

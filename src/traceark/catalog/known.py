@@ -171,9 +171,9 @@ class KnownTraces:
         if self._watches_names:
             # What nobody had seen may have been removed by hand before the note came, or be another by now.
             unseen = [each for each, row in rows.items() if row["_listed"] and not known.get(each, {}).get("_listed")]
-            found = {str(row["trace_id"]): row for row in await self._lookup.rows(unseen)}
+            found = await self._lookup.fingerprints(unseen)
             for each in unseen:
-                if found.get(each, {}).get("_files") != rows[each].get("_files"):
+                if found[each] != rows[each].get("_files"):
                     with_openings(rows[each], {*cast("list[str]", rows[each]["_openings"]), COPIED})
         # What others told of, or told of while this process did not write there, is not in its memory yet.
         doubted = {note.trace_id for note in notes if note.writer != self._writer}

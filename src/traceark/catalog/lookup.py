@@ -127,6 +127,20 @@ class Lookup:
             found += [row for row in group if row is not None]
         return found
 
+    async def fingerprints(self, trace_ids: Sequence[str]) -> dict[str, str]:
+        """Return the hashes of the files of some traces, as `_files` of their rows tells them; none are read."""
+        found: dict[str, str] = {}
+        for start in range(0, len(trace_ids), _PARALLEL):
+            group = trace_ids[start : start + _PARALLEL]
+            found.update(zip(group, await asyncio.gather(*map(self._fingerprint, group)), strict=True))
+        return found
+
+    async def _fingerprint(self, trace_id: str) -> str:
+        try:
+            return fingerprint(await self._storage.list(trace_prefix(trace_id)))
+        except StorageError as error:
+            return str(self._refused(trace_id, error)["_files"])
+
     async def looks(self, open_traces: Mapping[str, bool]) -> dict[str, Look]:
         """Look at traces that are open.
 

@@ -25,6 +25,13 @@ _REMEMBERED_FILES = 256
 class Notices:
     """The notes of one process.
 
+    Parameters
+    ----------
+    storage, binding, lookup
+        As the catalog has them.
+    published : callable
+        Called after each change file.
+
     Attributes
     ----------
     writer : str
@@ -37,10 +44,17 @@ class Notices:
         How many change files it has published.
     """
 
-    def __init__(self, storage: Storage, binding: Callable[[], Awaitable[str]], lookup: Lookup) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        binding: Callable[[], Awaitable[str]],
+        lookup: Lookup,
+        published: Callable[[], None],
+    ) -> None:
         self._storage = storage
         self._binding = binding
         self._lookup = lookup
+        self._published = published
         self.writer = secrets.token_hex(4)
         self.count = 0
         self.openings: dict[str, list[str]] = {}
@@ -129,6 +143,7 @@ class Notices:
             self.files[name] = batch
             if len(self.files) > _REMEMBERED_FILES:
                 del self.files[next(iter(self.files))]
+            self._published()
 
     async def _create(self, data: bytes) -> str:
         """Create this process's next change file; return its name."""

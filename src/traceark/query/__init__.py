@@ -12,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 
+from traceark import database
 from traceark.errors import QueryError
 from traceark.pool import TracePool
 from traceark.query.finding import find
@@ -61,7 +62,7 @@ async def run(pool: TracePool, text: str, parameters: Parameters = None, *, sand
 async def _leaves_out(pool: TracePool, error: Exception, paths: Collection[str]) -> bool:
     """Say whether it was a damaged rollup that made a query fail, which is done without from now on."""
     cause = error.__cause__
-    if not isinstance(cause, duckdb.Error | RuntimeError) or isinstance(cause, _OF_QUERIES):
+    if not isinstance(cause, database.ERRORS) or isinstance(cause, _OF_QUERIES):
         return False
     # A column that is not there is mostly a slip of the pen, for which not all rollups need to be read.
     by_columns = isinstance(cause, duckdb.BinderException)

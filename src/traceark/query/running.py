@@ -88,8 +88,7 @@ class _Query:
                 finally:
                     with self._lock:
                         self._connection = None
-        except (duckdb.Error, RuntimeError) as error:
-            # The latter where a damaged file has a name that is no text.
+        except database.ERRORS as error:
             raise QueryError(database.reason_of(error)) from error
         finally:
             self._ended.set()

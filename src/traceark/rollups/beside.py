@@ -98,7 +98,7 @@ async def _view_amiss(
     names = rollup.names(view)
     try:
         held = await asyncio.to_thread(_sums_of_files, opened, view, paths)
-    except duckdb.Error as error:
+    except database.ERRORS as error:
         return [Amiss(None, rollup.key(names[0]), f"its rows cannot be read ({_first_line(error)})")]
     file = rollup.key(names[0]) if names else rollup.key("")
     members = reader.members_of(rollup.id)
@@ -109,7 +109,7 @@ async def _view_amiss(
         files = {each.trace_id: await storage.read(each.key) for each in chunk if each.key is not None}
         try:
             true = await asyncio.to_thread(_sums_of_traces, opened, view, files)
-        except (duckdb.Error, pa.ArrowException, OSError, CorruptFileError, UnsupportedFormatError):
+        except (*database.ERRORS, pa.ArrowException, OSError, CorruptFileError, UnsupportedFormatError):
             continue  # the check of the trace whose file it is tells
         for each in chunk:
             if held.get(each.trace_id, (0, 0)) != true.get(each.trace_id, (0, 0)):
@@ -185,7 +185,7 @@ async def _ids_amiss(opened: duckdb.DuckDBPyConnection, reader: RollupReader, ro
     ids, messages = await reader.path_of_ids(rollup), await reader.paths_of(rollup, "messages")
     try:
         same = await asyncio.to_thread(_same_ids, opened, ids, messages)
-    except duckdb.Error as error:
+    except database.ERRORS as error:
         return [Amiss(None, rollup.key(IDS), f"it cannot be read ({_first_line(error)})")]
     return [] if same else [Amiss(None, rollup.key(IDS), "it is not the index of the messages in the rollup")]
 

@@ -21,6 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from traceark import database
 from traceark.codec.crc import file_crc
 from traceark.codec.fields import GOALS
 from traceark.codec.parquet import part_info, to_table
@@ -203,7 +204,7 @@ class Builder:
         target = self._staged(chunk, f"{log}.parquet")
         try:
             stage(opened, log, paths, target)
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
+        except (*database.ERRORS, pa.ArrowException, OSError) as error:
             culprits: dict[str, str | None] = {
                 each.trace_id: reason
                 for each, path in zip(kept, paths, strict=True)

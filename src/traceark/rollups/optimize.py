@@ -14,10 +14,9 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
-from traceark.database import reason_of
+from traceark import database
 from traceark.errors import BusyError, StorageError, TracearkError
 from traceark.rollups.files import ROLLUPS
 from traceark.rollups.plan import Limits
@@ -103,8 +102,10 @@ def _told_unmade(url: str) -> Iterator[None]:
         yield
     except TracearkError:
         raise
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise StorageError(f"rollups of {url} cannot be made: {reason_of(error)}; what is there stays") from error
+    except (*database.ERRORS, pa.ArrowException, OSError) as error:
+        raise StorageError(
+            f"rollups of {url} cannot be made: {database.reason_of(error)}; what is there stays"
+        ) from error
 
 
 @asynccontextmanager

@@ -16,14 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from traceark import database
 from traceark.codec import compute as pc
 from traceark.codec.crc import file_crc
 from traceark.codec.lines import now_text
-from traceark.database import reason_of
 from traceark.errors import DamagedTraceWarning, StorageError
 from traceark.layout import LOGS, PartName, parse_log_name, trace_prefix
 from traceark.rollups.build import Builder
@@ -201,10 +200,10 @@ class Workshop:
             # Another run, on an object store, merged them first: look again.
             await self._discard(target)
             return
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
+        except (*database.ERRORS, pa.ArrowException, OSError) as error:
             await self._discard(target)
             raise StorageError(
-                f"merging rollups of {self._storage.url} failed: {reason_of(error)}; they stay as they are"
+                f"merging rollups of {self._storage.url} failed: {database.reason_of(error)}; they stay as they are"
             ) from error
         # The new one stands in for those that its sources replaced, too, should they still lie there.
         replaces = {each.id for each in rollups} | {each for rollup in rollups for each in rollup.replaces}

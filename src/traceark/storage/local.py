@@ -37,6 +37,8 @@ from traceark.storage.syncing import sync_directory, sync_file_system
 _INLINE_READ_BYTES = 256 * 1024
 # A directory of at least a thousand names, on most file systems.
 _INLINE_DIRECTORY_BYTES = 64 * 1024
+# More files than a trace has; to delete one takes up to a millisecond.
+_INLINE_DELETIONS = 64
 # So often a directory is read in which files go at every look.
 _SCANS = 8
 # What is not there did not just change.
@@ -47,6 +49,12 @@ def _children(path: Path) -> list[str]:
     with os.scandir(path) as entries:
         # What is no directory where one belongs is refused when it is read, and not passed over.
         return [entry.name for entry in entries if not entry.is_file(follow_symlinks=False)]
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with told_errors(str(path)):
+            path.unlink(missing_ok=True)
 
 
 def _sync_directories(paths: Iterable[Path]) -> None:
@@ -236,9 +244,10 @@ class LocalStorage(AppendStorage):
         if folders:
             # What supersedes a file must last before that goes; else a loss of power takes both.
             await asyncio.to_thread(_sync_directories, folders)
-        for path in paths:
-            with told_errors(str(path)):
-                path.unlink(missing_ok=True)
+        if len(paths) > _INLINE_DELETIONS:
+            await asyncio.to_thread(_unlink, paths)
+        else:
+            _unlink(paths)
 
     async def sync_names(self, prefix: str) -> None:
         if self._sync_names:
