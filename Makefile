@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# What is never loaded need not be compiled: most of what the tests' tools bring along.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
 # Tests start hundreds of processes: each compiles everything anew where it may not keep the bytecode.
 export PYTHONDONTWRITEBYTECODE :=
 # What the demo needs, and what all else does besides.
@@ -14,12 +16,12 @@ $(BASE): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "traceark needs Python 3.11 or newer; set PYTHON=…"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "python's venv module is missing; install it (Debian: apt-get install python3-venv)"; exit 2; }
 	@echo "installing traceark into $(VENV), once"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@$(INSTALL) -e .
 	@touch $(BASE)
 
 $(STAMP): $(BASE)
 	@echo "installing the tools of the tests into $(VENV), once: some minutes"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@$(INSTALL) -e '.[test]'
 	@touch $(STAMP)
 
 demo: $(BASE)
@@ -65,7 +67,7 @@ s3rver:
 # Fuzzes every parser by coverage, each for so many seconds.
 SECONDS ?= 60
 fuzz: $(STAMP)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]' || echo "atheris cannot be installed for this Python"
+	@$(INSTALL) -e '.[fuzz]' || echo "atheris cannot be installed for this Python"
 	@$(BIN)/python tests/fuzz_atheris.py $(SECONDS)
 
 # Runs the notebooks again and stores what they show.
