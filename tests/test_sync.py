@@ -11,8 +11,10 @@ import pytest
 
 from profiles import some
 from traceark.errors import InvalidValueError
+from traceark.layout import trace_prefix
 from traceark.manifest import sha256
 from traceark.models import Goal, GoalTree, Message, Trace
+from traceark.storage.base import Entry
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, SyncReport, sync
 from traceark.testing.compare import exact_text, exact_texts
@@ -180,6 +182,36 @@ async def test_a_header_changed_on_one_side_only_is_a_later_state(here: Path, th
     assert (await synced(there, here)).outcomes == {"behind": 1}
     assert (await synced(here, there)).outcomes == {"forward": 1}
     assert await told(there) == await told(here)
+
+
+@pytest.mark.parametrize("what", ["task", "mission"])
+@pytest.mark.parametrize("far", ["disk", "memory"])
+async def test_what_is_set_at_the_target_while_it_is_looked_at_is_not_overwritten(
+    here: Path, there: Path, monkeypatch: pytest.MonkeyPatch, what: str, far: str
+) -> None:
+    url = str(there) if far == "disk" else f"memory://{there}"
+    await add(here, "both")
+    async with archive(here) as near, ArchiveStore(url) as other, ArchiveStore(url) as writer:
+        await sync(near, other)
+        await near.update_trace(RUN, task="of the source")
+        await near.update_goal_tree(RUN, GoalTree(mission="of the source", goals=[]))
+        listed, waiting = other.storage.list, ["of the target"]
+
+        async def set_first(prefix: str) -> dict[str, Entry]:
+            # The headers have been read.
+            if prefix == trace_prefix(RUN) and waiting:
+                word = waiting.pop()
+                if what == "task":
+                    await writer.update_trace(RUN, task=word)
+                else:
+                    await writer.update_goal_tree(RUN, GoalTree(mission=word, goals=[]))
+            return await listed(prefix)
+
+        monkeypatch.setattr(other.storage, "list", set_first)
+        report = await sync(near, other)
+        assert not waiting and report.outcomes == {"diverged": 1}
+        trace, tree = await other.get_trace(RUN), await other.get_goal_tree(RUN)
+        assert trace is not None and "of the target" in (trace.task, tree.mission if tree is not None else "")
 
 
 async def test_what_only_one_side_sealed_is_no_difference(here: Path, there: Path) -> None:
