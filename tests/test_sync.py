@@ -259,6 +259,34 @@ async def test_runs_made_on_both_sides_that_say_other_things_diverged(here: Path
     assert [(trace.outcome, trace.where) for trace in report.traces] == [("diverged", "message 1")]
 
 
+@pytest.mark.parametrize("longer", ["the one without goals", "the one with goals"])
+async def test_a_run_without_goals_is_no_later_state_of_one_that_has_some(here: Path, there: Path, longer: str) -> None:
+    for root, goals in ((here, False), (there, True)):
+        async with archive(root) as store:
+            count = 2 + ((longer == "the one with goals") is goals)
+            said = [Message(trace_id=RUN, role="user", content=str(each), created_at=NOW) for each in range(count)]
+            tree = GoalTree(mission="m", goals=[Goal(id="1")]) if goals else None
+            await store.add_trace(Trace(trace_id=RUN, status="failed", created_at=NOW), said, [], tree)
+    before = await told(here), await told(there)
+    for source, target in ((here, there), (there, here)):
+        outcome = "diverged" if longer == "the one without goals" else "forward" if target is here else "behind"
+        assert (await synced(source, target)).outcomes == {outcome: 1}
+    assert await told(there) == before[1]
+    assert await told(here) == (before[0] if longer == "the one without goals" else before[1])
+
+
+async def test_goals_that_a_killed_sync_left_of_another_run_go(here: Path, there: Path) -> None:
+    async with archive(here) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        await store.update_goal_tree(RUN, GoalTree(mission="m", goals=[]))
+        await synced(here, there)
+        (there / trace_prefix(RUN) / "trace.json").unlink()
+        await store.delete_trace(RUN)
+        await store.create_trace(Trace(trace_id=RUN))
+    assert (await synced(here, there)).outcomes == {"new": 1}
+    assert await told(there) == await told(here) and await sound(there)
+
+
 async def test_a_dry_run_writes_nothing(here: Path, there: Path) -> None:
     await add(here, "a")
     report = await synced(here, there, SyncOptions(dry_run=True))

@@ -137,6 +137,9 @@ async def _publish(
     if not isinstance(target, AppendStorage) and any(map(_keeps_offsets, superseded)):
         superseded = await _droppable(side, target, superseded)
     await target.delete(f"{prefix}/{name}" for name in superseded)
+    if side.tree is None and GOAL_TREE in present:
+        # Of another incarnation, which has no header any more.
+        await target.delete_unchanged({f"{prefix}/{GOAL_TREE}": present[GOAL_TREE].version})
     if side.manifest is not None:
         # What a loss of power brings back, of whom a kill kept from getting here too, the manifest does not name.
         for log in {name.partition("/")[0] for name in (*superseded, *side.log_files())}:
