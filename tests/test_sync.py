@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from traceark.models import Goal, GoalTree, Message, Trace
 from traceark.storage.base import Entry
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, SyncReport, sync
+from traceark.sync.carry import ChangedMeanwhileError, carry
 from traceark.testing.compare import exact_text, exact_texts
 from weather import meeting
 
@@ -273,6 +275,45 @@ async def test_a_run_without_goals_is_no_later_state_of_one_that_has_some(here: 
         assert (await synced(source, target)).outcomes == {outcome: 1}
     assert await told(there) == before[1]
     assert await told(here) == (before[0] if longer == "the one without goals" else before[1])
+
+
+async def test_of_a_trace_that_is_deleted_while_it_is_copied_nothing_is_left(
+    here: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(here, "a")
+    async with archive(here) as near, archive(there) as far, archive(here) as other:
+        real = near.storage.read
+
+        async def read(key: str, start: int = 0) -> bytes:
+            # Of messages and events the events are copied last.
+            if "/events/" in key and await other.get_trace(RUN) is not None:
+                await other.delete_trace(RUN)
+            return await real(key, start)
+
+        monkeypatch.setattr(near.storage, "read", read)
+        report = await sync(near, far)
+        assert not report.outcomes and not report.problems
+        assert await far.storage.children("traces") == [] and await far.verify(deep=True) == []
+
+
+async def test_a_try_that_takes_longer_than_patience_lasts_is_not_the_only_one(
+    here: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(here, "a")
+    meetings = [1, 2, 3]
+
+    async def met(*args: Any, **options: Any) -> int:
+        if meetings:
+            raise ChangedMeanwhileError(f"it was written to meanwhile, {meetings.pop()}")
+        return await carry(*args, **options)
+
+    monkeypatch.setattr("traceark.sync.run.carry", met)
+    monkeypatch.setattr("traceark.sync.run._PATIENT_SECONDS", 0.0)
+    assert (await synced(here, there)).outcomes == {"new": 1}
+    meetings += range(1000)
+    await add(here, "b")
+    (problem,) = (await synced(here, there)).problems
+    assert "written to meanwhile" in problem
 
 
 async def test_goals_that_a_killed_sync_left_of_another_run_go(here: Path, there: Path) -> None:

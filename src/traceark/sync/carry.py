@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from traceark.errors import CorruptFileError, StorageError
+from traceark.errors import CorruptFileError, StorageError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
-from traceark.lifecycle import locked, versions
+from traceark.lifecycle import locked, remove_remains, versions
 from traceark.log import Files, load_parts, log_names
 from traceark.manifest import sha256
 from traceark.plan import droppable, plan_log
@@ -73,6 +73,16 @@ async def carry(
         if present is None:
             raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
         return await publish(side, target, present, there, check=check)
+
+
+async def take_back(target: Storage, trace_id: str) -> None:
+    """Remove what was copied of a trace that was deleted at the source before its header came.
+
+    Where nothing keeps others from copying the same it stays, and is no trace.
+    """
+    if isinstance(target, AppendStorage):
+        with suppress(TraceNotFoundError):
+            await remove_remains(target, trace_id)
 
 
 @asynccontextmanager
