@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
@@ -75,14 +75,14 @@ async def carry(
         return await publish(side, target, present, there, check=check)
 
 
-async def take_back(target: Storage, trace_id: str) -> None:
-    """Remove what was copied of a trace that was deleted at the source before its header came.
+async def take_back(target: Storage, trace_id: str, names: Set[str]) -> None:
+    """Remove what was copied, files of these names, of a trace that was deleted at the source before its header came.
 
     Where nothing keeps others from copying the same it stays, and is no trace.
     """
     if isinstance(target, AppendStorage):
         with suppress(TraceNotFoundError):
-            await remove_remains(target, trace_id)
+            await remove_remains(target, trace_id, names)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from typing import Unpack
 from traceark.at_a_time import for_each
 from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
-from traceark.layout import HEADER, LOCK, TRACES, trace_key
+from traceark.layout import GOAL_TREE, HEADER, LOCK, TRACES, trace_key
 from traceark.lifecycle import locked, versions
 from traceark.redaction import Pattern
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
@@ -173,8 +173,8 @@ class _Sync:
     burials: Burials
     report: SyncReport = field(default_factory=SyncReport)
     _done: int = 0
-    # Traces that were begun to be copied to where there was none.
-    _begun: set[str] = field(default_factory=set)
+    # Of traces that were begun to be copied to where there was none, which files.
+    _begun: dict[str, set[str]] = field(default_factory=dict)
 
     async def run(self, chosen: list[str] | None) -> SyncReport:
         gone: set[str] = set()
@@ -320,7 +320,7 @@ class _Sync:
         side = await look(self.source.storage, trace_id, ours)
         if side is None:  # deleted meanwhile
             if there is None and trace_id in self._begun:
-                await take_back(self.target.storage, trace_id)
+                await take_back(self.target.storage, trace_id, self._begun[trace_id])
             return None
         if self.options.redact:
             side = await (await redacted(side, self.options.redact)).side()
@@ -344,7 +344,7 @@ class _Sync:
         if there is not None and not is_begun and there.header.revision >= side.header.revision:
             side = side.above(there.header.revision)
         if there is None:
-            self._begun.add(trace_id)
+            self._begun.setdefault(trace_id, set()).update((*side.log_files(), GOAL_TREE))
         async with self.target.replacing(trace_id):
             written = await carry(side, self.target.storage, there, check=self.options.check, listed=free)
         if is_sealed and side.manifest is None:
