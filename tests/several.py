@@ -352,7 +352,11 @@ class Several(Looks):
         """Import what the other archive holds into one of its own."""
         if not self.in_memory:
             async with ArchiveStore(self.folder / f"taken {step.number}", durability="os") as store:
-                await import_paths(store, [self.urls[1]])
+                report = await import_paths(store, [self.urls[1]])
+                # What gives way to another incarnation is left behind until it goes.
+                problems = [each for file in report.files for each in file.problems if "left behind" not in each.reason]
+                assert not report.raised and not problems, (report.raised, problems)
+                assert not self.amiss(await store.verify(deep=True))
 
     # What is read
 

@@ -75,7 +75,12 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
         def work() -> None:
             try:
-                result = func(*args)
+                # A thread has no loop, and may run one of its own.
+                asyncio._set_running_loop(None)
+                try:
+                    result = func(*args)
+                finally:
+                    asyncio._set_running_loop(self)
             except BaseException as error:  # it belongs to who waits
                 self.call_later(self.pause(), settle, answer.set_exception, error)
             else:
@@ -155,6 +160,8 @@ def _set_clock(patch: pytest.MonkeyPatch, loop: SimulatedLoop, *, aging: bool) -
 
 def _slow(real: Callable[..., Coroutine[Any, Any, Any]], loop: SimulatedLoop) -> Any:
     async def call(self: Storage, *args: Any, **options: Any) -> Any:
+        if asyncio.get_running_loop() is not loop:
+            return await real(self, *args, **options)
         await asyncio.sleep(loop.pause())
         answer = await real(self, *args, **options)
         await asyncio.sleep(loop.pause())

@@ -125,6 +125,24 @@ async def test_a_trace_that_another_store_deletes_first_is_not_found(
             await one.delete_trace("t")
 
 
+async def test_a_message_of_a_trace_that_is_made_anew_while_it_is_added_again_is_not_taken_for_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stores(tmp_path, tmp_path) as (one, other):
+        (message,) = await one.get_trace_messages("t")
+
+        async def made_anew() -> None:
+            await other.delete_trace("t")
+            await other.create_trace(Trace(trace_id="t"))
+
+        # That it is known has been found out, and is to be looked at now.
+        before(monkeypatch, one, "list", PREFIX, made_anew)
+        with pytest.raises(TraceNotFoundError, match="made anew"):
+            await one.add_message(message)
+        assert await one.add_message(message) == message.message_id
+        assert await said(other) == ["one"]
+
+
 async def test_of_a_trace_that_is_deleted_the_lock_goes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever finds it gone makes the trace anew in the same directory, from which nothing may go then."""
     left: list[str] = []

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from traceark.errors import TraceNotFoundError
 from traceark.folding import build_part
 from traceark.layout import MANIFEST, trace_prefix
 from traceark.manifest import decode_manifest
@@ -118,3 +119,33 @@ async def test_a_look_at_what_is_sealed_deletes_nothing_of_a_redaction_that_come
     assert redacted
     [first, second] = await said(tmp_path)
     assert "ann@example.org" not in first and second == "bye"
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("how", ["seal", "compact"])
+@pytest.mark.parametrize("place", ["disk", "memory"])
+async def test_the_part_of_a_trace_that_another_store_deletes_meanwhile_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, how: str, again: bool
+) -> None:
+    url = str(tmp_path) if place == "disk" else f"memory://{tmp_path.name}"
+    async with ArchiveStore(url) as store, ArchiveStore(url) as other:
+        await store.create_trace(Trace(trace_id="t"))
+        await store.add_message(Message(trace_id="t", role="user", content="of the first"))
+        create, made = store.storage.create, list[str]()
+
+        async def late(key: str, data: bytes) -> str:
+            if key.endswith(".parquet") and not made:
+                made.append(key)
+                await other.delete_trace("t")
+                if again:
+                    await other.create_trace(Trace(trace_id="t"))
+            return await create(key, data)
+
+        monkeypatch.setattr(store.storage, "create", late)
+        if again:
+            await getattr(store, how)("t")
+        else:
+            with pytest.raises(TraceNotFoundError):
+                await getattr(store, how)("t")
+        assert made and await other.verify(deep=True) == []
+        assert await other.storage.children("traces") == (["t"] if again else [])

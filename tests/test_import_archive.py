@@ -25,7 +25,7 @@ from traceark.importers.base import ImportCounts
 from traceark.importers.find import importers
 from traceark.importers.report import ImportReport
 from traceark.importers.run import import_paths
-from traceark.layout import HEADER, MARKER, PINS, TOMBSTONES, trace_key, trace_prefix
+from traceark.layout import HEADER, LOCK, MARKER, PINS, TOMBSTONES, trace_key, trace_prefix
 from traceark.models import Event, Goal, GoalStats, GoalTree, Message, Trace, Usage
 from traceark.protocol import TraceStore
 from traceark.store import ArchiveStore
@@ -109,6 +109,19 @@ async def test_a_directory_alone_or_a_zip_of_many_will_do(tmp_path: Path) -> Non
         model = ModelStore()
         assert (await import_paths(model, [source])).ok
         assert [await contents(model, trace_id) for trace_id in trace_ids] == expected[: len(trace_ids)]
+
+
+async def test_whichever_file_of_a_directory_is_found_first_it_is_the_trace(tmp_path: Path) -> None:
+    """As while a directory is made: its lock is there before its header."""
+    await recorded(tmp_path / "runs", "t")
+    home = tmp_path / "runs" / trace_prefix("t")
+    async with ArchiveStore(tmp_path / "runs") as source:
+        expected = await contents(source)
+    for at, path in enumerate([home / LOCK, *(home / "messages").iterdir()]):
+        async with ArchiveStore(f"memory://{tmp_path}{at}") as store:
+            report = await import_paths(store, [path])
+            assert outcomes(report) == ["new"] and not report.files[0].problems
+            assert await contents(store) == expected
 
 
 def test_archives_of_older_releases_are_read() -> None:

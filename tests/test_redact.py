@@ -25,7 +25,7 @@ from traceark.layout import HEADER, trace_prefix
 from traceark.models import Event, Goal, GoalStats, GoalTree, Json, Message, Trace
 from traceark.redacting import redact
 from traceark.redaction import Pattern, patterns_of
-from traceark.storage.base import KeyMissingError
+from traceark.storage.base import Entry, KeyMissingError
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, sync
@@ -362,6 +362,33 @@ async def test_a_trace_that_is_open_elsewhere_goes_on_redacted(tmp_path: Path) -
         tree = await store.get_goal_tree(RUN)
         assert tree is not None and [goal.id for goal in tree.goals] == ["1", "2"]
         assert await store.verify(deep=True) == []
+
+
+@pytest.mark.parametrize("has_goals", [True, False])
+async def test_what_another_store_sets_while_a_trace_is_looked_at_is_redacted_and_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_goals: bool
+) -> None:
+    async with opened(tmp_path) as writer, opened(tmp_path) as store:
+        await writer.create_trace(Trace(trace_id=RUN, task=SECRET))
+        if has_goals:
+            await writer.update_goal_tree(RUN, GoalTree(mission="before", goals=[]))
+        listed, waiting = store.storage.list, ["after"]
+
+        async def set_first(prefix: str) -> dict[str, Entry]:
+            # The headers have been read.
+            if prefix == trace_prefix(RUN) and waiting:
+                word = waiting.pop()
+                await writer.update_trace(RUN, task=f"{word} {SECRET}")
+                await writer.update_goal_tree(RUN, GoalTree(mission=f"{word} {SECRET}", goals=[]))
+            return await listed(prefix)
+
+        monkeypatch.setattr(store.storage, "list", set_first)
+        report = await redact(store, [RUN], dry_run=False)
+        assert not report.problems and not waiting
+        trace, tree = await store.get_trace(RUN), await store.get_goal_tree(RUN)
+        assert trace is not None and tree is not None
+        assert (trace.task, tree.mission) == (f"after {GONE}", f"after {GONE}")
+    assert await holding(str(tmp_path), SECRET) == set()
 
 
 async def test_on_an_object_store_a_trace_is_redacted_once_it_is_sealed_and_nobody_has_it_open(tmp_path: Path) -> None:

@@ -24,9 +24,10 @@ from damages import (
     tree_state,
 )
 from profiles import some
+from traceark import compact
 from traceark.importers.run import import_paths
 from traceark.layout import GOAL_TREE, HEADER, LOST_FOUND, MANIFEST, trace_prefix
-from traceark.models import Message, Trace
+from traceark.models import Goal, GoalTree, Message, Trace
 from traceark.repair import RepairReport
 from traceark.store import ArchiveStore
 from traceark.sync.run import sync
@@ -327,6 +328,38 @@ def test_a_header_that_does_not_fit_the_logs_is_named_itself(archive: Path) -> N
         assert report.mended == []
         [told] = [each for each in report.left if each.file.endswith(HEADER)]
         assert "--accept" not in told.remedy
+
+
+def test_headers_that_are_older_than_updates_which_a_killed_seal_folded_in_are_not_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    async def killed(*_: Any) -> None:
+        raise KilledError
+
+    async def check() -> None:
+        said = Message(trace_id="t", message_id="m", role="user", content="hi", tokens=1, goal_id="1")
+        async with ArchiveStore(tmp_path / "archive", durability="os") as store:
+            await store.create_trace(Trace(trace_id="t"))
+            await store.update_goal_tree("t", GoalTree(mission="", goals=[Goal(id="1")]))
+            await store.add_message(said)
+        async with ArchiveStore(tmp_path / "archive", durability="os") as store:
+            await store.update_message("m", trace_id="t", tokens=5)
+            with monkeypatch.context() as context:
+                context.setattr(compact, "_finish", killed)
+                with pytest.raises(KilledError):
+                    await store.seal("t")
+            shutil.copytree(tmp_path / "archive", tmp_path / "copy")
+        assert await ArchiveStore(tmp_path / "copy").verify(deep=True) == []
+        report = await repaired(tmp_path / "copy", "t")
+        assert [each for each in report.mended if each.file.endswith(".json")] == [] and report.left == []
+        assert await snapshot(ArchiveStore(tmp_path / "copy"), "t") == await snapshot(
+            ArchiveStore(tmp_path / "archive"), "t"
+        )
+
+    asyncio.run(check())
 
 
 @pytest.mark.parametrize("seals", [False, True])

@@ -6,6 +6,8 @@ did not change what the storage is asked for, by ``PYTHONHASHSEED=0 python tests
 
 from __future__ import annotations
 
+import asyncio
+import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ import pytest
 from profiles import SEED, tried
 from several import Several, run
 from several_steps import Step, drawn
+from simulated import simulated
 from traceark.models import Json
 from traceark.requests import AppendEvent
 from traceark.store import ArchiveStore
@@ -91,6 +94,17 @@ def test_an_event_that_is_acknowledged_early_is_found(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(ArchiveStore, "append_event", append_event)
     assert any(fault(seed, drawn(seed, 15, ("tell", "read")), in_memory=False) for seed in (0, 6, 7, 14))
+
+
+def test_what_a_thread_would_do_may_run_a_loop_of_its_own() -> None:
+    async def answer() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    async def work(_: random.Random) -> int:
+        return await asyncio.to_thread(lambda: asyncio.run(answer()))
+
+    assert simulated(0, work, aging=False) == 7
 
 
 def test_the_fewest_steps_are_found() -> None:

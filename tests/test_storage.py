@@ -13,7 +13,7 @@ import pytest
 
 from profiles import tried
 from servers import S3Server
-from traceark import ArchiveStore, Message, Trace
+from traceark import ArchiveStore, GoalTree, Message, Trace
 from traceark.errors import (
     InvalidValueError,
     MissingLibraryError,
@@ -27,6 +27,7 @@ from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 from traceark.storage.objects import S3Storage
 from traceark.storage.s3_session import parse_time
+from traceark.sync import sync
 
 
 class ForgetfulS3(S3Storage):
@@ -165,6 +166,21 @@ def test_any_file_system_of_fsspec_is_read_and_written_by_one_writer(tmp_path: P
         assert await ArchiveStore(tmp_path / "archive").verify(deep=True) == []
 
     asyncio.run(run())
+
+
+async def test_a_copy_on_a_file_system_of_fsspec_goes_forward(tmp_path: Path) -> None:
+    async with (
+        ArchiveStore(tmp_path / "near", durability="os") as near,
+        ArchiveStore(f"local://{tmp_path}/far", allow_unsafe_writes=True) as far,
+    ):
+        await near.create_trace(Trace(trace_id="t"))
+        for task in ("one", "two", "three"):
+            await near.update_trace("t", task=task)
+            await near.update_goal_tree("t", GoalTree(mission=task, goals=[]))
+            assert (await sync(near, far)).is_clean
+            found = await far.get_trace("t")
+            assert found is not None and found.task == task
+        assert await far.verify(deep=True) == []
 
 
 class LossyMemory(MemoryStorage):

@@ -6,15 +6,19 @@ import asyncio
 import itertools
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from profiles import some
 from traceark.errors import InvalidValueError
+from traceark.layout import trace_prefix
 from traceark.manifest import sha256
 from traceark.models import Goal, GoalTree, Message, Trace
+from traceark.storage.base import Entry
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, SyncReport, sync
+from traceark.sync.carry import ChangedMeanwhileError, carry
 from traceark.testing.compare import exact_text, exact_texts
 from weather import meeting
 
@@ -182,6 +186,36 @@ async def test_a_header_changed_on_one_side_only_is_a_later_state(here: Path, th
     assert await told(there) == await told(here)
 
 
+@pytest.mark.parametrize("what", ["task", "mission"])
+@pytest.mark.parametrize("far", ["disk", "memory"])
+async def test_what_is_set_at_the_target_while_it_is_looked_at_is_not_overwritten(
+    here: Path, there: Path, monkeypatch: pytest.MonkeyPatch, what: str, far: str
+) -> None:
+    url = str(there) if far == "disk" else f"memory://{there}"
+    await add(here, "both")
+    async with archive(here) as near, ArchiveStore(url) as other, ArchiveStore(url) as writer:
+        await sync(near, other)
+        await near.update_trace(RUN, task="of the source")
+        await near.update_goal_tree(RUN, GoalTree(mission="of the source", goals=[]))
+        listed, waiting = other.storage.list, ["of the target"]
+
+        async def set_first(prefix: str) -> dict[str, Entry]:
+            # The headers have been read.
+            if prefix == trace_prefix(RUN) and waiting:
+                word = waiting.pop()
+                if what == "task":
+                    await writer.update_trace(RUN, task=word)
+                else:
+                    await writer.update_goal_tree(RUN, GoalTree(mission=word, goals=[]))
+            return await listed(prefix)
+
+        monkeypatch.setattr(other.storage, "list", set_first)
+        report = await sync(near, other)
+        assert not waiting and report.outcomes == {"diverged": 1}
+        trace, tree = await other.get_trace(RUN), await other.get_goal_tree(RUN)
+        assert trace is not None and "of the target" in (trace.task, tree.mission if tree is not None else "")
+
+
 async def test_what_only_one_side_sealed_is_no_difference(here: Path, there: Path) -> None:
     await add(here, "a")
     await synced(here, there)
@@ -225,6 +259,73 @@ async def test_runs_made_on_both_sides_that_say_other_things_diverged(here: Path
             await store.add_trace(Trace(trace_id=RUN, status="completed", created_at=NOW), said)
     report = await synced(here, there)
     assert [(trace.outcome, trace.where) for trace in report.traces] == [("diverged", "message 1")]
+
+
+@pytest.mark.parametrize("longer", ["the one without goals", "the one with goals"])
+async def test_a_run_without_goals_is_no_later_state_of_one_that_has_some(here: Path, there: Path, longer: str) -> None:
+    for root, goals in ((here, False), (there, True)):
+        async with archive(root) as store:
+            count = 2 + ((longer == "the one with goals") is goals)
+            said = [Message(trace_id=RUN, role="user", content=str(each), created_at=NOW) for each in range(count)]
+            tree = GoalTree(mission="m", goals=[Goal(id="1")]) if goals else None
+            await store.add_trace(Trace(trace_id=RUN, status="failed", created_at=NOW), said, [], tree)
+    before = await told(here), await told(there)
+    for source, target in ((here, there), (there, here)):
+        outcome = "diverged" if longer == "the one without goals" else "forward" if target is here else "behind"
+        assert (await synced(source, target)).outcomes == {outcome: 1}
+    assert await told(there) == before[1]
+    assert await told(here) == (before[0] if longer == "the one without goals" else before[1])
+
+
+async def test_of_a_trace_that_is_deleted_while_it_is_copied_nothing_is_left(
+    here: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(here, "a")
+    async with archive(here) as near, archive(there) as far, archive(here) as other:
+        real = near.storage.read
+
+        async def read(key: str, start: int = 0) -> bytes:
+            # Of messages and events the events are copied last.
+            if "/events/" in key and await other.get_trace(RUN) is not None:
+                await other.delete_trace(RUN)
+            return await real(key, start)
+
+        monkeypatch.setattr(near.storage, "read", read)
+        report = await sync(near, far)
+        assert not report.outcomes and not report.problems
+        assert await far.storage.children("traces") == [] and await far.verify(deep=True) == []
+
+
+async def test_a_try_that_takes_longer_than_patience_lasts_is_not_the_only_one(
+    here: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(here, "a")
+    meetings = [1, 2, 3]
+
+    async def met(*args: Any, **options: Any) -> int:
+        if meetings:
+            raise ChangedMeanwhileError(f"it was written to meanwhile, {meetings.pop()}")
+        return await carry(*args, **options)
+
+    monkeypatch.setattr("traceark.sync.run.carry", met)
+    monkeypatch.setattr("traceark.sync.run._PATIENT_SECONDS", 0.0)
+    assert (await synced(here, there)).outcomes == {"new": 1}
+    meetings += range(1000)
+    await add(here, "b")
+    (problem,) = (await synced(here, there)).problems
+    assert "written to meanwhile" in problem
+
+
+async def test_goals_that_a_killed_sync_left_of_another_run_go(here: Path, there: Path) -> None:
+    async with archive(here) as store:
+        await store.create_trace(Trace(trace_id=RUN))
+        await store.update_goal_tree(RUN, GoalTree(mission="m", goals=[]))
+        await synced(here, there)
+        (there / trace_prefix(RUN) / "trace.json").unlink()
+        await store.delete_trace(RUN)
+        await store.create_trace(Trace(trace_id=RUN))
+    assert (await synced(here, there)).outcomes == {"new": 1}
+    assert await told(there) == await told(here) and await sound(there)
 
 
 async def test_a_dry_run_writes_nothing(here: Path, there: Path) -> None:

@@ -7,16 +7,19 @@ go, headers before the manifest, and the manifest last.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from traceark.codec.parquet import part_info
-from traceark.errors import CorruptFileError, StorageError
+from traceark.errors import CorruptFileError, StorageError, TraceNotFoundError
 from traceark.folding import build_part, part_keys
+from traceark.headers import Header
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, parse_log_name
+from traceark.lifecycle import remove_remains
 from traceark.live import OpenTrace
 from traceark.log import Files, grown
 from traceark.manifest import decode_manifest, encode_manifest, sha256
 from traceark.plan import plan_log
-from traceark.storage.base import Entry, KeyMissingError
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError
 
 _ATTEMPTS = 20
 
@@ -41,7 +44,7 @@ async def compact(trace: OpenTrace) -> int:
             for log in LOGS:
                 covered = max((trace.parts[key].last for key in part_keys(trace, log, entries)), default=0)
                 if ends[log] > covered:
-                    await build_part(trace, log, covered + 1, ends[log], entries, folded=False)
+                    await _published(trace, log, covered + 1, ends[log], entries, folded=False)
                     moved += ends[log] - covered
         except KeyMissingError:
             continue  # another process compacts or seals too; look again
@@ -72,6 +75,26 @@ async def _is_final(trace: OpenTrace) -> bool:
         if late:  # on an object store; elsewhere there are none, and dropping files wants the lock
             await _drop_superseded(trace)
         return True
+
+
+async def _published(
+    trace: OpenTrace, log: LogName, first: int, last: int, entries: dict[str, Entry], *, folded: bool
+) -> str:
+    """Publish a part, as `build_part` does, and take it back where the trace went meanwhile; return its key.
+
+    Beside it nothing keeps others from deleting the trace, and it may come to lie in what is made anew then.
+    """
+    storage, prefix, incarnation = trace.storage, trace.prefix, trace.header.incarnation
+    name, _ = await build_part(trace, log, first, last, entries, folded=folded)
+    what = f"{prefix}/{HEADER}"
+    with suppress(KeyMissingError):
+        if Header.decode(await storage.read(what), what).incarnation == incarnation:
+            return name
+    await storage.delete([f"{prefix}/{name}"])
+    if isinstance(storage, AppendStorage):
+        with suppress(TraceNotFoundError):
+            await remove_remains(storage, trace.trace_id, only=set())  # the directory that was made for it
+    raise KeyMissingError(f"{prefix} holds another trace than was read, or none")
 
 
 async def _drop_superseded(trace: OpenTrace, keep: frozenset[str] = frozenset()) -> None:
@@ -112,7 +135,7 @@ async def seal(trace: OpenTrace) -> None:
             for log in LOGS:
                 if ends[log]:
                     known = _final_part(trace, log, ends[log], entries)
-                    built[log] = known or (await build_part(trace, log, 1, ends[log], entries, folded=True))[0]
+                    built[log] = known or await _published(trace, log, 1, ends[log], entries, folded=True)
         except KeyMissingError:
             continue  # another process compacts or seals too; look again
         async with trace.exclusive() as writer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 
 from traceark.computing import computed
@@ -185,11 +185,15 @@ async def delete(
     return incarnation
 
 
-async def remove_remains(storage: AppendStorage, trace_id: str) -> None:
-    """Remove a directory that an interrupted creation or deletion left without a header; one that has one stays."""
+async def remove_remains(storage: AppendStorage, trace_id: str, only: Set[str] | None = None) -> None:
+    """Remove a directory that an interrupted creation or deletion left without a header; one that has one stays.
+
+    With `only` it stays too where it holds another file than these.
+    """
     prefix = trace_prefix(trace_id)
     async with locked(storage, prefix) as lock:
-        if HEADER not in await storage.list(prefix):
+        left = (await storage.list(prefix)).keys() - {LOCK}
+        if HEADER not in left and (only is None or left <= only):
             lock.bump(deleted=True)
             _remove_directory(storage, prefix)
 

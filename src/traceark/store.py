@@ -519,6 +519,10 @@ class ArchiveStore(Retention):
 
         records = await retrying(trace.trace_id, read)
         rows = [row for row in records if row.record.get("message_id") == message_id]
+        if not rows:
+            raise TraceNotFoundError(
+                f"trace {trace.trace_id!r} was deleted by another process meanwhile, and made anew"
+            )
         given = to_record(message)
         first = rows[0].digest or digest(rows[0].record)
         now = fold_updates(rows)[0].record

@@ -84,9 +84,11 @@ class TracearkArchive:
         return any(_is_beside(each.name) and _is_marker(each.parent / MARKER) for each in path.parents)
 
     def read(self, path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
-        """Yield the trace of the directory whose header this is, or each in a zip."""
-        if path.name == HEADER and not zipfile.is_zipfile(path):
-            home = path.parent.resolve()
+        """Yield the trace of the directory that the file belongs to, or each in a zip."""
+        # Of a directory that was just being made another file may have been found before there was a header.
+        found = path.parent if path.name == HEADER else _home(path)
+        if found is not None and not zipfile.is_zipfile(path):
+            home = found.resolve()
             yield from _sources(LocalStorage(home.parent), home.name, path, counts)
             return
         try:

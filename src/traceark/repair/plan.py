@@ -34,6 +34,7 @@ from traceark.tombstones import Buried
 from traceark.verification.burials import was_buried
 from traceark.verification.finding import Finding
 from traceark.verification.names import incarnations, is_foreign, is_unfinished
+from traceark.verification.recount import tells_of
 from traceark.verification.sealed import sound_links
 from traceark.verification.settling import is_fresh, is_under_way
 
@@ -122,6 +123,8 @@ class _Planner:
         self.accept = accept
         self.prefix = trace_prefix(trace_id)
         self.steps: dict[str, Step] = {}
+        # Those that were read of.
+        self.parts: dict[str, PartInfo] = {}
         self.left: list[Finding] = []
         self.seals = False
         self.published: list[str] = []
@@ -257,8 +260,7 @@ class _Planner:
                 await self._drop_superseded(log, plan, files)
             for name in damaged:
                 self.move(f"{log}/{name}", "it does not prove itself, and other files hold all its records")
-            known: dict[str, PartInfo] = {}
-            read = await read_log(self.storage, self.prefix, log, incarnation, self.remaining(), known)
+            read = await read_log(self.storage, self.prefix, log, incarnation, self.remaining(), self.parts)
         except UnsupportedFormatError as error:
             raise self.stuck(log, str(error), "upgrade traceark") from None
         except DamagedTraceError as error:
@@ -317,9 +319,12 @@ class _Planner:
 
     def _recount(self, header: Header, tree: TreeFile | None, messages: LogRead) -> None:
         """Plan to bring totals and stats to what the messages say, where they say something else."""
-        if (data := recounted_header(header, messages)) is not None:
+        end = header.checkpoint.ends["messages"]
+        if tells_of(self.parts, end) and (data := recounted_header(header, messages)) is not None:
             self.write(HEADER, data, "its totals are counted anew")
-        if tree is not None and (data := recounted_tree(tree, messages)) is not None:
+        if tree is None or not tells_of(self.parts, tree.messages):
+            return
+        if (data := recounted_tree(tree, messages)) is not None:
             self.write(GOAL_TREE, data, "its stats are counted anew")
 
     async def _manifest(self, header: Header) -> None:

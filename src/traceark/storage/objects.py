@@ -79,8 +79,11 @@ class FsspecStorage(Storage):
         return await self._call(f"{self.url}/{key}", lambda: bytes(self._fs.cat_file(path, start=start or None)))
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
-        data = await self.read(key)
-        return data, secrets.token_hex(8)
+        path = self._path(key)
+        self._fs.invalidate_cache(path)
+        info = await self._call(f"{self.url}/{key}", lambda: self._fs.info(path))
+        # What is replaced meanwhile is newer than its version.
+        return await self.read(key), _version_of(info)
 
     async def list(self, prefix: str) -> dict[str, Entry]:
         path = self._path(prefix)
@@ -111,21 +114,18 @@ class FsspecStorage(Storage):
         def work() -> str:
             if self._fs.exists(path):
                 raise FileExistsError
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.pipe_file(path, data)
-            return secrets.token_hex(8)
+            return self._pipe(path, data)
 
         return await self._call(f"{self.url}/{key}", work)
 
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
         path = self._path(key)
+        return await self._call(f"{self.url}/{key}", lambda: self._pipe(path, data))
 
-        def work() -> str:
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.pipe_file(path, data)
-            return secrets.token_hex(8)
-
-        return await self._call(f"{self.url}/{key}", work)
+    def _pipe(self, path: str, data: bytes) -> str:
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._fs.pipe_file(path, data)
+        return secrets.token_hex(8)
 
     async def delete(self, keys: Iterable[str]) -> None:
         for key in keys:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Set
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from traceark.errors import CorruptFileError, StorageError
+from traceark.errors import CorruptFileError, StorageError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
-from traceark.lifecycle import locked, versions
+from traceark.lifecycle import locked, remove_remains, versions
 from traceark.log import Files, load_parts, log_names
 from traceark.manifest import sha256
 from traceark.plan import droppable, plan_log
@@ -73,6 +73,16 @@ async def carry(
         if present is None:
             raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
         return await publish(side, target, present, there, check=check)
+
+
+async def take_back(target: Storage, trace_id: str, names: Set[str]) -> None:
+    """Remove what was copied, files of these names, of a trace that was deleted at the source before its header came.
+
+    Where nothing keeps others from copying the same it stays, and is no trace.
+    """
+    if isinstance(target, AppendStorage):
+        with suppress(TraceNotFoundError):
+            await remove_remains(target, trace_id, names)
 
 
 @asynccontextmanager
@@ -137,6 +147,9 @@ async def _publish(
     if not isinstance(target, AppendStorage) and any(map(_keeps_offsets, superseded)):
         superseded = await _droppable(side, target, superseded)
     await target.delete(f"{prefix}/{name}" for name in superseded)
+    if side.tree is None and GOAL_TREE in present:
+        # Of another incarnation, which has no header any more.
+        await target.delete_unchanged({f"{prefix}/{GOAL_TREE}": present[GOAL_TREE].version})
     if side.manifest is not None:
         # What a loss of power brings back, of whom a kill kept from getting here too, the manifest does not name.
         for log in {name.partition("/")[0] for name in (*superseded, *side.log_files())}:

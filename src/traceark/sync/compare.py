@@ -102,7 +102,9 @@ def compare_contents(source: Content, target: Content) -> Comparison:
     logs = _together(found)
     if logs.outcome == "same" and (source.told, source.goals) != (target.told, target.goals):
         return Comparison("diverged", HEADER if source.told != target.told else GOAL_TREE)
-    return logs
+    # No run loses its goals: without any it is no later state of one that has some.
+    found[GOAL_TREE] = _by_length(source.goals is not None, target.goals is not None)
+    return logs if logs.outcome == "diverged" else _together(found)
 
 
 def parting(ours: Sequence[Run], theirs: Sequence[Run]) -> int | None:

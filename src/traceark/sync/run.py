@@ -18,7 +18,7 @@ from typing import Unpack
 from traceark.at_a_time import for_each
 from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
-from traceark.layout import HEADER, LOCK, TRACES, trace_key
+from traceark.layout import GOAL_TREE, HEADER, LOCK, TRACES, trace_key
 from traceark.lifecycle import locked, versions
 from traceark.redaction import Pattern
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
@@ -27,8 +27,8 @@ from traceark.store import ArchiveStore
 from traceark.sync import disk
 from traceark.sync.both import keep_both
 from traceark.sync.burials import Burials, carried
-from traceark.sync.carry import ChangedMeanwhileError, carry, make_lasting
-from traceark.sync.compare import Comparison, Outcome, compare, compare_contents
+from traceark.sync.carry import ChangedMeanwhileError, carry, make_lasting, take_back
+from traceark.sync.compare import Outcome, compare, compare_contents
 from traceark.sync.listing import Listing, is_same, listing
 from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
@@ -38,7 +38,7 @@ from traceark.tombstones import buried
 # Called with traces done, of how many, and bytes written so far.
 Progress = Callable[[int, int, int], None]
 _AT_A_TIME = 16
-_PATIENT_SECONDS = 30.0
+_PATIENT_SECONDS, _LONGEST_SECONDS = 30.0, 0.1
 # What keeps one trace from being copied, and no other.
 _ONLY_ITS_OWN = (
     DamagedTraceError,
@@ -173,6 +173,8 @@ class _Sync:
     burials: Burials
     report: SyncReport = field(default_factory=SyncReport)
     _done: int = 0
+    # Of traces that were begun to be copied to where there was none, which files.
+    _begun: dict[str, set[str]] = field(default_factory=dict)
 
     async def run(self, chosen: list[str] | None) -> SyncReport:
         gone: set[str] = set()
@@ -299,11 +301,12 @@ class _Sync:
             except (ChangedMeanwhileError, KeyMissingError):
                 # Whoever writes may compact more than once while it is copied.
                 ours = theirs = None
-                if time.monotonic() - begin > _PATIENT_SECONDS:
+                # One try of a large trace may take longer than that; there are eight at least.
+                if delay == _LONGEST_SECONDS and time.monotonic() - begin > _PATIENT_SECONDS:
                     raise
                 # Two that met must not meet again.
                 await asyncio.sleep(delay * random.uniform(1, 2))
-                delay = min(delay * 2, 0.1)
+                delay = min(delay * 2, _LONGEST_SECONDS)
 
     async def _compare_and_copy(
         self, trace_id: str, ours: Mapping[str, Entry] | None, theirs: Mapping[str, Entry] | None
@@ -315,8 +318,10 @@ class _Sync:
             there = await look(self.target.storage, trace_id, theirs)
         # After the target: what another sync brings there meanwhile is not more than is seen here.
         side = await look(self.source.storage, trace_id, ours)
-        if side is None:
-            return None  # deleted meanwhile
+        if side is None:  # deleted meanwhile
+            if there is None and trace_id in self._begun:
+                await take_back(self.target.storage, trace_id, self._begun[trace_id])
+            return None
         if self.options.redact:
             side = await (await redacted(side, self.options.redact)).side()
         if self.burials.forbid(side, there):
@@ -338,6 +343,8 @@ class _Sync:
         is_begun = is_sealed and there is not None and there.header_data == side.header_data
         if there is not None and not is_begun and there.header.revision >= side.header.revision:
             side = side.above(there.header.revision)
+        if there is None:
+            self._begun.setdefault(trace_id, set()).update((*side.log_files(), GOAL_TREE))
         async with self.target.replacing(trace_id):
             written = await carry(side, self.target.storage, there, check=self.options.check, listed=free)
         if is_sealed and side.manifest is None:
@@ -381,7 +388,6 @@ class _Found:
 async def _compared(side: Side, there: Side | None) -> _Found:
     if there is None:
         return _Found("new")
-    found: Comparison
     if side.header.incarnation == there.header.incarnation:
         found = compare(await side.copy(), await there.copy())
         if found.outcome == "same" and side.manifest is not None and there.manifest is None:

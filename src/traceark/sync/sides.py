@@ -50,7 +50,7 @@ class Side:
     header_data, tree_data, manifest : bytes
         As they are in the files; None for what is not there, or of another state.
     entries : mapping of str to Entry
-        All files, by key relative to the trace.
+        All files, by key relative to the trace; of the headers the versions that were read.
     hashes : mapping of str to str
         What the manifest says of the files, which holds of the logs of `above` too.
     """
@@ -176,7 +176,8 @@ async def _is_still(side: Side) -> bool:
 
 async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None) -> Side | None:
     prefix = trace_prefix(trace_id)
-    header_data = await _read_if_there(storage, f"{prefix}/{HEADER}")
+    read: dict[str, str] = {}
+    header_data, read[HEADER] = await _versioned_if_there(storage, f"{prefix}/{HEADER}")
     if header_data is None:
         return None
     header = Header.decode(header_data, f"{prefix}/{HEADER}")
@@ -187,11 +188,13 @@ async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | N
         )
     tree_data = None
     if listed is None or GOAL_TREE in listed:
-        tree_data = await _read_if_there(storage, f"{prefix}/{GOAL_TREE}")
+        tree_data, read[GOAL_TREE] = await _versioned_if_there(storage, f"{prefix}/{GOAL_TREE}")
     tree = None if tree_data is None else TreeFile.decode(tree_data, f"{prefix}/{GOAL_TREE}")
     if tree is not None and not tree.is_of(header.incarnation):
         tree_data = tree = None
     entries = await storage.list(prefix) if listed is None else listed
+    # What was replaced after it was read is newer than what is known of it here.
+    entries = {**entries, **{name: replace(entries[name], version=read[name]) for name in read if name in entries}}
     manifest = await _read_if_there(storage, f"{prefix}/{MANIFEST}") if MANIFEST in entries else None
     hashes: Mapping[str, str] = {}
     if manifest is not None:
@@ -218,3 +221,10 @@ async def _read_if_there(storage: Storage, key: str) -> bytes | None:
         return await storage.read(key)
     except KeyMissingError:
         return None
+
+
+async def _versioned_if_there(storage: Storage, key: str) -> tuple[bytes | None, str]:
+    try:
+        return await storage.read_versioned(key)
+    except KeyMissingError:
+        return None, ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from traceark.codec.counted import Counted
-from traceark.codec.parquet import PartRecord
+from traceark.codec.parquet import PartInfo, PartRecord
 from traceark.headers import Header, TreeFile
 from traceark.models import GoalStats
 from traceark.requests import fold_record
@@ -30,6 +30,14 @@ def wrong_stats(tree: TreeFile, fold: MessageFold | Counted) -> Iterator[tuple[s
         for name in ("self_stats", "cumulative_stats"):
             if getattr(stored, name) != getattr(counted, name):
                 yield name, stored.id, getattr(stored, name), getattr(counted, name)
+
+
+def tells_of(parts: Mapping[str, PartInfo], end: int) -> bool:
+    """Say whether messages in parts tell what they were at an offset: not so once later updates are folded in.
+
+    That is how an interrupted seal leaves a trace; its headers are older than its last part.
+    """
+    return not any("/messages/" in key and info.folded and info.last > end for key, info in parts.items())
 
 
 def fold_to(rows: Iterable[PartRecord], end: int) -> MessageFold:

@@ -24,7 +24,7 @@ from traceark.verification.finding import HEADLESS, RESTORE, Finding
 from traceark.verification.links import Links
 from traceark.verification.names import is_foreign, is_unfinished
 from traceark.verification.plain import not_plain
-from traceark.verification.recount import fold_to, wrong_stats, wrong_totals
+from traceark.verification.recount import fold_to, tells_of, wrong_stats, wrong_totals
 from traceark.verification.settling import is_under_way
 
 
@@ -213,13 +213,6 @@ class TraceCheck:
             found |= {f"{log}/{name}" for name in plan.superseded}
         return found
 
-    def _tells_of(self, end: int) -> bool:
-        """Say whether the messages tell what they were at an offset: not so once later updates are folded in.
-
-        That is how an interrupted seal leaves a trace; its headers are older than its last part.
-        """
-        return not any("/messages/" in key and info.folded and info.last > end for key, info in self.parts.items())
-
     def _records(
         self, header: Header, tree: TreeFile | None, messages: list[PartRecord], events: list[PartRecord]
     ) -> None:
@@ -247,9 +240,9 @@ class TraceCheck:
             if event.event_id != row.offset:
                 self.find("events", f"its event_id is {event.event_id}", RESTORE, row.offset)
         end = header.checkpoint.ends["messages"]
-        for name, stated, counted in wrong_totals(header, fold_to(messages, end)) if self._tells_of(end) else ():
+        for name, stated, counted in wrong_totals(header, fold_to(messages, end)) if tells_of(self.parts, end) else ():
             self.find(HEADER, f"{name} is {stated}, and a recount gives {counted}", self.repair)
-        if tree is not None and self._tells_of(tree.messages):
+        if tree is not None and tells_of(self.parts, tree.messages):
             try:
                 wrong = list(wrong_stats(tree, fold_to(messages, tree.messages)))
             except InvalidValueError as error:
