@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from traceark.errors import StorageError
+from traceark.errors import CorruptFileError, StorageError
+from traceark.layout import MANIFEST
+from traceark.manifest import decode_manifest, sha256
 from traceark.storage.base import KeyMissingError, Storage, SyncFailedError, VersionMismatchError
 
 
@@ -33,3 +35,20 @@ async def put(storage: Storage, key: str, data: bytes, known: str | None) -> str
         if known is not None:
             raise
         raise VersionMismatchError(f"{key} was created meanwhile") from error
+
+
+async def take_late_manifest(storage: Storage, prefix: str, name: str, data: bytes) -> None:
+    """Take away a manifest that does not know a header that was just put, from whoever published it meanwhile.
+
+    Where no lock keeps sealers out. Who seals lists the trace once more after that: so of the two one sees the other.
+    """
+    key = f"{prefix}/{MANIFEST}"
+    try:
+        manifest, version = await storage.read_versioned(key)
+        if decode_manifest(manifest, key).get(name) == sha256(data):
+            return  # sealed since, as it is
+    except KeyMissingError:
+        return
+    except CorruptFileError:
+        pass  # it tells of nothing
+    await storage.delete_unchanged({key: version})

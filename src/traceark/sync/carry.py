@@ -12,12 +12,19 @@ from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Set
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from traceark.errors import CorruptFileError, StorageError, TraceNotFoundError
+from traceark.errors import (
+    CorruptFileError,
+    DamagedTraceError,
+    IncompleteTraceError,
+    StorageError,
+    TraceNotFoundError,
+)
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
 from traceark.lifecycle import locked, remove_remains, versions
 from traceark.log import Files, load_parts, log_names
 from traceark.manifest import sha256
 from traceark.plan import droppable, plan_log
+from traceark.publishing import take_late_manifest
 from traceark.storage.base import (
     AppendStorage,
     Entry,
@@ -25,6 +32,7 @@ from traceark.storage.base import (
     Storage,
     VersionMismatchError,
 )
+from traceark.sync.compare import parting
 from traceark.sync.sides import Side
 
 MD5 = re.compile(r'"([0-9a-f]{32})"')
@@ -123,7 +131,9 @@ async def _publish(
         await target.sync_names(prefix)
     # What was put, with what its hash must be; None where the answer told it.
     put: dict[str, str | None] = {}
-    undo = _Undo(target)
+    # The versions that stand there: those that were compared, and then those that were put.
+    stand = versions(present)
+    undo = _Undo(side, target)
     for name in side.log_files():
         entry = present.get(name)
         if entry is not None and entry.size == side.entries[name].size and _is_part(name):
@@ -133,16 +143,19 @@ async def _publish(
             target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name), undo=undo
         )
         written += size
+        stand[name] = version
         put[name] = None if is_md5(version, data) else sha256(data)
-    await undo.unless_alone(prefix, present)
+    await undo.unless_alone(present)
     await make_lasting(target, prefix, side.entries.keys() & present.keys())
     for name, headers in _headers(side, there):
-        is_there = name in present or name in put
-        size, version = await _put(target, f"{prefix}/{name}", headers, is_there=is_there, whole=True)
+        size, version = await _put(
+            target, f"{prefix}/{name}", headers, is_there=name in stand, whole=True, compared=stand.get(name)
+        )
         written += size
+        stand[name] = version
         put[name] = None if is_md5(version, headers) else sha256(headers)
     if check:
-        await _check(side, target, {name: digest for name, digest in put.items() if digest is not None})
+        await _check(side, target, {name: digest for name, digest in put.items() if digest is not None}, stand)
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
     if not isinstance(target, AppendStorage) and any(map(_keeps_offsets, superseded)):
         superseded = await _droppable(side, target, superseded)
@@ -150,13 +163,30 @@ async def _publish(
     if side.tree is None and GOAL_TREE in present:
         # Of another incarnation, which has no header any more.
         await target.delete_unchanged({f"{prefix}/{GOAL_TREE}": present[GOAL_TREE].version})
+        stand.pop(GOAL_TREE, None)
     if side.manifest is not None:
         # What a loss of power brings back, of whom a kill kept from getting here too, the manifest does not name.
         for log in {name.partition("/")[0] for name in (*superseded, *side.log_files())}:
             await target.sync_names(f"{prefix}/{log}")
-        await target.create(f"{prefix}/{MANIFEST}", side.manifest)
+        stand[MANIFEST] = await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
+        if not isinstance(target, AppendStorage):
+            await _unless_replaced(side, target, stand)
+    elif not isinstance(target, AppendStorage):
+        await take_late_manifest(target, prefix, HEADER, side.header_data)
     return written
+
+
+async def _unless_replaced(side: Side, target: Storage, stand: Mapping[str, str]) -> None:
+    """Take the manifest away again where somebody wrote to the trace before it was there, and so did not."""
+    now = await target.list(side.prefix)
+    sizes = {name: entry.size for name, entry in now.items()}
+    there = versions(now)
+    is_as_put = all(there.get(name) == stand.get(name) for name in (HEADER, GOAL_TREE))
+    if is_as_put and side.header.checkpoint.is_exact(sizes, side.header.incarnation):
+        return
+    await target.delete_unchanged({f"{side.prefix}/{MANIFEST}": stand[MANIFEST]})
+    raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
 
 
 async def make_lasting(target: Storage, prefix: str, names: Collection[str]) -> None:
@@ -204,6 +234,18 @@ async def _droppable(side: Side, target: Storage, superseded: Collection[str]) -
     return found
 
 
+async def _is_apart(side: Side, target: Storage, entries: Mapping[str, Entry]) -> bool:
+    """Say whether what lies at the target, beside what the source has, was written on another side."""
+    try:
+        there = await replace(side, storage=target, entries=entries, hashes={}, parts={}).copy()
+    except IncompleteTraceError:
+        return False  # another sync is in the middle of it
+    except DamagedTraceError:
+        return True
+    here = await side.copy()
+    return any(parting(here.runs[log], there.runs[log]) is not None for log in LOGS)
+
+
 def _headers(side: Side, there: Side | None) -> Iterator[tuple[str, bytes]]:
     """Yield the headers in the order of publication; at no moment is the trace without its goals."""
     if side.tree is not None and side.tree_data is not None:
@@ -218,10 +260,12 @@ class _Undo:
     """What was written to the logs of an object store, where nothing keeps others from doing the same.
 
     Of two that write the same offsets at the same time at least one sees the other, since each
-    lists after it has written; who does takes back what it wrote, and looks again.
+    lists after it has written; who does looks again. What it wrote it takes back only where the other brings
+    another side: who brings the same trace relies on it.
     """
 
-    def __init__(self, target: Storage) -> None:
+    def __init__(self, side: Side, target: Storage) -> None:
+        self._side = side
         self._target = target
         self._created: list[str] = []
         self._replaced: list[tuple[str, bytes, str]] = []
@@ -232,35 +276,50 @@ class _Undo:
     def replaced(self, key: str, before: bytes, version: str) -> None:
         self._replaced.append((key, before, version))
 
-    async def unless_alone(self, prefix: str, present: Mapping[str, Entry]) -> None:
+    async def unless_alone(self, present: Mapping[str, Entry]) -> None:
         if isinstance(self._target, AppendStorage) or not (self._created or self._replaced):
             return
+        names, prefix = set(self._side.log_files()), self._side.prefix
         now = await self._target.list(prefix)
-        ours = {key.removeprefix(f"{prefix}/") for key in (*self._created, *(key for key, *_ in self._replaced))}
-        if not any(_is_log_file(name) for name in now.keys() - present.keys() - ours):
+        came = any(_is_log_file(name) for name in now.keys() - present.keys() - names)
+        if not came and names <= now.keys():
             return
-        await self._target.delete(self._created)
-        for key, before, version in self._replaced:
-            await self._target.replace(key, before, version)
+        if came and await _is_apart(self._side, self._target, now):
+            await self._target.delete(self._created)
+            for key, before, version in self._replaced:
+                await self._target.replace(key, before, version)
         raise ChangedMeanwhileError(f"{self._target.url}/{prefix} was written to meanwhile")
 
 
 async def _put(
-    target: Storage, key: str, data: bytes, *, is_there: bool, whole: bool, undo: _Undo | None = None
+    target: Storage,
+    key: str,
+    data: bytes,
+    *,
+    is_there: bool,
+    whole: bool,
+    compared: str | None = None,
+    undo: _Undo | None = None,
 ) -> tuple[int, str]:
-    """Write a file, of a segment that has grown only what is new; return how many bytes that was, and its version."""
+    """Write a file, of a segment that has grown only what is new; return how many bytes that was, and its version.
+
+    Where it was `compared` in some version, it is replaced in no other.
+    """
     if not is_there:
         try:
             version = await target.create(key, data)
         except KeyExistsError:
-            # The answer to our own creation may have been lost.
+            # Another sync brings the same trace, or the answer to our own creation was lost.
             known, version = await target.read_versioned(key)
             if known != data:
                 raise
-        if undo is not None:
-            undo.created(key)
+        else:
+            if undo is not None:
+                undo.created(key)
         return len(data), version
     known, version = await target.read_versioned(key)
+    if compared not in (None, version):
+        raise VersionMismatchError(f"{target.url}/{key} was replaced meanwhile")
     if known == data or (not whole and known.startswith(data)):
         return 0, version  # as it is, or with an unfinished record of the source that a copier had taken
     if isinstance(target, AppendStorage) and not whole and data.startswith(known):
@@ -286,10 +345,12 @@ def is_md5(version: str, data: bytes) -> bool:
     return match is not None and match[1] == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-async def _check(side: Side, target: Storage, hashes: Mapping[str, str]) -> None:
+async def _check(side: Side, target: Storage, hashes: Mapping[str, str], stand: Mapping[str, str]) -> None:
     for name, digest in hashes.items():
-        data = await target.read(f"{side.prefix}/{name}")
+        data, version = await target.read_versioned(f"{side.prefix}/{name}")
         if sha256(data) != digest and not _is_longer(data, name, side):
+            if version != stand[name] and not isinstance(target, AppendStorage):
+                raise ChangedMeanwhileError(f"{target.url}/{side.prefix}/{name} was replaced meanwhile")
             raise CorruptFileError(
                 f"{target.url}/{side.prefix}/{name} is not what was written to it; check the disk, and sync again"
             )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
@@ -18,10 +18,9 @@ from typing import Unpack
 from traceark.at_a_time import for_each
 from traceark.errors import CorruptFileError, DamagedTraceError, InvalidValueError, UnsupportedFormatError
 from traceark.filters import Filters
-from traceark.layout import GOAL_TREE, HEADER, LOCK, TRACES, trace_key
-from traceark.lifecycle import locked, versions
+from traceark.layout import GOAL_TREE, HEADER, TRACES, trace_key
 from traceark.redaction import Pattern
-from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError
 from traceark.storage.staging import remove_abandoned
 from traceark.store import ArchiveStore
 from traceark.sync import disk
@@ -33,6 +32,7 @@ from traceark.sync.listing import Listing, is_same, listing
 from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
 from traceark.sync.sides import Side, UnreadableError, look, reading
+from traceark.sync.still import files_of, stand_still
 from traceark.tombstones import buried
 
 # Called with traces done, of how many, and bytes written so far.
@@ -295,18 +295,24 @@ class _Sync:
         Given its files on both sides as they were listed a while ago, if they were, it lists no more than it has to.
         """
         begin, delay = time.monotonic(), 0.001
+        damaged: tuple[str, object] | None = None
         while True:
             try:
                 return await self._compare_and_copy(trace_id, ours, theirs)
             except (ChangedMeanwhileError, KeyMissingError):
                 # Whoever writes may compact more than once while it is copied.
-                ours = theirs = None
                 # One try of a large trace may take longer than that; there are eight at least.
                 if delay == _LONGEST_SECONDS and time.monotonic() - begin > _PATIENT_SECONDS:
                     raise
-                # Two that met must not meet again.
-                await asyncio.sleep(delay * random.uniform(1, 2))
-                delay = min(delay * 2, _LONGEST_SECONDS)
+            except DamagedTraceError as error:
+                # Somebody may be in the middle of replacing its files: what is damaged stands still.
+                before, damaged = damaged, (str(error), await files_of(trace_id, self.source, self.target))
+                if damaged == before or time.monotonic() - begin > _PATIENT_SECONDS:
+                    raise
+            ours = theirs = None
+            # Two that met must not meet again.
+            await asyncio.sleep(delay * random.uniform(1, 2))
+            delay = min(delay * 2, _LONGEST_SECONDS)
 
     async def _compare_and_copy(
         self, trace_id: str, ours: Mapping[str, Entry] | None, theirs: Mapping[str, Entry] | None
@@ -329,7 +335,7 @@ class _Sync:
             return SyncedTrace(trace_id, "buried", told or "")
         found = await _compared(side, there)
         told_apart = found.outcome == "diverged" and not self.options.dry_run
-        if told_apart and not await self._stand_still(side, there):
+        if told_apart and not await stand_still(side, there, self.source.storage):
             raise ChangedMeanwhileError(f"trace {trace_id!r} is written to on both sides; sync again")
         if told_apart and self.options.keep_both:
             kept_as = await keep_both(side, self.target, found.side)
@@ -350,32 +356,6 @@ class _Sync:
         if is_sealed and side.manifest is None:
             await self.target.seal(trace_id)
         return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
-
-    async def _stand_still(self, side: Side, there: Side | None) -> bool:
-        """Say whether both sides are as they were looked at: of one that is being replaced some files are newer."""
-        if there is not None:
-            async with _unchanged(self.target.storage, there):
-                if not _is_as_it_was(there, await look(self.target.storage, there.trace_id)):
-                    return False
-        if side.storage is not self.source.storage:
-            return True
-        return _is_as_it_was(side, await look(side.storage, side.trace_id))
-
-
-@asynccontextmanager
-async def _unchanged(storage: Storage, side: Side) -> AsyncIterator[None]:
-    """Let no sync be in the middle of a trace's files, where a lock can say so; none is made for that."""
-    if not isinstance(storage, AppendStorage) or LOCK not in side.entries:
-        yield
-        return
-    async with locked(storage, side.prefix, [side.prefix]):
-        yield
-
-
-def _is_as_it_was(side: Side, now: Side | None) -> bool:
-    if now is None or now.header_data != side.header_data:
-        return False
-    return versions(now.entries) == versions(side.entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,174 @@
+"""Syncs to one object store at the same time, and beside who writes there: no lock keeps them apart."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from traceark.errors import IncompleteTraceError
+from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
+from traceark.models import Goal, Message, Trace
+from traceark.storage.memory import MemoryStorage
+from traceark.store import ArchiveStore
+from traceark.sync import sync
+from traceark.sync.compare import Copy
+from traceark.sync.sides import Side
+
+PREFIX = trace_prefix("t")
+HERE, THERE = "memory://together/here", "memory://together/there"
+Between = Callable[[], Awaitable[object]]
+
+
+@asynccontextmanager
+async def archives() -> AsyncIterator[tuple[ArchiveStore, ArchiveStore]]:
+    """Open two archives in memory, with a trace in the first."""
+    try:
+        async with ArchiveStore(HERE) as here, ArchiveStore(THERE) as there:
+            await here.create_trace(Trace(trace_id="t"))
+            await say(here, "one")
+            yield here, there
+    finally:
+        for url in (HERE, THERE):
+            MemoryStorage.forget(url.removeprefix("memory://"))
+
+
+async def say(store: ArchiveStore, content: str) -> None:
+    await store.add_message(Message(trace_id="t", role="user", content=content))
+
+
+async def said(store: ArchiveStore) -> list[Any]:
+    return [message.content for message in await store.get_trace_messages("t")]
+
+
+def before(patch: pytest.MonkeyPatch, store: ArchiveStore, name: str, file: str, between: Between) -> None:
+    """Have something done before the first call of a storage for a file of the trace."""
+    real, done = getattr(store.storage, name), False
+
+    async def call(asked: str, *args: Any) -> Any:
+        nonlocal done
+        if asked == f"{PREFIX}/{file}" and not done:
+            done = True
+            await between()
+        return await real(asked, *args)
+
+    patch.setattr(store.storage, name, call)
+
+
+async def another(*contents: str, task: str | None = None) -> None:
+    """Go on with the trace, and sync it, as another process."""
+    async with ArchiveStore(HERE) as here, ArchiveStore(THERE) as there:
+        for content in contents:
+            await say(here, content)
+        if task is not None:
+            await here.update_trace("t", task=task)
+        assert (await sync(here, there)).is_clean
+
+
+async def segment(store: ArchiveStore, number: int) -> str:
+    return [name for name in sorted(await store.storage.list(PREFIX)) if name.endswith(".jsonl")][number]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+async def test_a_sync_that_meets_another_of_the_same_trace_takes_nothing_away_from_it(
+    monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    async with archives() as (here, there):
+        await say(here, "two")
+        before(monkeypatch, there, "create", f"{await segment(here, at)}", lambda: another("three"))
+        assert (await sync(here, there)).is_clean
+        assert await said(there) == ["one", "two", "three"]
+        assert await there.verify(deep=True) == []
+
+
+async def test_a_sync_puts_no_header_over_one_that_another_brought_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with archives() as (here, there):
+        await another()
+        await say(here, "two")
+        before(monkeypatch, there, "read_versioned", HEADER, lambda: another("three", task="a new one"))
+        assert (await sync(here, there)).is_clean
+        [found] = await there.list_traces()
+        assert (found.task, found.total_messages) == ("a new one", 3)
+
+
+async def test_what_another_sync_replaces_is_no_damage_of_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with archives() as (here, there):
+
+        async def brought() -> None:
+            # What was written is read back just now.
+            real = there.storage.read_versioned
+            before(monkeypatch, there, "read_versioned", HEADER, lambda: another("two"))
+            assert real is not there.storage.read_versioned
+
+        before(monkeypatch, there, "create", HEADER, brought)
+        assert (await sync(here, there)).is_clean
+        assert await said(there) == ["one", "two"]
+
+
+async def write_message(store: ArchiveStore) -> None:
+    await say(store, "two")
+
+
+async def write_header(store: ArchiveStore) -> None:
+    await store.update_trace("t", task="a new one")
+
+
+async def write_goal(store: ArchiveStore) -> None:
+    await store.add_goal("t", Goal(id="1"))
+
+
+@pytest.mark.parametrize("write", [write_message, write_header, write_goal])
+async def test_no_manifest_stands_over_what_was_written_before_it_was_there(
+    monkeypatch: pytest.MonkeyPatch, write: Callable[[ArchiveStore], Awaitable[None]]
+) -> None:
+    async with archives() as (here, there), ArchiveStore(THERE) as other:
+        await here.seal("t")
+        before(monkeypatch, there, "create", MANIFEST, lambda: write(other))
+        assert (await sync(here, there)).outcomes["behind"] == 1
+        assert not {MANIFEST} & (await there.storage.list(PREFIX)).keys()
+        assert await there.verify(deep=True) == []
+
+
+async def test_a_live_trace_that_a_sync_brings_takes_away_the_manifest_that_came_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with archives() as (here, there), ArchiveStore(THERE) as other:
+        await another()
+        await here.add_goal("t", Goal(id="1"))
+        await other.seal("t")
+        # As it was when the other one had published its header, and no manifest yet.
+        manifest = await there.storage.read(f"{PREFIX}/{MANIFEST}")
+        await there.storage.delete([f"{PREFIX}/{MANIFEST}"])
+        before(
+            monkeypatch,
+            there,
+            "create",
+            GOAL_TREE,
+            lambda: there.storage.replace(f"{PREFIX}/{MANIFEST}", manifest),
+        )
+        assert (await sync(here, there)).outcomes["forward"] == 1
+        assert not {MANIFEST} & (await there.storage.list(PREFIX)).keys()
+        assert await there.verify(deep=True) == []
+
+
+@pytest.mark.parametrize("times", [1, 99])
+async def test_what_is_incomplete_for_a_moment_is_looked_at_again(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    real, left = Side.copy, times
+
+    async def copy(self: Side) -> Copy:
+        nonlocal left
+        if self.storage.url == THERE and left:
+            left -= 1
+            if times == 1:
+                await there.update_trace("t", current_goal_id="1")
+            raise IncompleteTraceError("offsets 1 to 1 are in no file", "")
+        return await real(self)
+
+    async with archives() as (here, there):
+        await another()
+        await say(here, "two")
+        monkeypatch.setattr(Side, "copy", copy)
+        report = await sync(here, there)
+        assert len(report.problems) == (times > 1)
