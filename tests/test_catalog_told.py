@@ -74,3 +74,27 @@ async def test_one_that_asked_keeps_its_rows(tmp_path: Path) -> None:
         assert found._folding is not None
         await found._folding
         assert found._table is not None and change_files(tmp_path) < TRACES
+
+
+async def test_where_others_fold_it_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folding: list[catalog.Catalog] = []
+    fold = catalog.Catalog.fold
+
+    async def noted(self: catalog.Catalog) -> None:
+        folding.append(self)
+        await fold(self)
+
+    monkeypatch.setattr(catalog.Catalog, "fold", noted)
+    monkeypatch.setattr(catalog, "FOLD_FILES", 2)
+    store = ArchiveStore(tmp_path, durability="os", max_open_traces=1)
+    async with ArchiveStore(tmp_path) as other:
+        for number in range(0, TRACES, 2):
+            for each in range(number, number + 2):
+                await store.create_trace(Trace(trace_id=f"t{each}", status="completed"))
+            assert await listed(other) == ids(number + 2)
+            if (task := other._pool.catalog._folding) is not None:
+                await task
+        assert store._pool.catalog.notices.count > 16
+        assert set(folding) == {other._pool.catalog}
+    monkeypatch.setattr(catalog, "FOLD_FILES", 1_000)
+    await store.close()

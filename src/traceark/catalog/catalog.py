@@ -360,16 +360,25 @@ class Catalog:
             self._folding = asyncio.ensure_future(self._fold_if_possible())
 
     async def _fold_if_possible(self) -> None:
-        is_asked = self._known is not None
         with suppress(StorageError):  # the change files stay, and so does what they tell
             await self.fold()
-        if not is_asked:
-            await self._give_back()
 
     def _told_others(self) -> None:
         """Fold what a process tells that goes on and on, and never asks: else whoever does has to read all of it."""
-        if self.notices.count - self._own_folded >= self._own_most:
-            self._fold_soon()
+        if self.notices.count - self._own_folded >= self._own_most and (self._folding is None or self._folding.done()):
+            self._folding = asyncio.ensure_future(self._fold_told())
+
+    async def _fold_told(self) -> None:
+        is_asked = self._known is not None
+        with suppress(StorageError):
+            contents = await files.contents(self._storage, await self.binding())
+            if contents.count < self._own_most // 2:
+                # Somebody who asks folds them already.
+                self._own_folded = self.notices.count
+                return
+        await self._fold_if_possible()
+        if not is_asked:
+            await self._give_back()
 
     async def fold(self) -> None:
         """Fold all change files into a new snapshot, unless another process just did."""
