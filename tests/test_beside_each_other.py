@@ -14,7 +14,8 @@ import pytest
 
 from traceark import lifecycle
 from traceark.errors import TraceNotFoundError
-from traceark.layout import LOCK, trace_prefix
+from traceark.headers import Header
+from traceark.layout import HEADER, LOCK, trace_prefix
 from traceark.models import Message, Trace
 from traceark.redacting import redact
 from traceark.storage.base import AppendStorage, acquire
@@ -123,6 +124,16 @@ async def test_a_trace_that_another_store_deletes_first_is_not_found(
         before(monkeypatch, one, "list", PREFIX, lambda: other.delete_trace("t"), after=True)
         with pytest.raises(TraceNotFoundError):
             await one.delete_trace("t")
+
+
+async def test_a_trace_that_another_store_deleted_keeps_no_other_from_being_flushed(tmp_path: Path) -> None:
+    async with stores(tmp_path, tmp_path) as (one, other):
+        await one.create_trace(Trace(trace_id="u"))
+        await one.add_message(Message(trace_id="u", role="user", content="one", tokens=3))
+        await other.delete_trace("t")
+        await one.flush()
+        header = Header.decode(await other.storage.read(f"{trace_prefix('u')}/{HEADER}"), HEADER)
+        assert header.trace.total_tokens == 3
 
 
 async def test_a_message_of_a_trace_that_is_made_anew_while_it_is_added_again_is_not_taken_for_known(

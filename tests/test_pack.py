@@ -22,8 +22,9 @@ from shell import run
 from test_sync import RUN, add, archive, sound, told
 from traceark.errors import InvalidValueError, TraceNotFoundError
 from traceark.layout import HEADER, TRACES, trace_prefix
-from traceark.models import Message, Trace
+from traceark.models import GoalTree, Message, Trace
 from traceark.packed import Limits
+from traceark.storage.base import Entry
 from traceark.storage.staging import TEMPORARY
 from traceark.store import ArchiveStore
 from traceark.sync import PackReport, SyncOptions, SyncReport, pack, sync, unpack
@@ -187,6 +188,32 @@ async def test_an_export_is_the_same_pack(runs: Path, tmp_path: Path) -> None:
         await asyncio.to_thread(opened.export, "Run/7", format="pack", output=tmp_path / "exported.zip")
         await asyncio.to_thread(opened.pack, "Run/7", to=tmp_path / "packed.zip")
     assert (tmp_path / "exported.zip").read_bytes() == (tmp_path / "packed.zip").read_bytes()
+
+
+@pytest.mark.parametrize("has_goals", [True, False])
+async def test_it_holds_no_records_that_came_after_a_header_which_it_does_not_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_goals: bool
+) -> None:
+    await add(tmp_path / "runs", "one")
+    async with archive(tmp_path / "runs") as store, archive(tmp_path / "runs") as writer:
+        if has_goals:
+            await writer.update_goal_tree(RUN, GoalTree(mission="before", goals=[]))
+        listed, words = store.storage.list, ["two"]
+
+        async def written_first(prefix: str) -> dict[str, Entry]:
+            # The headers have been read.
+            if prefix == trace_prefix(RUN) and words:
+                await writer.update_goal_tree(RUN, GoalTree(mission=words[0], goals=[]))
+                await writer.add_message(Message(trace_id=RUN, role="user", content=words.pop()))
+            return await listed(prefix)
+
+        monkeypatch.setattr(store.storage, "list", written_first)
+        assert not (await pack(store, tmp_path / "runs.zip", [RUN])).problems and not words
+    await unpacked(tmp_path / "runs.zip", tmp_path / "other")
+    async with archive(tmp_path / "other") as store:
+        said = [message.content for message in await store.get_trace_messages(RUN)]
+        tree = await store.get_goal_tree(RUN)
+        assert said == ["one", "two"] and tree is not None and tree.mission == "two"
 
 
 @pytest.mark.parametrize("kind", KINDS)

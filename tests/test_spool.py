@@ -36,6 +36,8 @@ from traceark.spool import ship as shipping
 from traceark.spool import store as spooled
 from traceark.spool.place import Place
 from traceark.spool.ship import Shipper, ship
+from traceark.storage.base import Entry
+from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.sync import pack, sync, unpack
@@ -94,6 +96,30 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 def traces_in(spool: Path) -> list[str]:
     return sorted(path.name for path in (spool / "traces").iterdir())
+
+
+async def test_a_trace_that_was_looked_for_before_it_was_created_is_found_after_it(
+    url: str, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, may_go_on, listed = asyncio.Event(), asyncio.Event(), LocalStorage.list
+
+    async def slow(self: LocalStorage, prefix: str) -> dict[str, Entry]:
+        found = await listed(self, prefix)
+        if prefix == trace_prefix(RUN) and not found and not looked.is_set():
+            looked.set()
+            await may_go_on.wait()
+        return found
+
+    monkeypatch.setattr(LocalStorage, "list", slow)
+    async with ArchiveStore(url, spool=spool) as store:
+        first = asyncio.create_task(store.add_message(said("first")))
+        await asyncio.wait_for(looked.wait(), PATIENT_SECONDS)
+        await store.create_trace(Trace(trace_id=RUN))
+        second = asyncio.create_task(store.add_message(said("second")))
+        await asyncio.sleep(0)
+        may_go_on.set()
+        await asyncio.gather(first, second)
+        assert sorted(map(str, await contents(store))) == ["first", "second"]
 
 
 @pytest.mark.filterwarnings("error::traceark.errors.SpoolPendingWarning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -630,7 +631,8 @@ class ArchiveStore(Retention):
         URL, or raises `SpoolPendingError` after `timeout` seconds, which says what is not.
         """
         for trace in self._pool:
-            await trace.publish_checkpoint()
+            with suppress(TraceNotFoundError):  # deleted by somebody else
+                await trace.publish_checkpoint()
 
     async def close(self) -> None:
         """Seal every trace that this store wrote to and that is finished; give back all files.

@@ -93,14 +93,21 @@ class SpooledPool(TracePool):
             await self._begin()
 
     async def opened(self, trace_id: str) -> OpenTrace:
-        if self.get(trace_id) is not None and not self._place.path(f"{trace_prefix(trace_id)}/{HEADER}").exists():
+        if self.get(trace_id) is not None and not self._is_here(trace_id):
             await self.forget(trace_id)  # shipped, and removed
         while True:
             try:
                 return await super().opened(trace_id)
             except TraceNotFoundError:
-                if not await self.fetch(trace_id):
+                # Whoever makes it in the spool may have done so since it was looked for there.
+                if not await self.fetch(trace_id) and not self._is_here(trace_id):
                     raise TraceNotFoundError(f"no trace {trace_id!r} in {self.under.url}") from None
+
+    def _is_here(self, trace_id: str) -> bool:
+        try:
+            return self._place.path(f"{trace_prefix(trace_id)}/{HEADER}").exists()
+        except InvalidIdError:
+            return False
 
     async def fetch(self, trace_id: str) -> bool:
         """Bring a trace of the archive into the spool, once for all who want it; say whether there is one."""

@@ -13,6 +13,7 @@ from traceark.storage.memory import MemoryStorage
 from traceark.sync.sides import Side, look
 
 _TRIES = 4
+_LOOKS = 16
 
 
 async def trace_files(storage: Storage, trace_id: str) -> dict[str, bytes]:
@@ -30,7 +31,7 @@ async def trace_files(storage: Storage, trace_id: str) -> dict[str, bytes]:
     """
 
     async def read() -> dict[str, bytes]:
-        side = await look(storage, trace_id)
+        side = await _look(storage, trace_id)
         if side is None:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
         names = side.log_files()
@@ -50,6 +51,16 @@ async def trace_files(storage: Storage, trace_id: str) -> dict[str, bytes]:
         except DamagedTraceError:
             continue  # perhaps a header that was published, or a seal, between two reads
     return await retrying(trace_id, read)
+
+
+async def _look(storage: Storage, trace_id: str) -> Side | None:
+    """Return a trace at one moment, unless its headers are replaced all the while."""
+    side = None
+    for _ in range(_LOOKS):
+        side = await look(storage, trace_id)
+        if side is None or side.manifest is not None or side.is_of_one_moment:
+            break
+    return side
 
 
 async def _check(side: Side, files: Mapping[str, bytes]) -> None:

@@ -53,6 +53,8 @@ class Side:
         All files, by key relative to the trace; of the headers the versions that were read.
     hashes : mapping of str to str
         What the manifest says of the files, which holds of the logs of `above` too.
+    is_of_one_moment : bool
+        Whether the headers were still those that had been read when the files were listed.
     """
 
     storage: Storage
@@ -64,6 +66,7 @@ class Side:
     manifest: bytes | None
     entries: Mapping[str, Entry]
     hashes: Mapping[str, str] = field(default_factory=dict)
+    is_of_one_moment: bool = True
     parts: dict[str, PartInfo] = field(default_factory=dict)
 
     @property
@@ -194,13 +197,15 @@ async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | N
         tree_data = tree = None
     entries = await storage.list(prefix) if listed is None else listed
     # What was replaced after it was read is newer than what is known of it here.
-    entries = {**entries, **{name: replace(entries[name], version=read[name]) for name in read if name in entries}}
+    known = {name: replace(entries[name], version=version) for name, version in read.items() if name in entries}
+    is_of_one_moment = all(entries[name].version == entry.version for name, entry in known.items())
+    entries = {**entries, **known}
     manifest = await _read_if_there(storage, f"{prefix}/{MANIFEST}") if MANIFEST in entries else None
     hashes: Mapping[str, str] = {}
     if manifest is not None:
         hashes = _hashes(manifest, prefix, header_data, tree_data, entries)
     manifest = manifest if hashes else None
-    return Side(storage, trace_id, header_data, header, tree_data, tree, manifest, entries, hashes)
+    return Side(storage, trace_id, header_data, header, tree_data, tree, manifest, entries, hashes, is_of_one_moment)
 
 
 def _hashes(
