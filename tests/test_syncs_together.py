@@ -172,3 +172,15 @@ async def test_what_is_incomplete_for_a_moment_is_looked_at_again(monkeypatch: p
         monkeypatch.setattr(Side, "copy", copy)
         report = await sync(here, there)
         assert len(report.problems) == (times > 1)
+
+
+async def test_what_was_written_after_a_seal_that_its_writer_did_not_see_is_copied_too() -> None:
+    """Until the writer hears of the seal its manifest stands, on both sides the same one."""
+    async with archives() as (here, there), ArchiveStore(HERE) as other:
+        await other.seal("t")
+        assert (await sync(other, there)).is_clean
+        await say(here, "two")
+        assert MANIFEST in await here.storage.list(PREFIX)
+        assert (await sync(other, there)).outcomes == {"forward": 1}
+        assert await said(there) == ["one", "two"]
+        assert await there.verify(deep=True) == []

@@ -33,7 +33,7 @@ from traceark.storage.base import (
     VersionMismatchError,
 )
 from traceark.sync.compare import parting
-from traceark.sync.sides import Side
+from traceark.sync.sides import Side, is_exact
 
 MD5 = re.compile(r'"([0-9a-f]{32})"')
 
@@ -180,10 +180,9 @@ async def _publish(
 async def _unless_replaced(side: Side, target: Storage, stand: Mapping[str, str]) -> None:
     """Take the manifest away again where somebody wrote to the trace before it was there, and so did not."""
     now = await target.list(side.prefix)
-    sizes = {name: entry.size for name, entry in now.items()}
     there = versions(now)
     is_as_put = all(there.get(name) == stand.get(name) for name in (HEADER, GOAL_TREE))
-    if is_as_put and side.header.checkpoint.is_exact(sizes, side.header.incarnation):
+    if is_as_put and is_exact(side.header, now):
         return
     await target.delete_unchanged({f"{side.prefix}/{MANIFEST}": stand[MANIFEST]})
     raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")

@@ -6,7 +6,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from traceark.layout import HEADER, MANIFEST, TRACES, trace_id_of, trace_prefix
+from traceark.layout import (
+    HEADER,
+    LOGS,
+    MANIFEST,
+    TRACES,
+    PartName,
+    SegmentName,
+    parse_log_name,
+    trace_id_of,
+    trace_prefix,
+)
+from traceark.log import log_names
 from traceark.reading import scan
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.sync.carry import MD5
@@ -29,7 +40,7 @@ class Listing:
         """Return a trace's manifest, or its MD5 where the listing tells that; None where it has none."""
         entries = self.traces.get(trace_id)
         if entries is not None:
-            if MANIFEST not in entries or HEADER not in entries:
+            if MANIFEST not in entries or HEADER not in entries or _was_written_to(entries):
                 return None
             if match := MD5.fullmatch(entries[MANIFEST].version):
                 return match[1]
@@ -38,6 +49,16 @@ class Listing:
                 return await self.storage.read(f"{trace_prefix(trace_id)}/{MANIFEST}")
         except KeyMissingError:
             return None
+
+
+def _was_written_to(entries: Mapping[str, Entry]) -> bool:
+    """Say whether a log holds more than its parts, as that of a sealed trace does not."""
+    for log in LOGS:
+        parsed = [parse_log_name(name) for name in log_names(entries, log)]
+        end = max((each.last for each in parsed if isinstance(each, PartName)), default=0)
+        if any(isinstance(each, SegmentName) and each.first > end for each in parsed):
+            return True
+    return False
 
 
 async def listing(storage: Storage) -> Listing:

@@ -202,10 +202,16 @@ async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | N
     entries = {**entries, **known}
     manifest = await _read_if_there(storage, f"{prefix}/{MANIFEST}") if MANIFEST in entries else None
     hashes: Mapping[str, str] = {}
-    if manifest is not None:
+    if manifest is not None and is_exact(header, entries):
         hashes = _hashes(manifest, prefix, header_data, tree_data, entries)
     manifest = manifest if hashes else None
     return Side(storage, trace_id, header_data, header, tree_data, tree, manifest, entries, hashes, is_of_one_moment)
+
+
+def is_exact(header: Header, entries: Mapping[str, Entry]) -> bool:
+    """Say whether nothing was written to the logs since a header; a manifest from before that seals nothing."""
+    sizes = {name: entry.size for name, entry in entries.items()}
+    return header.checkpoint.is_exact(sizes, header.incarnation)
 
 
 def _hashes(
