@@ -13,7 +13,7 @@ import pytest
 
 from profiles import tried
 from servers import S3Server
-from traceark import ArchiveStore, GoalTree, Message, Trace
+from traceark import ArchiveStore, Goal, GoalTree, Message, Trace
 from traceark.errors import (
     InvalidValueError,
     MissingLibraryError,
@@ -463,3 +463,22 @@ async def test_no_version_comes_again_while_the_kernels_clock_stands_still(
     storage = LocalStorage(tmp_path, "os")
     versions = [await storage.replace("traces/t/trace.json", b"%04d" % number) for number in range(20)]
     assert len(set(versions)) == 20
+
+
+async def test_a_run_that_was_made_anew_is_synced_onto_any_file_system(tmp_path: Path) -> None:
+    async def made(place: str, **settings: bool) -> ArchiveStore:
+        store = ArchiveStore(place, **settings)
+        await store.create_trace(Trace(trace_id="t", task="one"))
+        await store.add_goal("t", Goal(id="1"))
+        return store
+
+    far = await made(f"local://{tmp_path}/far", allow_unsafe_writes=True)
+    near = await made(f"{tmp_path}/near")
+    await near.add_message(Message(trace_id="t", role="user", content="later"))
+    report = await sync(near, far)
+    # Its goals are written twice: first for both incarnations.
+    assert report.problems == [] and report.outcomes == {"forward": 1}
+    assert [message.content for message in await far.get_trace_messages("t")] == ["later"]
+    assert await far.verify(deep=True) == []
+    await far.close()
+    await near.close()

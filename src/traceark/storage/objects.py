@@ -125,7 +125,8 @@ class FsspecStorage(Storage):
     def _pipe(self, path: str, data: bytes) -> str:
         self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(path, data)
-        return secrets.token_hex(8)
+        self._fs.invalidate_cache(path)
+        return _version_of(self._fs.info(path))
 
     async def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
