@@ -466,14 +466,13 @@ async def test_no_version_comes_again_while_the_kernels_clock_stands_still(
 
 
 async def test_a_run_that_was_made_anew_is_synced_onto_any_file_system(tmp_path: Path) -> None:
-    async def made(place: str, **settings: bool) -> ArchiveStore:
-        store = ArchiveStore(place, **settings)
+    async def made(store: ArchiveStore) -> ArchiveStore:
         await store.create_trace(Trace(trace_id="t", task="one"))
         await store.add_goal("t", Goal(id="1"))
         return store
 
-    far = await made(f"local://{tmp_path}/far", allow_unsafe_writes=True)
-    near = await made(f"{tmp_path}/near")
+    far = await made(ArchiveStore(f"local://{tmp_path}/far", allow_unsafe_writes=True))
+    near = await made(ArchiveStore(tmp_path / "near"))
     await near.add_message(Message(trace_id="t", role="user", content="later"))
     report = await sync(near, far)
     # Its goals are written twice: first for both incarnations.
