@@ -6,7 +6,6 @@ trace is left wholly as it is, and what stands in the way is told.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
@@ -35,7 +34,7 @@ from traceark.verification.burials import was_buried
 from traceark.verification.finding import Finding
 from traceark.verification.names import incarnations, is_foreign, is_unfinished
 from traceark.verification.sealed import sound_links
-from traceark.verification.settling import is_fresh, is_under_way
+from traceark.verification.settling import is_fresh, is_kept, is_under_way
 
 # What importers call the events that tell of changes of goals begins so.
 _GOAL_EVENTS = "goal."
@@ -129,6 +128,8 @@ class _Planner:
         self.doubts: dict[str, str] = {}
         # Whether the header is not the one that was written, so that its incarnation is no proof.
         self.made_up = self.rebuilt = False
+        # Up to where updates are folded into the messages: what they were at an earlier offset they do not tell.
+        self.folded_to = 0
 
     def leave(self, name: str, meaning: str, remedy: str) -> None:
         self.left.append(Finding(self.trace_id, f"{self.prefix}/{name}".rstrip("/"), None, meaning, remedy))
@@ -259,6 +260,8 @@ class _Planner:
                 self.move(f"{log}/{name}", "it does not prove itself, and other files hold all its records")
             known: dict[str, PartInfo] = {}
             read = await read_log(self.storage, self.prefix, log, incarnation, self.remaining(), known)
+            if log == "messages":
+                self.folded_to = max((info.last for info in known.values() if info.folded), default=0)
         except UnsupportedFormatError as error:
             raise self.stuck(log, str(error), "upgrade traceark") from None
         except DamagedTraceError as error:
@@ -286,8 +289,7 @@ class _Planner:
 
     def _is_old(self, name: str) -> bool:
         """Say whether no late writer can rely on a file."""
-        grace = self.storage.grace_seconds
-        return not grace or time.time() - self.entries[name].modified >= grace
+        return not is_kept(self.storage, self.entries[name])
 
     async def _tree(self, header: Header, events: LogRead) -> TreeFile | None:
         if GOAL_TREE not in self.entries:
@@ -317,9 +319,11 @@ class _Planner:
 
     def _recount(self, header: Header, tree: TreeFile | None, messages: LogRead) -> None:
         """Plan to bring totals and stats to what the messages say, where they say something else."""
-        if (data := recounted_header(header, messages)) is not None:
+        data = recounted_header(header, messages) if self.folded_to <= header.checkpoint.ends["messages"] else None
+        if data is not None:
             self.write(HEADER, data, "its totals are counted anew")
-        if tree is not None and (data := recounted_tree(tree, messages)) is not None:
+        data = recounted_tree(tree, messages) if tree is not None and self.folded_to <= tree.messages else None
+        if data is not None:
             self.write(GOAL_TREE, data, "its stats are counted anew")
 
     async def _manifest(self, header: Header) -> None:
@@ -334,7 +338,8 @@ class _Planner:
         sizes = {name: entry.size for name, entry in self.remaining().items()}
         if header.checkpoint.is_exact(sizes, header.incarnation):
             await self._check_hashes(hashes)
-        else:
+        elif not any(is_kept(self.storage, self.entries[name]) for name in sizes if name.partition("/")[0] in LOGS):
+            # A younger one is taken away by its writer, who had not heard of the seal.
             self._unseal("the trace is not as it was sealed")
         if any(name in hashes for name in self.steps) and MANIFEST not in self.steps:
             self._unseal("files that it lists are mended")
