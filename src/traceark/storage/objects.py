@@ -79,8 +79,13 @@ class FsspecStorage(Storage):
         return await self._call(f"{self.url}/{key}", lambda: bytes(self._fs.cat_file(path, start=start or None)))
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
-        data = await self.read(key)
-        return data, secrets.token_hex(8)
+        version = await self._call(f"{self.url}/{key}", lambda: self._version(self._path(key)))
+        return await self.read(key), version
+
+    def _version(self, path: str) -> str:
+        """Return the version of an object as listings tell it."""
+        self._fs.invalidate_cache(path.rpartition("/")[0])
+        return _version_of(self._fs.info(path))
 
     async def list(self, prefix: str) -> dict[str, Entry]:
         path = self._path(prefix)
@@ -106,24 +111,19 @@ class FsspecStorage(Storage):
         return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory")
 
     async def create(self, key: str, data: bytes) -> str:
-        path = self._path(key)
+        return await self._put(key, data, is_new=True)
 
+    async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
+        return await self._put(key, data, is_new=False)
+
+    async def _put(self, key: str, data: bytes, *, is_new: bool) -> str:
         def work() -> str:
-            if self._fs.exists(path):
+            path = self._path(key)
+            if is_new and self._fs.exists(path):
                 raise FileExistsError
             self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._fs.pipe_file(path, data)
-            return secrets.token_hex(8)
-
-        return await self._call(f"{self.url}/{key}", work)
-
-    async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
-        path = self._path(key)
-
-        def work() -> str:
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.pipe_file(path, data)
-            return secrets.token_hex(8)
+            return self._version(path)
 
         return await self._call(f"{self.url}/{key}", work)
 
