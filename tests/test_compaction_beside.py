@@ -13,7 +13,7 @@ from traceark.errors import TraceNotFoundError
 from traceark.folding import build_part
 from traceark.layout import MANIFEST, trace_prefix
 from traceark.manifest import decode_manifest
-from traceark.models import Message, Trace
+from traceark.models import Goal, Message, Trace
 from traceark.redacting import redact
 from traceark.store import ArchiveStore
 from traceark.sync.carry import publish
@@ -149,3 +149,27 @@ async def test_the_part_of_a_trace_that_another_store_deletes_meanwhile_does_not
                 await getattr(store, how)("t")
         assert made and await other.verify(deep=True) == []
         assert await other.storage.children("traces") == (["t"] if again else [])
+
+
+async def test_a_repair_counts_nothing_anew_by_a_part_into_which_later_updates_are_folded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def built(*args: Any, **more: Any) -> Any:
+        await build_part(*args, **more)
+        raise asyncio.CancelledError  # the seal's process dies here
+
+    store = await begun(tmp_path)
+    await store.add_goal("t", Goal(id="1"))
+    message = Message(trace_id="t", message_id="m", role="user", content="one", tokens=1, goal_id="1")
+    await store.add_message(message)
+    await store.flush()
+    await store.update_message("m", trace_id="t", tokens=5)
+    with monkeypatch.context() as context, pytest.raises(asyncio.CancelledError):
+        context.setattr("traceark.compact.build_part", built)
+        await store.seal("t")
+    async with ArchiveStore(tmp_path, durability="os") as other:
+        report = await other.repair(["t"], dry_run=False)
+        assert not [each for each in report.mended if each.file.endswith(".json")] and report.left == []
+        trace = await other.get_trace("t")
+        assert trace is not None and trace.total_tokens == 5
+    await store.close()

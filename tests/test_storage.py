@@ -164,6 +164,12 @@ def test_any_file_system_of_fsspec_is_read_and_written_by_one_writer(tmp_path: P
             await store.update_trace("t", status="completed")
         assert [message.content for message in await ArchiveStore(url).get_trace_messages("t")] == ["hi"]
         assert await ArchiveStore(tmp_path / "archive").verify(deep=True) == []
+        async with (
+            ArchiveStore(url) as source,
+            ArchiveStore(f"local://{tmp_path}/copy", allow_unsafe_writes=True) as target,
+        ):
+            assert (await sync(source, target)).outcomes == {"new": 1}
+            assert (await sync(source, target)).outcomes == {"same": 1}
 
     asyncio.run(run())
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -77,7 +79,7 @@ async def test_a_sync_that_meets_another_of_the_same_trace_takes_nothing_away_fr
 ) -> None:
     async with archives() as (here, there):
         await say(here, "two")
-        before(monkeypatch, there, "create", f"{await segment(here, at)}", lambda: another("three"))
+        before(monkeypatch, there, "create", await segment(here, at), lambda: another("three"))
         assert (await sync(here, there)).is_clean
         assert await said(there) == ["one", "two", "three"]
         assert await there.verify(deep=True) == []
@@ -184,3 +186,35 @@ async def test_what_was_written_after_a_seal_that_its_writer_did_not_see_is_copi
         assert (await sync(other, there)).outcomes == {"forward": 1}
         assert await said(there) == ["one", "two"]
         assert await there.verify(deep=True) == []
+
+
+async def test_a_trace_that_takes_long_to_copy_is_tried_again_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    minutes = itertools.count()
+    async with archives() as (here, there):
+        await say(here, "two")
+        before(monkeypatch, there, "create", await segment(here, 1), lambda: another("three"))
+        monkeypatch.setattr("traceark.sync.run.time", SimpleNamespace(monotonic=lambda: 60.0 * next(minutes)))
+        assert (await sync(here, there)).is_clean
+        assert await said(there) == ["one", "two", "three"]
+
+
+async def test_a_sync_of_an_older_copy_takes_nothing_away_that_another_one_brings_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older = "memory://together/older"
+    async with archives() as (here, there), ArchiveStore(older) as copy:
+        assert (await sync(here, copy)).is_clean
+        for content in ("two", "three"):
+            await say(here, content)
+        await here.compact("t")
+        await say(here, "four")
+
+        async def brought() -> None:
+            assert (await sync(copy, there)).is_clean
+
+        # A part of it is there, and what that supersedes.
+        before(monkeypatch, there, "create", await segment(here, 3), brought)
+        assert (await sync(here, there)).is_clean
+        assert await said(there) == ["one", "two", "three", "four"]
+        assert await there.verify(deep=True) == []
+    MemoryStorage.forget(older.removeprefix("memory://"))

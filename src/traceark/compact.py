@@ -14,12 +14,13 @@ from traceark.errors import CorruptFileError, StorageError, TraceNotFoundError
 from traceark.folding import build_part, part_keys
 from traceark.headers import Header
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, parse_log_name
-from traceark.lifecycle import remove_remains
+from traceark.lifecycle import remove_remains, versions
 from traceark.live import OpenTrace
 from traceark.log import Files, grown
 from traceark.manifest import decode_manifest, encode_manifest, sha256
 from traceark.plan import plan_log
-from traceark.storage.base import AppendStorage, Entry, KeyMissingError
+from traceark.publishing import put
+from traceark.storage.base import AppendStorage, Entry, KeyMissingError, VersionMismatchError
 
 _ATTEMPTS = 20
 
@@ -147,8 +148,9 @@ async def seal(trace: OpenTrace) -> None:
             if is_whole and (trace.header.incarnation, trace.ends) == (incarnation, ends):
                 await trace.reopen()
                 writer.forget_segments()
-                await _finish(trace, built)
-                return
+                with suppress(VersionMismatchError):  # somebody wrote to it meanwhile, where no lock keeps others out
+                    await _finish(trace, built)
+                    return
     raise StorageError(f"trace {trace.trace_id!r} was written to all the while; seal it when its writers are done")
 
 
@@ -190,7 +192,7 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
     ]
     for name in others:
         trace.entries.pop(name)
-    await trace.retry(trace.publish_both)
+    await trace.publish_both()
     await storage.delete(f"{prefix}/{name}" for name in others)
     # Also where there are none: who removed them may have been killed before that was on stable storage.
     for directory in {name.partition("/")[0] for name in (*others, *keep) if _is_of_log(name)}:
@@ -200,7 +202,23 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
             hashes[name] = sha256(await storage.read(f"{prefix}/{name}"))
         except KeyMissingError:
             raise StorageError(f"{prefix}/{name} vanished while the trace was sealed; seal it again") from None
-    version = await storage.replace(f"{prefix}/{MANIFEST}", encode_manifest(hashes))
+    version = await put(storage, f"{prefix}/{MANIFEST}", encode_manifest(hashes), None)
+    if not isinstance(storage, AppendStorage):
+        await _unless_written_to(trace, version)
     trace.entries[MANIFEST] = Entry(0, version, 0.0)
     trace.touched = False
     trace.files_changed()
+
+
+async def _unless_written_to(trace: OpenTrace, version: str) -> None:
+    """Take a manifest that was just published away again where somebody wrote to the trace before it was there.
+
+    Who wrote looks for a manifest after that: so of the two one sees the other.
+    """
+    now, known = await trace.storage.list(trace.prefix), versions(trace.entries)
+    sizes = {name: entry.size for name, entry in now.items()}
+    is_as_put = all(versions(now).get(name) == known.get(name) for name in (HEADER, GOAL_TREE))
+    if is_as_put and trace.header.checkpoint.is_exact(sizes, trace.header.incarnation):
+        return
+    await trace.storage.delete_unchanged({f"{trace.prefix}/{MANIFEST}": version})
+    raise VersionMismatchError(f"{trace.prefix} was written to while it was sealed")

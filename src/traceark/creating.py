@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError
 from traceark.folding import Folding, writer_in_parts
-from traceark.layout import LOGS, LogName, SegmentName
+from traceark.headers import Header
+from traceark.layout import HEADER, LOGS, MANIFEST, LogName, SegmentName
 from traceark.log import Tail
+from traceark.publishing import take_late_manifest
 from traceark.requests import Staged
-from traceark.storage.base import AppendStorage, Entry, KeyExistsError, KeyMissingError, Storage
+from traceark.storage.base import (
+    AppendStorage,
+    Entry,
+    KeyExistsError,
+    KeyMissingError,
+    Storage,
+    VersionMismatchError,
+)
 from traceark.writing import FileWriter, LogWriter, OffsetsTakenError
 
 if TYPE_CHECKING:
@@ -50,16 +59,23 @@ class ObjectWriter(LogWriter):
         self._appended_at = -_KNOWLEDGE_SECONDS
         # The last record of each log that this writer surely wrote.
         self._own = dict.fromkeys(LOGS, 0)
+        # What was put since the trace was looked at, and by which version of the header nobody else put one since.
+        self._put: dict[str, bytes] = {}
+        self._own_header = ""
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
-        if time.monotonic() - self._known_at > _KNOWLEDGE_SECONDS:
-            now = time.monotonic()
-            await self._trace.refresh()
-            self._known_at = now
-        announced_at = self._trace.announced_at
+        trace = self._trace
+        announced_at = trace.announced_at
         if announced_at is not None and time.monotonic() - max(announced_at, self._appended_at) > _KNOWLEDGE_SECONDS:
-            self._trace.announced_at = None  # after so long others may take the trace for left alone
+            trace.announced_at = None  # after so long others may take the trace for left alone
+        is_old = time.monotonic() - self._known_at > _KNOWLEDGE_SECONDS
+        while is_old or trace.announced_at is None:
+            # First told, then looked at: who was not told of it may have replaced the trace until then.
+            await trace.announce()
+            now, is_old = time.monotonic(), False
+            await trace.refresh()
+            self._known_at = now
         yield
 
     def begins(self, log: LogName) -> bool:
@@ -91,9 +107,7 @@ class ObjectWriter(LogWriter):
             except StorageError as error:
                 version = await self._ours(key, data, log, before + 1, error)
             if not is_behind_own or time.monotonic() - self._known_at > 2 * _KNOWLEDGE_SECONDS:
-                writer = await writer_in_parts(self._trace, log, before + 1)
-                if writer not in (None, self._trace.writer_id):
-                    raise OffsetsTakenError(f"{key} had been won by another writer and folded")
+                await self._look_behind(key, log, before + 1)
         except OffsetsTakenError:
             raise
         except BaseException:  # also a cancelled one
@@ -101,6 +115,49 @@ class ObjectWriter(LogWriter):
             self._trace.writer_id = secrets.token_hex(4)
             raise
         return version
+
+    async def _look_behind(self, key: str, log: LogName, offset: int) -> None:
+        """Look at the trace once more, since what was known of it when an object was created may have been old."""
+        trace, entries = self._trace, await self._storage.list(self._trace.prefix)
+        if not await self._is_there(entries):
+            await self._storage.delete([key])
+            raise OffsetsTakenError(f"{key} is of a trace that was replaced or deleted meanwhile")
+        if MANIFEST in entries:
+            # Published by who had not seen it yet.
+            await self._storage.delete_unchanged({f"{trace.prefix}/{MANIFEST}": entries[MANIFEST].version})
+        writer = await writer_in_parts(trace, log, offset, entries)
+        if writer not in (None, trace.writer_id):
+            raise OffsetsTakenError(f"{key} had been won by another writer and folded")
+
+    async def _is_there(self, entries: Mapping[str, Entry]) -> bool:
+        """Say whether files that were listed are still those of this very trace."""
+        trace = self._trace
+        if HEADER not in entries or entries[HEADER].version == trace.entries[HEADER].version:
+            return HEADER in entries
+        what = f"{trace.prefix}/{HEADER}"
+        try:
+            return Header.decode(await self._storage.read(what), what).incarnation == trace.header.incarnation
+        except KeyMissingError:
+            return False
+
+    def put(self, name: str, data: bytes, before: str | None) -> None:
+        self._put[name] = data
+        if name == HEADER:
+            if before == self._own_header:
+                self._put.clear()  # whoever seals or replaces a trace puts a header first
+            self._own_header = self._trace.entries[HEADER].version
+
+    async def look_again(self) -> None:
+        trace = self._trace
+        put, self._put = self._put, {}
+        if not put:
+            return
+        entries = await self._storage.list(trace.prefix)
+        if not await self._is_there(entries):
+            raise VersionMismatchError(f"{trace.prefix} was replaced meanwhile")
+        if MANIFEST in entries:
+            for name, data in put.items():
+                await take_late_manifest(self._storage, trace.prefix, name, data)
 
     async def _ours(self, key: str, data: bytes, log: LogName, first: int, error: StorageError) -> str:
         """Return the version of a creation whose answer was lost; refuse one that another writer won."""
@@ -127,3 +184,5 @@ class ObjectWriter(LogWriter):
     def reset(self) -> None:
         self._known_at = -_KNOWLEDGE_SECONDS
         self._own = dict.fromkeys(LOGS, 0)
+        self._put.clear()
+        self._own_header = ""

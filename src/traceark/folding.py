@@ -81,15 +81,20 @@ async def build_part(
     return name, len(data)
 
 
-async def writer_in_parts(trace: OpenTrace, log: LogName, offset: int) -> str | None:
-    """Look at the log anew; return who wrote an offset by the account of a part, or None if no part holds it.
+async def writer_in_parts(
+    trace: OpenTrace, log: LogName, offset: int, entries: Mapping[str, Entry] | None = None
+) -> str | None:
+    """Return who wrote an offset by the account of a part, or None if no part holds it.
 
-    An object that is created at an offset which a part holds is void: it won nothing, and nobody reads it.
+    An object that is created at an offset which a part holds is void: it won nothing, and nobody reads it. Unless the
+    trace's files were listed just now, they are.
     """
     directory, incarnation = f"{trace.prefix}/{log}", trace.header.incarnation
     while True:
         covering: list[str] = []
-        for name in await trace.storage.list(directory):
+        names = list(await trace.storage.list(directory)) if entries is None else log_names(entries, log)
+        entries = None
+        for name in names:
             parsed = parse_log_name(name)
             if isinstance(parsed, PartName) and parsed.first <= offset <= parsed.last:
                 covering.append(name)

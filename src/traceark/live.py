@@ -259,15 +259,19 @@ class OpenTrace(KnownTrace):
             if self._broken is not None:
                 raise self._closed(self._broken)
             async with self._writer.locked():
-                if self.announced_at is None:
-                    await self._announce(self.trace_id)
-                    self.announced_at = time.monotonic()
+                await self.announce()
                 try:
                     await self._writer.anchor()
                     yield self._writer
                 except SyncFailedError as error:
                     self._broken = error
                     raise
+
+    async def announce(self) -> None:
+        """Tell others that this process writes here, unless they were told."""
+        if self.announced_at is None:
+            await self._announce(self.trace_id)
+            self.announced_at = time.monotonic()
 
     async def reopen(self) -> None:
         """Take a sealed trace's manifest away, before anything else changes; call it inside `exclusive`."""
@@ -344,8 +348,10 @@ class OpenTrace(KnownTrace):
         await self.reopen()
         self._writer.changed()
         known = self.entries.get(name)
-        version = await put(self.storage, f"{self.prefix}/{name}", data, known.version if known is not None else None)
+        before = known.version if known is not None else None
+        version = await put(self.storage, f"{self.prefix}/{name}", data, before)
         self.entries[name] = Entry(len(data), version, 0.0)
+        self._writer.put(name, data, before)
         self.touched = True
 
     async def publish_checkpoint(self) -> None:
@@ -365,7 +371,9 @@ class OpenTrace(KnownTrace):
         """Run a read-change-publish until no other writer came between; call it inside `exclusive`."""
         for _ in range(100):
             try:
-                return await change()
+                result = await change()
+                await self._writer.look_again()
+                return result
             except VersionMismatchError:
                 await self.refresh()
         raise StorageError(f"trace {self.trace_id!r}: other writers kept replacing its headers; try again")

@@ -183,15 +183,12 @@ class _Redaction:
     named: bool
     # What has a tombstone, perhaps of a redaction that was interrupted.
     buried: set[Buried] = field(default_factory=set)
-    settled: set[str] | None = None
 
     async def run(self, chosen: Sequence[str], progress: Progress | None) -> RedactionReport:
         storage, report = self.store.storage, self.report
         if not report.dry_run:
             await self.store.make_ready()
             self.buried = await buried(storage)
-            if not isinstance(storage, AppendStorage):
-                self.settled = await self.store.settled()
         try:
             await self._all(chosen, progress)
         except Exception:  # whatever it is, of what was redacted before it nothing may be left
@@ -223,7 +220,8 @@ class _Redaction:
         done = await self._look(trace_id)
         replaced, left = done.redactor.replaced, done.redactor.left
         if not self.report.dry_run and replaced:
-            if self.settled is not None and trace_id not in self.settled:
+            on_a_disk = isinstance(self.store.storage, AppendStorage)
+            if not on_a_disk and trace_id not in await self.store.settled():
                 self.report.problems.append(
                     f"trace {trace_id}: on an object store only a trace that is sealed, and that nobody has open, can "
                     f"be redacted; seal it first, or traceark refresh {self.store.url}"
@@ -255,7 +253,17 @@ class _Redaction:
             tombstone = Tombstone(trace_id, incarnation, *await state_of(storage, trace_id, source.entries), REASON)
             await storage.replace(tombstone.key, tombstone.encode())
             self.buried.add((trace_id, incarnation))
-            await publish(await done.side(), storage, source.entries, source, check=True)
+            try:
+                await publish(await done.side(), storage, source.entries, source, check=True)
+            except ChangedMeanwhileError:
+                now = await look(storage, trace_id)
+                if now is not None and now.header.incarnation == incarnation:
+                    self.buried.discard((trace_id, incarnation))
+                    await storage.delete([tombstone.key])
+                    raise
+                if now is None:
+                    raise
+                # It was redacted, and is written to again already.
         return done
 
     async def _tidy(self, trace_id: str) -> None:

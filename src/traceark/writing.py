@@ -68,12 +68,7 @@ class LogWriter(ABC):
 
     @abstractmethod
     async def append(self, staged: Staged) -> None:
-        """Append and return when it is durable.
-
-        Raises
-        ------
-        OffsetsTakenError
-        """
+        """Append and return when it is durable; raises `OffsetsTakenError`."""
 
     async def sync_logs(self) -> None:
         """Make the logs durable, before a checkpoint beyond them is published."""
@@ -83,6 +78,12 @@ class LogWriter(ABC):
 
     async def make_lasting(self) -> None:
         """Bring all that is there to stable storage, whoever wrote it; under the lock."""
+
+    def put(self, name: str, data: bytes, before: str | None) -> None:
+        """Hear of a header that was put over a version, or where none was."""
+
+    async def look_again(self) -> None:
+        """Take away the manifest of who had not seen what was put; a `VersionMismatchError` says that it is void."""
 
     def changed(self) -> None:
         """Tell other processes that more than the end of a log is about to change, under the lock."""

@@ -6,7 +6,6 @@ trace is left wholly as it is, and what stands in the way is told.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
@@ -36,7 +35,7 @@ from traceark.verification.finding import Finding
 from traceark.verification.names import incarnations, is_foreign, is_unfinished
 from traceark.verification.recount import tells_of
 from traceark.verification.sealed import sound_links
-from traceark.verification.settling import is_fresh, is_under_way
+from traceark.verification.settling import is_fresh, is_kept, is_under_way
 
 # What importers call the events that tell of changes of goals begins so.
 _GOAL_EVENTS = "goal."
@@ -288,8 +287,7 @@ class _Planner:
 
     def _is_old(self, name: str) -> bool:
         """Say whether no late writer can rely on a file."""
-        grace = self.storage.grace_seconds
-        return not grace or time.time() - self.entries[name].modified >= grace
+        return not is_kept(self.storage, self.entries[name])
 
     async def _tree(self, header: Header, events: LogRead) -> TreeFile | None:
         if GOAL_TREE not in self.entries:
@@ -339,7 +337,8 @@ class _Planner:
         sizes = {name: entry.size for name, entry in self.remaining().items()}
         if header.checkpoint.is_exact(sizes, header.incarnation):
             await self._check_hashes(hashes)
-        else:
+        elif not any(is_kept(self.storage, self.entries[name]) for name in sizes if name.partition("/")[0] in LOGS):
+            # A younger one is taken away by its writer, who had not heard of the seal.
             self._unseal("the trace is not as it was sealed")
         if any(name in hashes for name in self.steps) and MANIFEST not in self.steps:
             self._unseal("files that it lists are mended")

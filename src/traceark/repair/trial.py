@@ -24,6 +24,7 @@ class Repaired(Storage):
 
     def __init__(self, storage: Storage, prefix: str, changes: Mapping[str, bytes | None]) -> None:
         self.url = storage.url
+        self.grace_seconds = storage.grace_seconds
         self._storage = storage
         self._changes = {f"{prefix}/{name}": data for name, data in changes.items()}
 

@@ -79,11 +79,13 @@ class FsspecStorage(Storage):
         return await self._call(f"{self.url}/{key}", lambda: bytes(self._fs.cat_file(path, start=start or None)))
 
     async def read_versioned(self, key: str) -> tuple[bytes, str]:
-        path = self._path(key)
-        self._fs.invalidate_cache(path)
-        info = await self._call(f"{self.url}/{key}", lambda: self._fs.info(path))
-        # What is replaced meanwhile is newer than its version.
-        return await self.read(key), _version_of(info)
+        version = await self._call(f"{self.url}/{key}", lambda: self._version(self._path(key)))
+        return await self.read(key), version
+
+    def _version(self, path: str) -> str:
+        """Return the version of an object as listings tell it."""
+        self._fs.invalidate_cache(path.rpartition("/")[0])
+        return _version_of(self._fs.info(path))
 
     async def list(self, prefix: str) -> dict[str, Entry]:
         path = self._path(prefix)
@@ -109,24 +111,21 @@ class FsspecStorage(Storage):
         return sorted(info["name"].rstrip("/").rpartition("/")[2] for info in found if info["type"] == "directory")
 
     async def create(self, key: str, data: bytes) -> str:
-        path = self._path(key)
-
-        def work() -> str:
-            if self._fs.exists(path):
-                raise FileExistsError
-            return self._pipe(path, data)
-
-        return await self._call(f"{self.url}/{key}", work)
+        return await self._put(key, data, is_new=True)
 
     async def replace(self, key: str, data: bytes, version: str | None = None) -> str:
-        path = self._path(key)
-        return await self._call(f"{self.url}/{key}", lambda: self._pipe(path, data))
+        return await self._put(key, data, is_new=False)
 
-    def _pipe(self, path: str, data: bytes) -> str:
-        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self._fs.pipe_file(path, data)
-        self._fs.invalidate_cache(path)
-        return _version_of(self._fs.info(path))
+    async def _put(self, key: str, data: bytes, *, is_new: bool) -> str:
+        def work() -> str:
+            path = self._path(key)
+            if is_new and self._fs.exists(path):
+                raise FileExistsError
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(path, data)
+            return self._version(path)
+
+        return await self._call(f"{self.url}/{key}", work)
 
     async def delete(self, keys: Iterable[str]) -> None:
         for key in keys:

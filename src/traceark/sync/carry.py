@@ -19,6 +19,7 @@ from traceark.errors import (
     StorageError,
     TraceNotFoundError,
 )
+from traceark.headers import TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
 from traceark.lifecycle import locked, remove_remains, versions
 from traceark.log import Files, load_parts, log_names
@@ -154,10 +155,12 @@ async def _publish(
         written += size
         stand[name] = version
         put[name] = None if is_md5(version, headers) else sha256(headers)
+    if there is not None and there.header.incarnation != side.header.incarnation:
+        await undo.unless_too_late(present, there, stand)
     if check:
         await _check(side, target, {name: digest for name, digest in put.items() if digest is not None}, stand)
     superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
-    if not isinstance(target, AppendStorage) and any(map(_keeps_offsets, superseded)):
+    if superseded and not isinstance(target, AppendStorage):
         superseded = await _droppable(side, target, superseded)
     await target.delete(f"{prefix}/{name}" for name in superseded)
     if side.tree is None and GOAL_TREE in present:
@@ -212,24 +215,28 @@ async def make_lasting(target: Storage, prefix: str, names: Collection[str]) -> 
         await target.sync_names(f"{prefix}/{directory}".rstrip("/"))
 
 
-async def _droppable(side: Side, target: Storage, superseded: Collection[str]) -> list[str]:
-    """Return those files of an object store that the source has no more and that no late writer can rely on.
+async def _droppable(side: Side, target: Storage, others: Collection[str]) -> list[str]:
+    """Return which files of an object store that the source does not have are to go.
 
-    What was copied there from a disk is none of these. The parts are read back for it, from where they lie now.
+    Those that are superseded there, and that no late writer can rely on; what was copied there from a disk is none of
+    these. What another sync of the same trace brings meanwhile stays; what is left of another side goes.
     """
     entries = await target.list(side.prefix)
-    newest = max(entry.modified for entry in entries.values())
-    found = [name for name in superseded if not _keeps_offsets(name)]
-    kept = [name for name in superseded if _keeps_offsets(name)]
-    for log in (each for each in LOGS if any(name.startswith(f"{each}/") for name in kept)):
-        directory, incarnation, names = f"{side.prefix}/{log}", side.header.incarnation, log_names(entries, log)
+    incarnation, newest = side.header.incarnation, max(entry.modified for entry in entries.values())
+    left = [name for name in others if name in entries and _is_of(name, incarnation)]
+    if left and await _is_apart(side, target, entries):
+        return list(others)
+    found = [name for name in others if not _is_of(name, incarnation)]
+    for log in (each for each in LOGS if any(name.startswith(f"{each}/") for name in left)):
+        directory, names = f"{side.prefix}/{log}", log_names(entries, log)
+        # The parts are read back for it, from where they lie now.
         parts, _ = await load_parts(Files(target, directory), directory, names, incarnation, {})
         plan = plan_log(directory, names, incarnation, parts)
         old = {name for name in names if newest - entries[f"{log}/{name}"].modified >= target.grace_seconds}
         # Who syncs is no writer of the trace: it will never create what it deletes.
         end = max((info.last for info in parts.values()), default=0)
-        gone = {f"{log}/{name}" for name in droppable(plan, parts.values(), "", end, old)}
-        found += [name for name in kept if name in gone]
+        gone = {*droppable(plan, parts.values(), "", end, old), *(n for n in plan.superseded if not _keeps_offsets(n))}
+        found += [name for name in left if name.removeprefix(f"{log}/") in gone]
     return found
 
 
@@ -288,6 +295,30 @@ class _Undo:
             for key, before, version in self._replaced:
                 await self._target.replace(key, before, version)
         raise ChangedMeanwhileError(f"{self._target.url}/{prefix} was written to meanwhile")
+
+    async def unless_too_late(self, present: Mapping[str, Entry], there: Side, stand: Mapping[str, str]) -> None:
+        """Put a trace back that gave way to another incarnation, where somebody went on with it until just now.
+
+        Who does that looks at the header once more before it is acknowledged: so of the two one sees the other.
+        """
+        if isinstance(self._target, AppendStorage):
+            return
+        target, prefix, known = self._target, self._side.prefix, dict(stand)
+        now = await target.list(prefix)
+        came = any(_is_of(name, there.header.incarnation) for name in now.keys() - present.keys())
+        has_its_tree = GOAL_TREE in now and now[GOAL_TREE].version != stand.get(GOAL_TREE)
+        if has_its_tree:
+            tree = TreeFile.decode(await target.read(f"{prefix}/{GOAL_TREE}"), f"{prefix}/{GOAL_TREE}")
+            has_its_tree = tree.incarnation == there.header.incarnation
+        if not came and not has_its_tree:
+            return
+        for name, data in _headers(there.above(self._side.header.revision), self._side):
+            if name == HEADER or not has_its_tree:
+                key, compared = f"{prefix}/{name}", known.get(name)
+                put = await _put(target, key, data, is_there=name in known, whole=True, compared=compared)
+                known[name] = put[1]
+        await target.delete(self._created)
+        raise ChangedMeanwhileError(f"{target.url}/{prefix} was written to meanwhile")
 
 
 async def _put(
@@ -368,6 +399,12 @@ def _keeps_offsets(name: str) -> bool:
     """Say whether it is a segment of an object store, whose name tells no writer."""
     parsed = parse_log_name(name.rpartition("/")[2])
     return isinstance(parsed, SegmentName) and not parsed.writer
+
+
+def _is_of(name: str, incarnation: str) -> bool:
+    """Say whether it is a file of the logs of an incarnation."""
+    parsed = parse_log_name(name.rpartition("/")[2]) if _is_log_file(name) else None
+    return parsed is not None and parsed.incarnation == incarnation
 
 
 def _is_log_file(name: str) -> bool:

@@ -7,6 +7,7 @@ itself; traces that were written to on both sides are reported as diverged.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,8 @@ from traceark.tombstones import buried
 # Called with traces done, of how many, and bytes written so far.
 Progress = Callable[[int, int, int], None]
 _AT_A_TIME = 16
-_PATIENT_SECONDS, _LONGEST_SECONDS = 30.0, 0.1
+# A trace that goes on changing is tried again for so long, and so often where once takes longer than that.
+_PATIENT_SECONDS, _TRIES = 30.0, 8
 # What keeps one trace from being copied, and no other.
 _ONLY_ITS_OWN = (
     DamagedTraceError,
@@ -296,23 +298,24 @@ class _Sync:
         """
         begin, delay = time.monotonic(), 0.001
         damaged: tuple[str, object] | None = None
-        while True:
+        for tries in itertools.count(1):
+            is_over = tries >= _TRIES and time.monotonic() - begin > _PATIENT_SECONDS
             try:
                 return await self._compare_and_copy(trace_id, ours, theirs)
             except (ChangedMeanwhileError, KeyMissingError):
                 # Whoever writes may compact more than once while it is copied.
-                # One try of a large trace may take longer than that; there are eight at least.
-                if delay == _LONGEST_SECONDS and time.monotonic() - begin > _PATIENT_SECONDS:
+                if is_over:
                     raise
             except DamagedTraceError as error:
                 # Somebody may be in the middle of replacing its files: what is damaged stands still.
                 before, damaged = damaged, (str(error), await files_of(trace_id, self.source, self.target))
-                if damaged == before or time.monotonic() - begin > _PATIENT_SECONDS:
+                if damaged == before or is_over:
                     raise
             ours = theirs = None
             # Two that met must not meet again.
             await asyncio.sleep(delay * random.uniform(1, 2))
-            delay = min(delay * 2, _LONGEST_SECONDS)
+            delay = min(delay * 2, 0.1)
+        raise AssertionError
 
     async def _compare_and_copy(
         self, trace_id: str, ours: Mapping[str, Entry] | None, theirs: Mapping[str, Entry] | None

@@ -29,6 +29,14 @@ def is_fresh(entry: Entry) -> bool:
     return time.time() - entry.modified < WRITE_SECONDS
 
 
+def is_kept(storage: Storage, entry: Entry) -> bool:
+    """Say whether an object is so young that who wrote it, or did not know of it, may still be at work.
+
+    Where no lock tells it: a writer looks again after a third of the time.
+    """
+    return time.time() - entry.modified < storage.grace_seconds
+
+
 async def looks(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> AsyncIterator[Mapping[str, Entry]]:
     """Yield a trace's files as they were listed, and then, as long as they change, as they are now.
 

@@ -25,7 +25,7 @@ from traceark.verification.links import Links
 from traceark.verification.names import is_foreign, is_unfinished
 from traceark.verification.plain import not_plain
 from traceark.verification.recount import fold_to, tells_of, wrong_stats, wrong_totals
-from traceark.verification.settling import is_under_way
+from traceark.verification.settling import is_kept, is_under_way
 
 
 class TraceCheck:
@@ -117,11 +117,12 @@ class TraceCheck:
                 self.find(f"{log}/{name}", str(error), f"{RESTORE}; where its segments are still there: {self.repair}")
             plan = plan_log(f"{self.prefix}/{log}", names, header.incarnation, parts)
             for name in plan.leftovers:
-                self.find(
-                    f"{log}/{name}",
-                    "it belongs to another incarnation of the trace and is not read",
-                    self.repair,
-                )
+                if not is_kept(self.storage, self.entries[f"{log}/{name}"]):
+                    self.find(
+                        f"{log}/{name}",
+                        "it belongs to another incarnation of the trace and is not read",
+                        self.repair,
+                    )
             read = await read_log(
                 self.storage,
                 self.prefix,
@@ -181,11 +182,10 @@ class TraceCheck:
             return
         sizes = {name: entry.size for name, entry in self.entries.items()}
         if not header.checkpoint.is_exact(sizes, header.incarnation):
-            self.find(
-                MANIFEST,
-                "the trace was written to after it was sealed",
-                self.repair,
-            )
+            logs = [entry for name, entry in self.entries.items() if name.partition("/")[0] in LOGS]
+            # Its writer had not heard of the seal, and takes the manifest away when it does.
+            if not any(is_kept(self.storage, entry) for entry in logs):
+                self.find(MANIFEST, "the trace was written to after it was sealed", self.repair)
             return
         accept = f"{RESTORE}; or take what is there: {self.repair} --accept"
         superseded = self._superseded(header)
@@ -201,7 +201,7 @@ class TraceCheck:
                     self.find(name, "its SHA-256 is not the manifest's", accept)
 
     def _superseded(self, header: Header) -> set[str]:
-        """Return files that a storage keeps for late writers though parts hold all their records."""
+        """Return files that a storage keeps for late writers though they hold nothing that counts."""
         found: set[str] = set()
         for log in LOGS:
             names = [name.partition("/")[2] for name in self.entries if name.startswith(f"{log}/")]
@@ -211,6 +211,8 @@ class TraceCheck:
             except DamagedTraceError:
                 continue  # found with the log
             found |= {f"{log}/{name}" for name in plan.superseded}
+            leftovers = {f"{log}/{name}" for name in plan.leftovers}
+            found |= {name for name in leftovers if is_kept(self.storage, self.entries[name])}
         return found
 
     def _records(

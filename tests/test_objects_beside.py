@@ -1,0 +1,182 @@
+"""Stores beside each other on an object store, where no lock keeps them apart: seals, redactions and who writes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
+from traceark.models import Goal, Message, Trace
+from traceark.redacting import redact
+from traceark.storage.memory import MemoryStorage
+from traceark.store import ArchiveStore
+
+PREFIX, URL = trace_prefix("t"), "memory://beside"
+SECRET, HIDDEN = "ann@example.org", "[redacted:email]"
+Write = Callable[[ArchiveStore], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def stores() -> AsyncIterator[tuple[ArchiveStore, ArchiveStore]]:
+    """Open an archive twice, with a trace that the second one has open, too."""
+    try:
+        async with ArchiveStore(URL) as one, ArchiveStore(URL) as other:
+            await one.create_trace(Trace(trace_id="t"))
+            await say(one, SECRET)
+            await one.flush()
+            yield one, other
+    finally:
+        MemoryStorage.forget(URL.removeprefix("memory://"))
+
+
+async def say(store: ArchiveStore, content: str) -> None:
+    await store.add_message(Message(trace_id="t", role="user", content=content))
+
+
+async def said(store: ArchiveStore) -> list[Any]:
+    return [message.content for message in await store.get_trace_messages("t")]
+
+
+async def is_sealed(store: ArchiveStore) -> bool:
+    return MANIFEST in await store.storage.list(PREFIX)
+
+
+def beside(
+    patch: pytest.MonkeyPatch,
+    store: ArchiveStore,
+    name: str,
+    file: str,
+    between: Callable[[], Awaitable[object]],
+    *,
+    after: bool = False,
+) -> None:
+    """Have something done before, or after, the first call of a storage for a file of the trace."""
+    real, done = getattr(store.storage, name), False
+
+    async def call(asked: str, *args: Any) -> Any:
+        nonlocal done
+        now, done = asked.startswith(f"{PREFIX}/{file}") and not done, done or asked.startswith(f"{PREFIX}/{file}")
+        if now and not after:
+            await between()
+        answer = await real(asked, *args)
+        if now and after:
+            await between()
+        return answer
+
+    patch.setattr(store.storage, name, call)
+
+
+async def write_message(store: ArchiveStore) -> None:
+    await say(store, "later")
+
+
+async def write_event(store: ArchiveStore) -> None:
+    await store.append_event("t", "told", None)
+
+
+async def write_header(store: ArchiveStore) -> None:
+    await store.update_trace("t", task="later")
+
+
+async def write_goal(store: ArchiveStore) -> None:
+    await store.add_goal("t", Goal(id="1"))
+
+
+WRITES = pytest.mark.parametrize("write", [write_message, write_event, write_header, write_goal])
+
+
+@WRITES
+@pytest.mark.parametrize(("name", "file"), [("create", MANIFEST), ("read", HEADER)])
+async def test_a_seal_that_is_written_to_before_its_manifest_is_there_begins_anew(
+    monkeypatch: pytest.MonkeyPatch, write: Write, name: str, file: str
+) -> None:
+    async with stores() as (one, other):
+        beside(monkeypatch, one, name, file, lambda: write(other))
+        await one.seal("t")
+        assert await is_sealed(one)
+        assert await one.verify(deep=True) == []
+
+
+@pytest.mark.parametrize("write", [write_message, write_header, write_goal])
+async def test_who_wrote_in_the_middle_of_a_seal_takes_its_manifest_away(
+    monkeypatch: pytest.MonkeyPatch, write: Write
+) -> None:
+    async with stores() as (one, other):
+        manifest = b""
+
+        async def sealed() -> None:
+            # As one that had not seen what is put here, and looked at the trace before it was there.
+            await one.storage.replace(f"{PREFIX}/{MANIFEST}", manifest)
+
+        await one.seal("t")
+        manifest = await one.storage.read(f"{PREFIX}/{MANIFEST}")
+        await one.storage.delete([f"{PREFIX}/{MANIFEST}"])
+        name = "replace" if write is write_header else "create"
+        files: dict[Write, str] = {write_message: "messages/", write_header: HEADER, write_goal: GOAL_TREE}
+        file = files[write]
+        beside(monkeypatch, other, name, file, sealed)
+        await write(other)
+        assert not await is_sealed(other)
+        assert await other.verify(deep=True) == []
+
+
+async def test_two_seals_at_once_leave_the_manifest_of_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stores() as (one, other):
+
+        async def sealed() -> None:
+            await other.refresh()
+            await write_header(other)
+            await other.seal("t")
+
+        beside(monkeypatch, one, "create", MANIFEST, sealed)
+        await one.seal("t")
+        assert await one.verify(deep=True) == []
+
+
+@WRITES
+@pytest.mark.parametrize(("name", "file"), [("create", "messages/"), ("replace", HEADER)])
+@pytest.mark.parametrize("after", [False, True])
+async def test_what_is_written_beside_a_redaction_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, write: Write, name: str, file: str, after: bool
+) -> None:
+    async with stores() as (one, other):
+        await say(other, "of the other one")
+        # From now on others take it for one that nobody has open.
+        await other.seal("t")
+        await one.seal("t")
+        beside(monkeypatch, one, name, file, lambda: write(other), after=after)
+        report = await redact(one, ["t"], dry_run=False)
+        first, *contents = await said(one)
+        assert (first == HIDDEN) == (not report.problems)
+        assert contents == ["of the other one", *(["later"] if write is write_message else [])]
+        assert len(await one.get_events("t")) == (write is write_event)
+        trace, tree = await one.get_trace("t"), await one.get_goal_tree("t")
+        assert trace is not None and trace.task == ("later" if write is write_header else None)
+        assert (tree is not None) == (write is write_goal)
+        assert await one.verify(deep=True) == []
+
+
+async def test_until_a_writer_hears_of_a_seal_its_manifest_stands_and_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stores() as (one, other):
+        await other.seal("t")
+        # Right behind its own record it looks at nothing.
+        await say(one, "later")
+        assert await is_sealed(one)
+        assert await said(other) == [SECRET, "later"]
+        assert await other.verify(deep=True) == []
+        assert not (await other.repair(dry_run=False)).mended
+        now = time.time()
+        with monkeypatch.context() as later:
+            # Its writer was killed.
+            later.setattr("traceark.verification.settling.time", SimpleNamespace(time=lambda: now + 1000))
+            assert [each.meaning for each in await other.verify()] == ["the trace was written to after it was sealed"]
+        await one.flush()
+        assert not await is_sealed(one)
+        assert await other.verify(deep=True) == []
