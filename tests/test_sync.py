@@ -18,7 +18,8 @@ from traceark.models import Goal, GoalTree, Message, Trace
 from traceark.storage.base import Entry
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, SyncReport, sync
-from traceark.sync.carry import ChangedMeanwhileError, carry
+from traceark.sync.carry import carry
+from traceark.sync.putting import ChangedMeanwhileError
 from traceark.testing.compare import exact_text, exact_texts
 from weather import meeting
 

@@ -20,7 +20,8 @@ from traceark.redaction import Pattern, patterns_of
 from traceark.redaction.texts import Found
 from traceark.storage.base import AppendStorage, KeyMissingError, VersionMismatchError
 from traceark.store import ArchiveStore
-from traceark.sync.carry import ChangedMeanwhileError, alone, as_compared, publish
+from traceark.sync.carry import alone, as_compared, publish
+from traceark.sync.putting import ChangedMeanwhileError
 from traceark.sync.redacted import Redacted, redacted
 from traceark.sync.run import refuse_spool
 from traceark.sync.sides import Side, look

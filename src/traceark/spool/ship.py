@@ -35,8 +35,8 @@ from traceark.storage.base import KeyMissingError, VersionMismatchError
 from traceark.store import ArchiveStore
 from traceark.sync import SyncedTrace, SyncOptions, sync_trace
 from traceark.sync.burials import carried
-from traceark.sync.carry import ChangedMeanwhileError, is_md5
 from traceark.sync.compare import compare, compare_contents
+from traceark.sync.putting import ChangedMeanwhileError, is_md5
 from traceark.sync.sides import Side, look
 
 log = logging.getLogger("traceark.spool")

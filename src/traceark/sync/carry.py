@@ -6,21 +6,14 @@ trace yet; done again, it goes on. What to copy has been decided in `compare`.
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Set
+from collections.abc import AsyncIterator, Collection, Mapping, Set
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 
 from traceark.errors import (
     CorruptFileError,
-    DamagedTraceError,
-    IncompleteTraceError,
-    StorageError,
     TraceNotFoundError,
 )
-from traceark.headers import TreeFile
-from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, PartName, SegmentName, parse_log_name
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST
 from traceark.lifecycle import locked, remove_remains, versions
 from traceark.log import Files, load_parts, log_names
 from traceark.manifest import sha256
@@ -33,14 +26,19 @@ from traceark.storage.base import (
     Storage,
     VersionMismatchError,
 )
-from traceark.sync.compare import parting
+from traceark.sync.putting import (
+    ChangedMeanwhileError,
+    Undo,
+    headers_of,
+    is_apart,
+    is_log_file,
+    is_md5,
+    is_of,
+    is_part,
+    keeps_offsets,
+    put_file,
+)
 from traceark.sync.sides import Side, is_exact
-
-MD5 = re.compile(r'"([0-9a-f]{32})"')
-
-
-class ChangedMeanwhileError(StorageError):
-    """The target's trace is not as it was compared; compare again."""
 
 
 async def carry(
@@ -134,22 +132,22 @@ async def _publish(
     put: dict[str, str | None] = {}
     # The versions that stand there: those that were compared, and then those that were put.
     stand = versions(present)
-    undo = _Undo(side, target)
+    undo = Undo(side, target)
     for name in side.log_files():
         entry = present.get(name)
-        if entry is not None and entry.size == side.entries[name].size and _is_part(name):
+        if entry is not None and entry.size == side.entries[name].size and is_part(name):
             continue  # a part's name tells its content
         data = await side.read(name)
-        size, version = await _put(
-            target, f"{prefix}/{name}", data, is_there=entry is not None, whole=_is_part(name), undo=undo
+        size, version = await put_file(
+            target, f"{prefix}/{name}", data, is_there=entry is not None, whole=is_part(name), undo=undo
         )
         written += size
         stand[name] = version
         put[name] = None if is_md5(version, data) else sha256(data)
     await undo.unless_alone(present)
     await make_lasting(target, prefix, side.entries.keys() & present.keys())
-    for name, headers in _headers(side, there):
-        size, version = await _put(
+    for name, headers in headers_of(side, there):
+        size, version = await put_file(
             target, f"{prefix}/{name}", headers, is_there=name in stand, whole=True, compared=stand.get(name)
         )
         written += size
@@ -159,7 +157,7 @@ async def _publish(
         await undo.unless_too_late(present, there, stand)
     if check:
         await _check(side, target, {name: digest for name, digest in put.items() if digest is not None}, stand)
-    superseded = [name for name in present if _is_log_file(name) and name not in side.entries]
+    superseded = [name for name in present if is_log_file(name) and name not in side.entries]
     if superseded and not isinstance(target, AppendStorage):
         superseded = await _droppable(side, target, superseded)
     await target.delete(f"{prefix}/{name}" for name in superseded)
@@ -209,8 +207,8 @@ async def make_lasting(target: Storage, prefix: str, names: Collection[str]) -> 
     """
     if not names or not isinstance(target, AppendStorage):
         return
-    await target.sync(f"{prefix}/{name}" for name in sorted(names) if _is_log_file(name) and not _is_part(name))
-    directories = {name.rpartition("/")[0] for name in names if _is_log_file(name)}
+    await target.sync(f"{prefix}/{name}" for name in sorted(names) if is_log_file(name) and not is_part(name))
+    directories = {name.rpartition("/")[0] for name in names if is_log_file(name)}
     for directory in ("", *sorted(directories)):
         await target.sync_names(f"{prefix}/{directory}".rstrip("/"))
 
@@ -223,10 +221,10 @@ async def _droppable(side: Side, target: Storage, others: Collection[str]) -> li
     """
     entries = await target.list(side.prefix)
     incarnation, newest = side.header.incarnation, max(entry.modified for entry in entries.values())
-    left = [name for name in others if name in entries and _is_of(name, incarnation)]
-    if left and await _is_apart(side, target, entries):
+    left = [name for name in others if name in entries and is_of(name, incarnation)]
+    if left and await is_apart(side, target, entries):
         return list(others)
-    found = [name for name in others if not _is_of(name, incarnation)]
+    found = [name for name in others if not is_of(name, incarnation)]
     for log in (each for each in LOGS if any(name.startswith(f"{each}/") for name in left)):
         directory, names = f"{side.prefix}/{log}", log_names(entries, log)
         # The parts are read back for it, from where they lie now.
@@ -235,144 +233,9 @@ async def _droppable(side: Side, target: Storage, others: Collection[str]) -> li
         old = {name for name in names if newest - entries[f"{log}/{name}"].modified >= target.grace_seconds}
         # Who syncs is no writer of the trace: it will never create what it deletes.
         end = max((info.last for info in parts.values()), default=0)
-        gone = {*droppable(plan, parts.values(), "", end, old), *(n for n in plan.superseded if not _keeps_offsets(n))}
+        gone = {*droppable(plan, parts.values(), "", end, old), *(n for n in plan.superseded if not keeps_offsets(n))}
         found += [name for name in left if name.removeprefix(f"{log}/") in gone]
     return found
-
-
-async def _is_apart(side: Side, target: Storage, entries: Mapping[str, Entry]) -> bool:
-    """Say whether what lies at the target, beside what the source has, was written on another side."""
-    try:
-        there = await replace(side, storage=target, entries=entries, hashes={}, parts={}).copy()
-    except IncompleteTraceError:
-        return False  # another sync is in the middle of it
-    except DamagedTraceError:
-        return True
-    here = await side.copy()
-    return any(parting(here.runs[log], there.runs[log]) is not None for log in LOGS)
-
-
-def _headers(side: Side, there: Side | None) -> Iterator[tuple[str, bytes]]:
-    """Yield the headers in the order of publication; at no moment is the trace without its goals."""
-    if side.tree is not None and side.tree_data is not None:
-        if there is not None and there.header.incarnation != side.header.incarnation:
-            yield GOAL_TREE, replace(side.tree, before=there.header.incarnation).encode()
-            yield HEADER, side.header_data
-        yield GOAL_TREE, side.tree_data
-    yield HEADER, side.header_data
-
-
-class _Undo:
-    """What was written to the logs of an object store, where nothing keeps others from doing the same.
-
-    Of two that write the same offsets at the same time at least one sees the other, since each
-    lists after it has written; who does looks again. What it wrote it takes back only where the other brings
-    another side: who brings the same trace relies on it.
-    """
-
-    def __init__(self, side: Side, target: Storage) -> None:
-        self._side = side
-        self._target = target
-        self._created: list[str] = []
-        self._replaced: list[tuple[str, bytes, str]] = []
-
-    def created(self, key: str) -> None:
-        self._created.append(key)
-
-    def replaced(self, key: str, before: bytes, version: str) -> None:
-        self._replaced.append((key, before, version))
-
-    async def unless_alone(self, present: Mapping[str, Entry]) -> None:
-        if isinstance(self._target, AppendStorage) or not (self._created or self._replaced):
-            return
-        names, prefix = set(self._side.log_files()), self._side.prefix
-        now = await self._target.list(prefix)
-        came = any(_is_log_file(name) for name in now.keys() - present.keys() - names)
-        if not came and names <= now.keys():
-            return
-        if came and await _is_apart(self._side, self._target, now):
-            await self._target.delete(self._created)
-            for key, before, version in self._replaced:
-                await self._target.replace(key, before, version)
-        raise ChangedMeanwhileError(f"{self._target.url}/{prefix} was written to meanwhile")
-
-    async def unless_too_late(self, present: Mapping[str, Entry], there: Side, stand: Mapping[str, str]) -> None:
-        """Put a trace back that gave way to another incarnation, where somebody went on with it until just now.
-
-        Who does that looks at the header once more before it is acknowledged: so of the two one sees the other.
-        """
-        if isinstance(self._target, AppendStorage):
-            return
-        target, prefix, known = self._target, self._side.prefix, dict(stand)
-        now = await target.list(prefix)
-        came = any(_is_of(name, there.header.incarnation) for name in now.keys() - present.keys())
-        has_its_tree = GOAL_TREE in now and now[GOAL_TREE].version != stand.get(GOAL_TREE)
-        if has_its_tree:
-            tree = TreeFile.decode(await target.read(f"{prefix}/{GOAL_TREE}"), f"{prefix}/{GOAL_TREE}")
-            has_its_tree = tree.incarnation == there.header.incarnation
-        if not came and not has_its_tree:
-            return
-        for name, data in _headers(there.above(self._side.header.revision), self._side):
-            if name == HEADER or not has_its_tree:
-                key, compared = f"{prefix}/{name}", known.get(name)
-                put = await _put(target, key, data, is_there=name in known, whole=True, compared=compared)
-                known[name] = put[1]
-        await target.delete(self._created)
-        raise ChangedMeanwhileError(f"{target.url}/{prefix} was written to meanwhile")
-
-
-async def _put(
-    target: Storage,
-    key: str,
-    data: bytes,
-    *,
-    is_there: bool,
-    whole: bool,
-    compared: str | None = None,
-    undo: _Undo | None = None,
-) -> tuple[int, str]:
-    """Write a file, of a segment that has grown only what is new; return how many bytes that was, and its version.
-
-    Where it was `compared` in some version, it is replaced in no other.
-    """
-    if not is_there:
-        try:
-            version = await target.create(key, data)
-        except KeyExistsError:
-            # Another sync brings the same trace, or the answer to our own creation was lost.
-            known, version = await target.read_versioned(key)
-            if known != data:
-                raise
-        else:
-            if undo is not None:
-                undo.created(key)
-        return len(data), version
-    known, version = await target.read_versioned(key)
-    if compared not in (None, version):
-        raise VersionMismatchError(f"{target.url}/{key} was replaced meanwhile")
-    if known == data or (not whole and known.startswith(data)):
-        return 0, version  # as it is, or with an unfinished record of the source that a copier had taken
-    if isinstance(target, AppendStorage) and not whole and data.startswith(known):
-        appender = target.open_appender(key)
-        try:
-            appender.append(data[len(known) :])
-            appender.sync()
-        finally:
-            appender.close()
-        return len(data) - len(known), ""
-    version = await target.replace(key, data, version)
-    if undo is not None:
-        undo.replaced(key, known, version)
-    return len(data), version
-
-
-def is_md5(version: str, data: bytes) -> bool:
-    """Say whether a version is the MD5 of some bytes, as the entity tag of an object is that was put in one piece.
-
-    Not where a key of the server's encrypts it, nor on a disk.
-    """
-    match = MD5.fullmatch(version)
-    return match is not None and match[1] == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 async def _check(side: Side, target: Storage, hashes: Mapping[str, str], stand: Mapping[str, str]) -> None:
@@ -388,25 +251,4 @@ async def _check(side: Side, target: Storage, hashes: Mapping[str, str], stand: 
 
 def _is_longer(data: bytes, name: str, side: Side) -> bool:
     """Say whether a segment holds what the source had, and an unfinished record behind it."""
-    return not _is_part(name) and _is_log_file(name) and len(data) > side.entries[name].size
-
-
-def _is_part(name: str) -> bool:
-    return isinstance(parse_log_name(name.rpartition("/")[2]), PartName)
-
-
-def _keeps_offsets(name: str) -> bool:
-    """Say whether it is a segment of an object store, whose name tells no writer."""
-    parsed = parse_log_name(name.rpartition("/")[2])
-    return isinstance(parsed, SegmentName) and not parsed.writer
-
-
-def _is_of(name: str, incarnation: str) -> bool:
-    """Say whether it is a file of the logs of an incarnation."""
-    parsed = parse_log_name(name.rpartition("/")[2]) if _is_log_file(name) else None
-    return parsed is not None and parsed.incarnation == incarnation
-
-
-def _is_log_file(name: str) -> bool:
-    directory, _, file = name.partition("/")
-    return directory in LOGS and parse_log_name(file) is not None
+    return not is_part(name) and is_log_file(name) and len(data) > side.entries[name].size

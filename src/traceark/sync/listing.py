@@ -20,7 +20,7 @@ from traceark.layout import (
 from traceark.log import log_names
 from traceark.reading import scan
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
-from traceark.sync.carry import MD5
+from traceark.sync.putting import MD5
 from traceark.sync.sides import reading
 
 

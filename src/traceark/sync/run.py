@@ -27,9 +27,10 @@ from traceark.store import ArchiveStore
 from traceark.sync import disk
 from traceark.sync.both import keep_both
 from traceark.sync.burials import Burials, carried
-from traceark.sync.carry import ChangedMeanwhileError, carry, make_lasting, take_back
+from traceark.sync.carry import carry, make_lasting, take_back
 from traceark.sync.compare import Outcome, compare, compare_contents
 from traceark.sync.listing import Listing, is_same, listing
+from traceark.sync.putting import ChangedMeanwhileError
 from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
 from traceark.sync.sides import Side, UnreadableError, look, reading
