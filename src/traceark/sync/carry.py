@@ -117,7 +117,7 @@ async def _publish(
     # What was put, with what its hash must be; None where the answer told it.
     put: dict[str, str | None] = {}
     # The versions that stand there: those that were compared, and then those that were put.
-    stand = versions(present)
+    stand = versions(present) | (dict(there.read_at) if there is not None else {})
     undo = _Undo(side, target)
     for name in side.log_files():
         entry = present.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from traceark.codec.lines import to_record
@@ -51,6 +51,8 @@ class Side:
         As they are in the files; None for what is not there, or of another state.
     entries : mapping of str to Entry
         All files, by key relative to the trace.
+    read_at : mapping of str to str
+        The versions at which the headers were read: those that were listed may be newer.
     hashes : mapping of str to str
         What the manifest says of the files, which holds of the logs of `above` too.
     """
@@ -64,6 +66,7 @@ class Side:
     manifest: bytes | None
     entries: Mapping[str, Entry]
     hashes: Mapping[str, str] = field(default_factory=dict)
+    read_at: Mapping[str, str] = field(default_factory=dict)
     parts: dict[str, PartInfo] = field(default_factory=dict)
 
     @property
@@ -176,8 +179,10 @@ async def _is_still(side: Side) -> bool:
 
 async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None) -> Side | None:
     prefix = trace_prefix(trace_id)
-    header_data = await _read_if_there(storage, f"{prefix}/{HEADER}")
-    if header_data is None:
+    read_at: dict[str, str] = {}
+    try:
+        header_data, read_at[HEADER] = await storage.read_versioned(f"{prefix}/{HEADER}")
+    except KeyMissingError:
         return None
     header = Header.decode(header_data, f"{prefix}/{HEADER}")
     if header.trace.trace_id != trace_id:
@@ -187,7 +192,8 @@ async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | N
         )
     tree_data = None
     if listed is None or GOAL_TREE in listed:
-        tree_data = await _read_if_there(storage, f"{prefix}/{GOAL_TREE}")
+        with suppress(KeyMissingError):
+            tree_data, read_at[GOAL_TREE] = await storage.read_versioned(f"{prefix}/{GOAL_TREE}")
     tree = None if tree_data is None else TreeFile.decode(tree_data, f"{prefix}/{GOAL_TREE}")
     if tree is not None and not tree.is_of(header.incarnation):
         tree_data = tree = None
@@ -197,7 +203,7 @@ async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | N
     if manifest is not None and is_exact(header, entries):
         hashes = _hashes(manifest, prefix, header_data, tree_data, entries)
     manifest = manifest if hashes else None
-    return Side(storage, trace_id, header_data, header, tree_data, tree, manifest, entries, hashes)
+    return Side(storage, trace_id, header_data, header, tree_data, tree, manifest, entries, hashes, read_at)
 
 
 def is_exact(header: Header, entries: Mapping[str, Entry]) -> bool:
