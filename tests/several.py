@@ -40,6 +40,7 @@ from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 from traceark.sync import SyncReport, pack, sync, unpack
 from traceark.verification import Finding
+from traceark.verification.finding import HEADLESS
 
 # What anybody may be told who meets others.
 _OF_OTHERS = (GoalExistsError, GoalNotFoundError, StaleGoalTreeError, MessageConflictError, MessageNotFoundError)
@@ -74,6 +75,8 @@ class Several(Looks):
         self.texts: dict[tuple[str, str], Message] = {}
         self.totals_are_set: set[str] = set()
         self.packs = self.pushes = 0
+        # Whether a sync was: what it leaves then may be files that are no trace yet.
+        self.cut_short = False
 
     def opened(self, at: int = 0) -> ArchiveStore:
         return ArchiveStore(
@@ -130,6 +133,7 @@ class Several(Looks):
         if task.cancelled():
             if step.cancelled_after is None:
                 raise FaultError(f"{step}: it was cancelled by nobody")
+            self.cut_short = self.cut_short or step.kind in ("push", "pull", "pack")
             return
         error = task.exception()
         if error is not None and not self.is_allowed(error, step, store, begun):
@@ -297,12 +301,14 @@ class Several(Looks):
         assert not found, found[0]
 
     def amiss(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Leave out notes; and away from locks, what was written while its trace was deleted."""
+        """Leave out notes, what a sync that was cut short left, and without locks what was deleted beside writers."""
         deleted = {each.trace for each in self.account.deeds if each.did == "delete"} if self.in_memory else set()
         return [
             each
             for each in findings
-            if not each.is_note and not (each.trace_id in deleted and "another incarnation" in each.meaning)
+            if not each.is_note
+            and not (each.trace_id in deleted and "another incarnation" in each.meaning)
+            and not (self.cut_short and each.meaning == HEADLESS)
         ]
 
     async def remake(self, store: ArchiveStore, step: Step) -> None:

@@ -114,6 +114,7 @@ async def moves(several: Several, here: ArchiveStore, there: ArchiveStore) -> No
     """Sync once more each way; then all that was never deleted is the same on both sides."""
     several.told(await sync(here, there))
     several.told(await sync(there, here))
+    several.cut_short = False
     apart = {each.trace for each in several.account.deeds if each.did in ("delete", "redact")}
     for trace in {each.trace for each in several.account.deeds} - apart:
         one, other = await seen(here, trace), await seen(there, trace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from traceark.errors import DamagedTraceWarning
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.redacting import redact
@@ -180,3 +182,40 @@ async def test_until_a_writer_hears_of_a_seal_its_manifest_stands_and_counts_for
         await one.flush()
         assert not await is_sealed(one)
         assert await other.verify(deep=True) == []
+
+
+async def test_lists_and_sql_beside_a_writer_leave_out_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def written() -> None:
+        await say(one, "later")
+        await one.flush()
+
+    async def stored(trace_id: str) -> Any:
+        monkeypatch.setattr(other._pool, "stored", real)
+        beside(monkeypatch, other, "read", HEADER, written)
+        return await real(trace_id)
+
+    async with stores() as (one, other):
+        real = other._pool.stored
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DamagedTraceWarning)
+            # Between the listing of the files and the header.
+            beside(monkeypatch, other, "read", HEADER, written)
+            assert [each.total_messages for each in await other.list_traces()] == [2]
+            monkeypatch.setattr(other._pool, "stored", stored)
+            assert len((await other.sql("SELECT content FROM messages")).rows()) == 3
+
+
+async def test_what_was_created_and_is_gone_again_is_a_conflict_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stores() as (one, other):
+        deleted = False
+
+        async def delete() -> None:
+            nonlocal deleted
+            deleted = True
+            await other.storage.delete([f"{PREFIX}/{MANIFEST}"])
+
+        beside(monkeypatch, one, "create", MANIFEST, lambda: other.storage.create(f"{PREFIX}/{MANIFEST}", b"another"))
+        beside(monkeypatch, one, "read_versioned", MANIFEST, delete)
+        await one.seal("t")
+        assert deleted and await is_sealed(one)
+        assert await one.verify(deep=True) == []

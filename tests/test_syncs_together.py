@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from traceark.errors import IncompleteTraceError
+from traceark.headers import Header
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
 from traceark.models import Goal, Message, Trace
 from traceark.storage.memory import MemoryStorage
@@ -71,6 +72,10 @@ async def another(*contents: str, task: str | None = None) -> None:
 
 async def segment(store: ArchiveStore, number: int) -> str:
     return [name for name in sorted(await store.storage.list(PREFIX)) if name.endswith(".jsonl")][number]
+
+
+async def revision_of(store: ArchiveStore) -> int:
+    return Header.decode(await store.storage.read(f"{PREFIX}/{HEADER}"), HEADER).revision
 
 
 @pytest.mark.parametrize("at", [0, 1])
@@ -218,3 +223,28 @@ async def test_a_sync_of_an_older_copy_takes_nothing_away_that_another_one_bring
         assert await said(there) == ["one", "two", "three", "four"]
         assert await there.verify(deep=True) == []
     MemoryStorage.forget(older.removeprefix("memory://"))
+
+
+async def test_a_sync_puts_no_header_over_one_that_came_before_it_had_listed_the_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with archives() as (here, there):
+        await another()
+        await say(here, "two")
+        revision = await revision_of(there)
+        real = there.storage.list
+        is_first = True
+
+        async def listed(prefix: str) -> Any:
+            nonlocal is_first
+            if prefix == PREFIX and is_first:
+                # The header was read just now.
+                is_first = False
+                await there.update_trace("t", current_goal_id="1")
+                await there.update_trace("t", current_goal_id=None)
+            return await real(prefix)
+
+        monkeypatch.setattr(there.storage, "list", listed)
+        await sync(here, there)
+        monkeypatch.undo()
+        assert await revision_of(there) > revision + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from traceark.errors import CorruptFileError, StorageError
 from traceark.layout import MANIFEST
 from traceark.manifest import decode_manifest, sha256
-from traceark.storage.base import KeyMissingError, Storage, SyncFailedError, VersionMismatchError
+from traceark.storage.base import KeyExistsError, KeyMissingError, Storage, SyncFailedError, VersionMismatchError
 
 
 async def put(storage: Storage, key: str, data: bytes, known: str | None) -> str:
@@ -29,6 +29,8 @@ async def put(storage: Storage, key: str, data: bytes, known: str | None) -> str
         try:
             stored, version = await storage.read_versioned(key)
         except KeyMissingError:
+            if isinstance(error, KeyExistsError):
+                raise VersionMismatchError(f"{key} was created and deleted meanwhile") from error
             raise error from None
         if stored == data:
             return version

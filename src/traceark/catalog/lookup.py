@@ -20,7 +20,7 @@ from traceark.errors import (
 from traceark.layout import LOCK, MANIFEST, trace_prefix
 from traceark.manifest import decode_manifest
 from traceark.models import Json, JsonObject, Trace
-from traceark.reading import StoredTrace, scan_readable, why_unreadable
+from traceark.reading import StoredTrace, retrying, scan_readable, why_unreadable
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 
 # The opening of a trace that may still be on its way: it came by other means than a store.
@@ -32,7 +32,6 @@ _ARRIVED_SECONDS = 2.0
 # A writer on an object store that was silent for five minutes announces itself before it goes on.
 _ABANDONED_SECONDS = 15 * 60.0
 _PARALLEL = 64
-_ATTEMPTS = 4
 
 Found = tuple[StoredTrace, Trace]
 Read = Callable[[str, Mapping[str, Entry] | None], Awaitable[Found | None]]
@@ -99,25 +98,24 @@ class Lookup:
 
     async def row(self, trace_id: str, entries: Mapping[str, Entry] | None = None) -> JsonObject | None:
         """Return the row of a trace as its files are now, or None where there is none."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                found = await self._read(trace_id, entries)
-                return describe(*found) if found is not None else None
-            except KeyMissingError as error:
-                # Its files changed while it was read; once more, from a new listing.
-                entries = None
-                problem: Exception = error
-                if attempt < _ATTEMPTS - 1:
-                    continue
-            except TraceNotFoundError:
-                return None
-            except (DamagedTraceError, UnsupportedFormatError) as error:
-                problem = error
-            except StorageError as error:
-                return self._refused(trace_id, error, entries)
+        listed: Mapping[str, Entry] = {}
+
+        async def read() -> Found | None:
+            nonlocal entries, listed
+            # Only once: where that does not do, its files changed while it was read.
             listed = entries if entries is not None else await self._storage.list(trace_prefix(trace_id))
-            return damaged(trace_id, listed, str(problem))
-        return None
+            entries = None
+            return await self._read(trace_id, listed)
+
+        try:
+            found = await retrying(trace_id, read)
+        except TraceNotFoundError:
+            return None
+        except (DamagedTraceError, UnsupportedFormatError) as error:
+            return damaged(trace_id, listed, str(error))
+        except StorageError as error:
+            return self._refused(trace_id, error, listed)
+        return describe(*found) if found is not None else None
 
     async def rows(self, trace_ids: Sequence[str]) -> list[JsonObject]:
         """Return the rows of those among some traces that are there."""

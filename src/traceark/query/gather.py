@@ -18,10 +18,9 @@ from traceark.layout import LOGS, LogName, PartName, parse_log_name, trace_prefi
 from traceark.models import JsonObject
 from traceark.pool import TracePool
 from traceark.query.sources import VIEWS, Source
-from traceark.reading import StoredTrace, why_unreadable
+from traceark.reading import StoredTrace, retrying, why_unreadable
 from traceark.rollups.goals import goal_records
 from traceark.rollups.standing import Standing
-from traceark.storage.base import KeyMissingError
 
 _PARALLEL = 32
 Read = Callable[[StoredTrace], Awaitable[Iterable[JsonObject]]]
@@ -152,23 +151,19 @@ async def _read(pool: TracePool, trace_ids: Collection[str], read: Read) -> list
     """Return the records of traces that DuckDB cannot read itself; damaged ones are left out with a warning."""
 
     async def one(trace_id: str) -> list[JsonObject]:
-        for again in (True, False):
-            try:
-                stored = await pool.stored(trace_id)
-                return list(await read(stored)) if stored is not None else []
-            except KeyMissingError:
-                # Its files changed while it was read: compacted, sealed or deleted. Once more, from a new listing.
-                if not again:
-                    raise
-            except StorageError as error:
-                why = why_unreadable(error, pool.storage)
-                if why is None:
-                    raise
-                warnings.warn(f"left out: {why}", DamagedTraceWarning, stacklevel=2)
-                return []
-            except DamagedTraceError as error:
-                warnings.warn(f"left out: {error}", DamagedTraceWarning, stacklevel=2)
-                return []
+        async def once() -> list[JsonObject]:
+            stored = await pool.stored(trace_id)
+            return list(await read(stored)) if stored is not None else []
+
+        try:
+            return await retrying(trace_id, once)
+        except StorageError as error:
+            why = why_unreadable(error, pool.storage)
+            if why is None:
+                raise
+            warnings.warn(f"left out: {why}", DamagedTraceWarning, stacklevel=2)
+        except DamagedTraceError as error:
+            warnings.warn(f"left out: {error}", DamagedTraceWarning, stacklevel=2)
         return []
 
     ids = sorted(trace_ids)
