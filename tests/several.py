@@ -75,6 +75,8 @@ class Several(Looks):
         self.texts: dict[tuple[str, str], Message] = {}
         self.totals_are_set: set[str] = set()
         self.packs = 0
+        # Which traces may have been redacted: also where it failed.
+        self.redacted: set[str] = set()
         # Whether a sync was: what it leaves then may be files that are no trace yet.
         self.cut_short = False
 
@@ -284,6 +286,7 @@ class Several(Looks):
 
     async def redact(self, store: ArchiveStore, step: Step) -> None:
         begun = self.account.now()
+        self.redacted.add(step.trace)
         report = await redact(store, [step.trace], dry_run=False)
         if not report.problems:
             self.account.deeds.append(Deed("redact", step.trace, 0, "", begun, self.account.now()))
