@@ -140,6 +140,21 @@ async def test_two_seals_at_once_leave_the_manifest_of_what_is_there(monkeypatch
         assert await one.verify(deep=True) == []
 
 
+async def test_a_seal_leaves_no_manifest_of_another_one_whose_header_it_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stores() as (one, other):
+        await one.seal("t")
+        key = f"{PREFIX}/{MANIFEST}"
+        manifest = await one.storage.read(key)
+        # The first seal had put its header, and no manifest yet, when the second one looked.
+        await one.storage.delete([key])
+        beside(monkeypatch, other, "replace", HEADER, lambda: one.storage.create(key, manifest))
+        await other.seal("t")
+        assert await is_sealed(other)
+        assert await other.verify(deep=True) == []
+
+
 @WRITES
 @pytest.mark.parametrize(("name", "file"), [("create", "messages/"), ("replace", HEADER)])
 @pytest.mark.parametrize("after", [False, True])

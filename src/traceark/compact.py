@@ -148,9 +148,13 @@ async def seal(trace: OpenTrace) -> None:
             if is_whole and (trace.header.incarnation, trace.ends) == (incarnation, ends):
                 await trace.reopen()
                 writer.forget_segments()
-                with suppress(VersionMismatchError):  # somebody wrote to it meanwhile, where no lock keeps others out
+                try:
                     await _finish(trace, built)
                     return
+                except VersionMismatchError:
+                    # Somebody wrote to it meanwhile, where no lock keeps others out; or sealed another header.
+                    with suppress(VersionMismatchError):
+                        await writer.look_again()
     raise StorageError(f"trace {trace.trace_id!r} was written to all the while; seal it when its writers are done")
 
 
