@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -13,6 +14,7 @@ import pytest
 
 from traceark.errors import DamagedTraceWarning
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
+from traceark.manifest import encode_manifest, sha256
 from traceark.models import Goal, Message, Trace
 from traceark.redacting import redact
 from traceark.storage.memory import MemoryStorage
@@ -153,6 +155,38 @@ async def test_a_seal_leaves_no_manifest_of_another_one_whose_header_it_replaced
         await other.seal("t")
         assert await is_sealed(other)
         assert await other.verify(deep=True) == []
+
+
+async def test_who_goes_on_with_a_header_of_its_own_takes_away_the_manifest_that_came_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who seals may have put the very same bytes, and so none."""
+    async with stores() as (one, other):
+        await write_header(other)
+        manifest = encode_manifest({HEADER: sha256(await one.storage.read(f"{PREFIX}/{HEADER}"))})
+        beside(monkeypatch, other, "replace", HEADER, lambda: one.storage.create(f"{PREFIX}/{MANIFEST}", manifest))
+        await other.update_trace("t", task="later still")
+        assert not await is_sealed(other)
+
+
+async def test_a_call_that_is_cancelled_while_it_catches_up_leaves_what_was_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stores() as (one, other):
+        await one.append_event("t", "told", None)
+        await other.compact("t")
+        call = asyncio.create_task(one.compact("t"))
+
+        async def cancelled() -> None:
+            call.cancel()
+            await asyncio.sleep(0)
+
+        beside(monkeypatch, one, "read", "events/", cancelled)
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await one.flush()
+        assert await said(one) == [SECRET] and len(await one.get_events("t")) == 1
+        assert await one.verify(deep=True) == []
 
 
 @WRITES

@@ -59,9 +59,8 @@ class ObjectWriter(LogWriter):
         self._appended_at = -_KNOWLEDGE_SECONDS
         # The last record of each log that this writer surely wrote.
         self._own = dict.fromkeys(LOGS, 0)
-        # What was put since the trace was looked at, and by which version of the header nobody else put one since.
+        # The headers that were put since the trace was looked at.
         self._put: dict[str, bytes] = {}
-        self._own_header = ""
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
@@ -140,12 +139,8 @@ class ObjectWriter(LogWriter):
         except KeyMissingError:
             return False
 
-    def put(self, name: str, data: bytes, before: str | None) -> None:
+    def put(self, name: str, data: bytes) -> None:
         self._put[name] = data
-        if name == HEADER:
-            if before == self._own_header:
-                self._put.clear()  # whoever seals or replaces a trace puts a header first
-            self._own_header = self._trace.entries[HEADER].version
 
     async def look_again(self) -> None:
         trace = self._trace
@@ -185,4 +180,3 @@ class ObjectWriter(LogWriter):
         self._known_at = -_KNOWLEDGE_SECONDS
         self._own = dict.fromkeys(LOGS, 0)
         self._put.clear()
-        self._own_header = ""

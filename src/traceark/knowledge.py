@@ -84,8 +84,13 @@ class KnownTrace:
             await self._read_header()
         if _version(entries, GOAL_TREE) != _version(self.entries, GOAL_TREE):
             await self._read_tree(GOAL_TREE in entries)
-        for log in LOGS:
-            await self._catch_up(log, entries)
+        news = {log: await self._news(log, entries) for log in LOGS}
+        # From here on nothing is waited for: whoever is cancelled knows what it knew, of all files.
+        for log, (read, is_all) in news.items():
+            if is_all:
+                self.fold = MessageFold()
+            if read is not None:
+                self.take(log, read)
         self.entries = entries
         for log in LOGS:
             stated = self.header.checkpoint.ends[log]
@@ -130,20 +135,21 @@ class KnownTrace:
         tree = TreeFile.decode(data, f"{self.prefix}/{GOAL_TREE}")
         self.tree = tree if tree.is_of(self.header.incarnation) else None
 
-    async def _catch_up(self, log: LogName, entries: Mapping[str, Entry]) -> None:
+    async def _news(self, log: LogName, entries: Mapping[str, Entry]) -> tuple[LogRead | None, bool]:
+        """Return what a log holds past its known end, None where it is as it was, and whether it is read anew."""
         ours = {name: entry.size for name, entry in self.entries.items() if name.startswith(f"{log}/")}
         theirs = {name: entry.size for name, entry in entries.items() if name.startswith(f"{log}/")}
         tail = self.tails[log]
         if tail is not None and f"{log}/{tail.name}" in ours:
             ours[f"{log}/{tail.name}"] = tail.size
         if ours == theirs:
-            return
+            return None, False
         known, where = self.ends[log], (self.storage, self.prefix, log, self.header.incarnation, entries, self.parts)
         read = await read_log(*where, after=known, places=self.places)
         if known and len(read.records) < read.end - known:
             # A seal folded updates past the known end into messages before it.
-            read, self.fold = await read_log(*where), MessageFold()
-        self.take(log, read)
+            return await read_log(*where), True
+        return read, False
 
     def take(self, log: LogName, read: LogRead) -> None:
         """Fold in what was read of a log past its known end."""

@@ -348,10 +348,9 @@ class OpenTrace(KnownTrace):
         await self.reopen()
         self._writer.changed()
         known = self.entries.get(name)
-        before = known.version if known is not None else None
-        version = await put(self.storage, f"{self.prefix}/{name}", data, before)
+        version = await put(self.storage, f"{self.prefix}/{name}", data, known.version if known is not None else None)
         self.entries[name] = Entry(len(data), version, 0.0)
-        self._writer.put(name, data, before)
+        self._writer.put(name, data)
         self.touched = True
 
     async def publish_checkpoint(self) -> None:

@@ -79,8 +79,8 @@ class LogWriter(ABC):
     async def make_lasting(self) -> None:
         """Bring all that is there to stable storage, whoever wrote it; under the lock."""
 
-    def put(self, name: str, data: bytes, before: str | None) -> None:
-        """Hear of a header that was put over a version, or where none was."""
+    def put(self, name: str, data: bytes) -> None:
+        """Hear of a header that was put."""
 
     async def look_again(self) -> None:
         """Take away the manifest of who had not seen what was put; a `VersionMismatchError` says that it is void."""
