@@ -217,17 +217,22 @@ async def test_what_sql_says_is_right_or_left_out_with_a_warning(tmp_path: Path,
     assert count >= tried(2, 5)
 
 
+async def rolled_up(place: Path) -> list[list[str]]:
+    """Make an archive with rollups; return what the queries answer."""
+    async with ArchiveStore(place) as store:
+        await sealed(store)
+        await store.refresh()
+        await store.optimize()
+        return [_sorted(await store.sql(query)) for query in QUERIES]
+
+
 @pytest.mark.parametrize("checked", ["all", "what fails"])
 @pytest.mark.filterwarnings("ignore::traceark.errors.DamagedTraceWarning")
 async def test_a_damaged_rollup_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: str) -> None:
     if checked == "what fails":
         # As large files are.
         monkeypatch.setattr("traceark.rollups.reader._CHECKED_BYTES", -1)
-    async with ArchiveStore(tmp_path) as store:
-        await sealed(store)
-        await store.refresh()
-        await store.optimize()
-        right = [_sorted(await store.sql(query)) for query in QUERIES]
+    right = await rolled_up(tmp_path)
     asked = wrong = 0
     paths = sorted(tmp_path.glob("catalog/rollups/*/*.parquet"))
     # By default every other file, the others in the other run, and one byte of each, the last or an earlier one.
@@ -257,11 +262,7 @@ async def test_a_rollup_is_left_out_whose_names_are_no_text_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("traceark.rollups.reader._CHECKED_BYTES", -1)
-    async with ArchiveStore(tmp_path) as store:
-        await sealed(store)
-        await store.refresh()
-        await store.optimize()
-        right = [_sorted(await store.sql(query)) for query in QUERIES]
+    right = await rolled_up(tmp_path)
     paths = [path for path in tmp_path.glob("catalog/rollups/*/*.parquet") if b"description" in path.read_bytes()]
     assert [path.name for path in sorted(paths)] == ["goals.parquet", "messages-1.parquet"]
     for path in paths:

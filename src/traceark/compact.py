@@ -12,14 +12,14 @@ from contextlib import suppress
 from traceark.codec.parquet import part_info
 from traceark.errors import CorruptFileError, StorageError, TraceNotFoundError
 from traceark.folding import build_part, part_keys
-from traceark.headers import Header
 from traceark.layout import GOAL_TREE, HEADER, LOCK, LOGS, MANIFEST, LogName, parse_log_name
 from traceark.lifecycle import remove_remains, versions
 from traceark.live import OpenTrace
 from traceark.log import Files, grown
 from traceark.manifest import decode_manifest, encode_manifest, sha256
 from traceark.plan import plan_log
-from traceark.publishing import put
+from traceark.publishing import put, seals_what_is_there
+from traceark.reading import is_still
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, VersionMismatchError
 
 _ATTEMPTS = 20
@@ -87,10 +87,8 @@ async def _published(
     """
     storage, prefix, incarnation = trace.storage, trace.prefix, trace.header.incarnation
     name, _ = await build_part(trace, log, first, last, entries, folded=folded)
-    what = f"{prefix}/{HEADER}"
-    with suppress(KeyMissingError):
-        if Header.decode(await storage.read(what), what).incarnation == incarnation:
-            return name
+    if await is_still(storage, prefix, incarnation):
+        return name
     await storage.delete([f"{prefix}/{name}"])
     if isinstance(storage, AppendStorage):
         with suppress(TraceNotFoundError):
@@ -208,21 +206,9 @@ async def _finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
             raise StorageError(f"{prefix}/{name} vanished while the trace was sealed; seal it again") from None
     version = await put(storage, f"{prefix}/{MANIFEST}", encode_manifest(hashes), None)
     if not isinstance(storage, AppendStorage):
-        await _unless_written_to(trace, version)
+        stand = versions(trace.entries)
+        if not await seals_what_is_there(storage, prefix, trace.header, stand, version):
+            raise VersionMismatchError(f"{prefix} was written to while it was sealed")
     trace.entries[MANIFEST] = Entry(0, version, 0.0)
     trace.touched = False
     trace.files_changed()
-
-
-async def _unless_written_to(trace: OpenTrace, version: str) -> None:
-    """Take a manifest that was just published away again where somebody wrote to the trace before it was there.
-
-    Who wrote looks for a manifest after that: so of the two one sees the other.
-    """
-    now, known = await trace.storage.list(trace.prefix), versions(trace.entries)
-    sizes = {name: entry.size for name, entry in now.items()}
-    is_as_put = all(versions(now).get(name) == known.get(name) for name in (HEADER, GOAL_TREE))
-    if is_as_put and trace.header.checkpoint.is_exact(sizes, trace.header.incarnation):
-        return
-    await trace.storage.delete_unchanged({f"{trace.prefix}/{MANIFEST}": version})
-    raise VersionMismatchError(f"{trace.prefix} was written to while it was sealed")

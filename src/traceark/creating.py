@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError
 from traceark.folding import Folding, writer_in_parts
-from traceark.headers import Header
 from traceark.layout import HEADER, LOGS, MANIFEST, LogName, SegmentName
 from traceark.log import Tail
 from traceark.publishing import take_late_manifest
+from traceark.reading import is_still
 from traceark.requests import Staged
 from traceark.storage.base import (
     AppendStorage,
@@ -133,11 +133,7 @@ class ObjectWriter(LogWriter):
         trace = self._trace
         if HEADER not in entries or entries[HEADER].version == trace.entries[HEADER].version:
             return HEADER in entries
-        what = f"{trace.prefix}/{HEADER}"
-        try:
-            return Header.decode(await self._storage.read(what), what).incarnation == trace.header.incarnation
-        except KeyMissingError:
-            return False
+        return await is_still(self._storage, trace.prefix, trace.header.incarnation)
 
     def put(self, name: str, data: bytes) -> None:
         self._put[name] = data

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from traceark.errors import CorruptFileError, StorageError
-from traceark.layout import MANIFEST
+from traceark.headers import Header
+from traceark.layout import GOAL_TREE, HEADER, MANIFEST
 from traceark.manifest import decode_manifest, sha256
 from traceark.storage.base import KeyExistsError, KeyMissingError, Storage, SyncFailedError, VersionMismatchError
 
@@ -54,3 +57,28 @@ async def take_late_manifest(storage: Storage, prefix: str, name: str, data: byt
     except CorruptFileError:
         pass  # it tells of nothing
     await storage.delete_unchanged({key: version})
+
+
+async def seals_what_is_there(
+    storage: Storage, prefix: str, header: Header, stand: Mapping[str, str], manifest: str
+) -> bool:
+    """Say whether a manifest that was just published tells of what is there; take it away where it does not.
+
+    Where no lock keeps writers out. Who writes looks for a manifest after that: so of the two one sees the other.
+
+    Parameters
+    ----------
+    storage, prefix, header
+        Of which trace.
+    stand : mapping of str to str
+        The versions of the headers that it tells of, and perhaps of other files.
+    manifest : str
+        Its version.
+    """
+    now = await storage.list(prefix)
+    sizes = {name: entry.size for name, entry in now.items()}
+    is_as_put = all((now[name].version if name in now else None) == stand.get(name) for name in (HEADER, GOAL_TREE))
+    if is_as_put and header.checkpoint.is_exact(sizes, header.incarnation):
+        return True
+    await storage.delete_unchanged({f"{prefix}/{MANIFEST}": manifest})
+    return False

@@ -313,3 +313,12 @@ async def scan(storage: Storage) -> tuple[dict[str, dict[str, Entry]], list[str]
         else:
             found.setdefault(trace_id, {})[rest] = entry
     return found, sorted(strangers)
+
+
+async def is_still(storage: Storage, prefix: str, incarnation: str) -> bool:
+    """Say whether a trace is there, and was not deleted and made anew: whether its header is of this incarnation."""
+    what = f"{prefix}/{HEADER}"
+    try:
+        return Header.decode(await storage.read(what), what).incarnation == incarnation
+    except KeyMissingError:
+        return False

@@ -133,7 +133,7 @@ class Catalog:
         await known.look()
         lacking = max(self._files, known.untold)
         if lacking > FOLD_FILES and lacking > await asyncio.to_thread(known.count) // self._share:
-            self._fold_soon()
+            self._soon(self._fold_if_possible)
         return known
 
     async def _take_in(self, *, last: bool) -> KnownTraces:
@@ -355,9 +355,9 @@ class Catalog:
 
     # Folding
 
-    def _fold_soon(self) -> None:
+    def _soon(self, fold: Callable[[], Awaitable[None]]) -> None:
         if self._folding is None or self._folding.done():
-            self._folding = asyncio.ensure_future(self._fold_if_possible())
+            self._folding = asyncio.ensure_future(fold())
 
     async def _fold_if_possible(self) -> None:
         with suppress(StorageError):  # the change files stay, and so does what they tell
@@ -365,8 +365,8 @@ class Catalog:
 
     def _told_others(self) -> None:
         """Fold what a process tells that goes on and on, and never asks: else whoever does has to read all of it."""
-        if self.notices.count - self._own_folded >= self._own_most and (self._folding is None or self._folding.done()):
-            self._folding = asyncio.ensure_future(self._fold_told())
+        if self.notices.count - self._own_folded >= self._own_most:
+            self._soon(self._fold_told)
 
     async def _fold_told(self) -> None:
         is_asked = self._known is not None

@@ -18,7 +18,7 @@ from traceark.lifecycle import locked, remove_remains, versions
 from traceark.log import Files, load_parts, log_names
 from traceark.manifest import sha256
 from traceark.plan import droppable, plan_log
-from traceark.publishing import take_late_manifest
+from traceark.publishing import seals_what_is_there, take_late_manifest
 from traceark.storage.base import (
     AppendStorage,
     Entry,
@@ -38,7 +38,7 @@ from traceark.sync.putting import (
     keeps_offsets,
     put_file,
 )
-from traceark.sync.sides import Side, is_exact
+from traceark.sync.sides import Side
 
 
 async def carry(
@@ -169,24 +169,14 @@ async def _publish(
         # What a loss of power brings back, of whom a kill kept from getting here too, the manifest does not name.
         for log in {name.partition("/")[0] for name in (*superseded, *side.log_files())}:
             await target.sync_names(f"{prefix}/{log}")
-        stand[MANIFEST] = await target.create(f"{prefix}/{MANIFEST}", side.manifest)
+        version = await target.create(f"{prefix}/{MANIFEST}", side.manifest)
         written += len(side.manifest)
-        if not isinstance(target, AppendStorage):
-            await _unless_replaced(side, target, stand)
+        is_locked = isinstance(target, AppendStorage)
+        if not is_locked and not await seals_what_is_there(target, prefix, side.header, stand, version):
+            raise ChangedMeanwhileError(f"{target.url}/{prefix} was written to meanwhile")
     elif not isinstance(target, AppendStorage):
         await take_late_manifest(target, prefix, HEADER, side.header_data)
     return written
-
-
-async def _unless_replaced(side: Side, target: Storage, stand: Mapping[str, str]) -> None:
-    """Take the manifest away again where somebody wrote to the trace before it was there, and so did not."""
-    now = await target.list(side.prefix)
-    there = versions(now)
-    is_as_put = all(there.get(name) == stand.get(name) for name in (HEADER, GOAL_TREE))
-    if is_as_put and is_exact(side.header, now):
-        return
-    await target.delete_unchanged({f"{side.prefix}/{MANIFEST}": stand[MANIFEST]})
-    raise ChangedMeanwhileError(f"{target.url}/{side.prefix} was written to meanwhile")
 
 
 async def make_lasting(target: Storage, prefix: str, names: Collection[str]) -> None:

@@ -7,7 +7,6 @@ itself; traces that were written to on both sides are reported as diverged.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -299,7 +298,9 @@ class _Sync:
         """
         begin, delay = time.monotonic(), 0.001
         damaged: tuple[str, object] | None = None
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
+            tries += 1
             is_over = tries >= _TRIES and time.monotonic() - begin > _PATIENT_SECONDS
             try:
                 return await self._compare_and_copy(trace_id, ours, theirs)
@@ -316,7 +317,6 @@ class _Sync:
             # Two that met must not meet again.
             await asyncio.sleep(delay * random.uniform(1, 2))
             delay = min(delay * 2, 0.1)
-        raise AssertionError
 
     async def _compare_and_copy(
         self, trace_id: str, ours: Mapping[str, Entry] | None, theirs: Mapping[str, Entry] | None
