@@ -208,6 +208,11 @@ class Keeping(Deleting):
         _, _, rows = await self._pool.catalog.since(None)
         return set(rows.filter(rows["final"])["trace_id"].to_pylist())
 
+    async def is_settled(self, trace_id: str) -> bool:
+        """Say whether a trace is sealed, and nobody has it open for writing."""
+        rows = await self._pool.catalog.standing([trace_id])
+        return bool(rows["final"].to_pylist() == [True])
+
     async def buried_in_rollups(self) -> set[str]:
         """Return the ids of the traces of which rollups hold rows, seen or hidden, of a run that has a tombstone."""
         standing = self._pool.standing

@@ -222,7 +222,7 @@ class _Redaction:
         replaced, left = done.redactor.replaced, done.redactor.left
         if not self.report.dry_run and replaced:
             on_a_disk = isinstance(self.store.storage, AppendStorage)
-            if not on_a_disk and trace_id not in await self.store.settled():
+            if not on_a_disk and not await self.store.is_settled(trace_id):
                 self.report.problems.append(
                     f"trace {trace_id}: on an object store only a trace that is sealed, and that nobody has open, can "
                     f"be redacted; seal it first, or traceark refresh {self.store.url}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import warnings
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -472,6 +472,10 @@ class Catalog:
         found, problems = await self._undisturbed(work)
         _warn(problems)
         return found
+
+    async def standing(self, trace_ids: Sequence[str]) -> pa.Table:
+        """Return the same rows as `since`, of some traces."""
+        return await self._asked(lambda table: table.standing(trace_ids))
 
     async def parted(self) -> tuple[Path | None, list[str], pa.Table]:
         """Return the rows of the view `traces` in parts, so that a large catalog need not pass through memory.
