@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from profiles import some
-from traceark.errors import DamagedTraceWarning
+from traceark.errors import DamagedTraceWarning, StorageError
 from traceark.models import Message, Trace
 from traceark.store import ArchiveStore
 from traceark.sync import SyncOptions, sync
@@ -203,3 +204,28 @@ def everybodys(archive: Path) -> None:
     if os.geteuid() == 0:
         for path in (archive.parent, archive, *archive.rglob("*")):
             os.chown(path, NOBODY, -1)
+
+
+@pytest.mark.parametrize("reading", range(1, 6))
+async def test_a_trace_of_which_a_reading_failed_once_is_in_the_next_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: int
+) -> None:
+    async with ArchiveStore(tmp_path) as writer, ArchiveStore(tmp_path) as store:
+        for trace_id in ("s", "t"):
+            await writer.create_trace(Trace(trace_id=trace_id))
+        assert len(await store.list_traces()) == 2
+        await writer.add_message(Message(trace_id="t", role="user", content="changed since"))
+        read, readings = store.storage.read, 0
+
+        async def fails(key: str, start: int = 0) -> bytes:
+            nonlocal readings
+            readings += key.startswith("traces/")
+            if readings == reading:
+                raise StorageError(errno.EIO, f"{key}: input/output error")
+            return await read(key, start)
+
+        with monkeypatch.context() as context, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DamagedTraceWarning)
+            context.setattr(store.storage, "read", fails)
+            await store.list_traces()
+        assert len(await store.list_traces()) == 2

@@ -114,7 +114,7 @@ class Lookup:
         except (DamagedTraceError, UnsupportedFormatError) as error:
             return damaged(trace_id, listed, str(error))
         except StorageError as error:
-            return self._refused(trace_id, error, listed)
+            return self._refused(trace_id, error)
         return describe(*found) if found is not None else None
 
     async def rows(self, trace_ids: Sequence[str]) -> list[JsonObject]:
@@ -171,6 +171,9 @@ class Lookup:
         if saw == token and (arrived or not quiet):
             return Look(None, token, arrived, False, False)
         row = await self.row(trace_id, entries) if entries else None
+        if row is not None and row.get("_problem") is not None:
+            # What could not be read is looked at again, though its files are the same.
+            token = str(row["_files"])
         sealed = row is not None and bool(row.get("_sealed"))
         return Look(row, token, quiet or (sealed and await self._is_whole(trace_id, entries)), False, True)
 
@@ -187,12 +190,12 @@ class Lookup:
         seconds = _ARRIVED_SECONDS if isinstance(self._storage, AppendStorage) else _ABANDONED_SECONDS
         return _quiet_seconds(entries) > seconds
 
-    def _refused(self, trace_id: str, error: StorageError, entries: Mapping[str, Entry] | None = None) -> JsonObject:
-        """Return the row of a trace that cannot be read; any other error is raised again."""
+    def _refused(self, trace_id: str, error: StorageError) -> JsonObject:
+        """Return the row of a trace that cannot be read, whatever its files are; any other error is raised again."""
         why = why_unreadable(error, self._storage)
         if why is None:
             raise error
-        return damaged(trace_id, entries or {}, why)
+        return damaged(trace_id, {}, why)
 
     async def everything(self, own: Set[str]) -> tuple[list[JsonObject], list[str]]:
         """Return the rows of all traces, and directories whose names are no trace keys.
