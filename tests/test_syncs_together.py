@@ -248,3 +248,27 @@ async def test_a_sync_puts_no_header_over_one_that_came_before_it_had_listed_the
         await sync(here, there)
         monkeypatch.undo()
         assert await revision_of(there) > revision + 1
+
+
+async def test_a_sync_that_ends_while_the_trace_is_sealed_there_does_not_tell_what_it_was_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with archives() as (here, there):
+        assert (await sync(here, there)).is_clean
+        syncing = there.replacing("t")
+        create = there.storage.create
+
+        async def creating(key: str, data: bytes) -> str:
+            if key.endswith(".parquet") and not begun:
+                begun.append(key)
+                await syncing.__aenter__()
+            elif key.endswith(MANIFEST):
+                await syncing.__aexit__(None, None, None)
+            return await create(key, data)
+
+        begun: list[str] = []
+        monkeypatch.setattr(there.storage, "create", creating)
+        await there.seal("t")
+        assert begun
+        assert await there.verify(deep=True) == []
+        assert await there.is_settled("t")

@@ -10,7 +10,7 @@ from pathlib import Path
 from traceark import verification
 from traceark.catalog.contents import CATALOG
 from traceark.catalog.report import RefreshReport
-from traceark.compact import compact, seal
+from traceark.compact import compact
 from traceark.deleting import Deleting
 from traceark.errors import InvalidValueError
 from traceark.pending import SpoolStatus
@@ -36,7 +36,8 @@ class Keeping(Deleting):
         ------
         TraceNotFoundError, DamagedTraceError
         """
-        await compact(await self._pool.opened(trace_id))
+        with self._pool.catalog.notices.unsettled(trace_id):
+            await compact(await self._pool.opened(trace_id))
 
     async def seal(self, trace_id: str) -> None:
         """Bring a trace into its final form with a manifest; a later write reopens it.
@@ -48,7 +49,7 @@ class Keeping(Deleting):
         # Two at a time would both write, and the slower one after this has returned.
         await self._pool.sealed(trace_id)
         trace = await self._pool.opened(trace_id)
-        await seal(trace)
+        await self._pool.seal(trace)
         await self._pool.done(trace_id)
 
     async def verify(

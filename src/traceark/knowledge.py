@@ -13,7 +13,7 @@ from traceark.headers import Checkpoint, Header, TreeFile, as_read
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.log import LogRead, Tail, read_log
 from traceark.models import GoalTree, Trace
-from traceark.reading import retrying
+from traceark.reading import StoredTrace, retrying
 from traceark.requests import fold_record
 from traceark.segments import Places
 from traceark.stats import MessageFold, totals_of, with_stats
@@ -166,6 +166,13 @@ class KnownTrace:
         self.tails[log] = read.tail
         if read.crc is not None:
             self.crcs[log] = read.crc
+
+    def stored(self) -> StoredTrace:
+        """Return its files as they are known here, bounded by what is durable."""
+        entries, parts, ends = dict(self.entries), self.parts, dict(self.ends)
+        return StoredTrace(
+            self.storage, self.trace_id, self.prefix, entries, self.header, parts=parts, ends=ends, places=self.places
+        )
 
     def view(self) -> Trace:
         """Return the header with its totals as the messages are now."""

@@ -117,7 +117,7 @@ class TracePool:
                 return None  # replaced under this process, which hears of it when it writes; its files tell more
         tree = trace.tree.revision if trace.tree is not None else 0
         token = f"{trace.header.incarnation} {trace.header.revision} {tree} {trace.ends}"
-        return token, self.of_open(trace), trace.view()
+        return token, trace.stored(), trace.view()
 
     @property
     def url(self) -> str:
@@ -239,10 +239,7 @@ class TracePool:
             if not trace.idle or trace.used_at > recent or trace_id in self._awaited or trace_id in self._sealing:
                 continue
             try:
-                if trace.touched and trace.header.trace.status in TERMINAL:
-                    await seal(trace)
-                elif trace.dirty:
-                    await trace.publish_checkpoint()
+                await self._bring_up_to_date(trace)
             except TraceNotFoundError:
                 pass  # deleted by somebody else
             except Exception:  # it stays open; `close` tries again, and raises
@@ -251,6 +248,12 @@ class TracePool:
                 del self._open[trace_id]
                 await trace.close()
                 await self.done(trace_id)
+
+    async def _bring_up_to_date(self, trace: OpenTrace) -> None:
+        if trace.touched and trace.header.trace.status in TERMINAL:
+            await self.seal(trace)
+        else:
+            await trace.publish_checkpoint()
 
     async def forget(self, trace_id: str) -> None:
         """Close a trace that went, if it is open; who writes to one of its name later says so again."""
@@ -292,20 +295,6 @@ class TracePool:
             self._footers.clear()
         return self._footers
 
-    @staticmethod
-    def of_open(trace: OpenTrace) -> StoredTrace:
-        """Return an open trace's files, bounded by what is durable."""
-        return StoredTrace(
-            trace.storage,
-            trace.trace_id,
-            trace.prefix,
-            dict(trace.entries),
-            trace.header,
-            trace.parts,
-            dict(trace.ends),
-            trace.places,
-        )
-
     async def stored(self, trace_id: str) -> StoredTrace | None:
         """Return a trace's files as they stand, bounded by what is durable, or None."""
         trace = self._open.get(trace_id)
@@ -313,10 +302,15 @@ class TracePool:
             return await self.load(trace_id)
         try:
             async with trace.reading():
-                return self.of_open(trace)
+                return trace.stored()
         except TraceNotFoundError:
             await self.forget(trace_id)
             return await self.load(trace_id)
+
+    async def seal(self, trace: OpenTrace) -> None:
+        """Seal a trace; who is done with it meanwhile leaves it open, as it is not yet what it will be."""
+        with self.catalog.notices.unsettled(trace.trace_id):
+            await seal(trace)
 
     def seal_soon(self, trace: OpenTrace) -> None:
         """Seal a trace in the background; `close` waits for it."""
@@ -326,7 +320,7 @@ class TracePool:
 
     async def _seal_in_background(self, trace: OpenTrace) -> None:
         try:
-            await seal(trace)
+            await self.seal(trace)
             await self.done(trace.trace_id)
         except Exception:  # the trace stays unsealed; `close` tries again, and raises
             trace.touched = True
@@ -378,10 +372,7 @@ class TracePool:
         self._sealing.clear()
         for trace in list(self._open.values()):
             try:
-                if trace.touched and trace.header.trace.status in TERMINAL:
-                    await seal(trace)
-                else:
-                    await trace.publish_checkpoint()
+                await self._bring_up_to_date(trace)
             except TraceNotFoundError:
                 pass  # deleted by somebody else
             except Exception as error:  # the others are closed all the same; all of them are raised below

@@ -515,7 +515,7 @@ class ArchiveStore(Retention):
 
         async def read() -> list[PartRecord]:
             async with trace.reading():
-                stored = self._pool.of_open(trace)
+                stored = trace.stored()
             return (await stored.log("messages")).records
 
         records = await retrying(trace.trace_id, read)

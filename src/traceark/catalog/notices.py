@@ -62,7 +62,7 @@ class Notices:
         self._announced_at: dict[str, float] = {}
         self._outbox: list[Note] = []
         self._telling = asyncio.Lock()
-        # How many tasks replace the files of a trace.
+        # How many tasks make files of a trace.
         self._replacing: Counter[str] = Counter()
 
     async def announce(self, trace_id: str) -> None:
@@ -100,7 +100,7 @@ class Notices:
 
     @contextmanager
     def unsettled(self, trace_id: str) -> Iterator[None]:
-        """Leave a trace open: of several tasks of this process that replace its files the last one settles it."""
+        """Leave a trace open: of several tasks of this process that make files of it the last one settles it."""
         self._replacing[trace_id] += 1
         try:
             yield
