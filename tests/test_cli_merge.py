@@ -85,7 +85,28 @@ def test_traces_that_were_written_to_on_both_sides_are_told_or_both_kept(laptop:
     kept = contents(laptop), contents(server)
     assert [each["both"][1] for each in kept] == ["went elsewhere", "went on"]
     for each in kept:
-        assert ["hello", "went elsewhere"] in each.values() and ["hello", "went on"] in each.values()
+        assert sorted(texts for name, texts in each.items() if name.startswith("both")) == [
+            ["hello", "went elsewhere"],
+            ["hello", "went on"],
+        ]
+    out("merge", laptop, server, "--on-diverged", "keep-both")
+    assert (contents(laptop), contents(server)) == kept
+
+
+def test_a_side_that_was_kept_goes_everywhere_but_to_where_it_is_from(
+    laptop: Path, server: Path, tmp_path: Path
+) -> None:
+    written(laptop, "both", content="went elsewhere")
+    out("merge", laptop, server, "--on-diverged", "keep-both")
+    [kept] = [name for name in contents(laptop) if ".diverged-" in name]
+    third = tmp_path / "third"
+    out("sync", laptop, third)
+    assert contents(third)[kept] == ["hello", "went on"]
+    # Where its own run lost what was kept of it, or is damaged, it comes back.
+    (header,) = (server / "traces" / "both").glob("trace.json")
+    header.write_bytes(b"torn")
+    run("sync", laptop, server)
+    assert kept in {each.name for each in (server / "traces").iterdir()}
 
 
 def test_a_mistyped_name_makes_no_archive(laptop: Path, tmp_path: Path) -> None:

@@ -24,15 +24,15 @@ from traceark.storage.base import AppendStorage, Entry, KeyMissingError
 from traceark.storage.staging import remove_abandoned
 from traceark.store import ArchiveStore
 from traceark.sync import disk
-from traceark.sync.both import keep_both
+from traceark.sync.both import is_own_side, keep_both, may_be_kept
 from traceark.sync.burials import Burials, carried
 from traceark.sync.carry import carry, make_lasting, take_back
-from traceark.sync.compare import Outcome, compare, compare_contents
+from traceark.sync.compared import compared
 from traceark.sync.listing import Listing, is_same, listing
 from traceark.sync.putting import ChangedMeanwhileError
 from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
-from traceark.sync.sides import Side, UnreadableError, look, reading
+from traceark.sync.sides import UnreadableError, look, reading
 from traceark.sync.still import files_of, stand_still
 from traceark.tombstones import buried
 
@@ -248,7 +248,8 @@ class _Sync:
             # Traces that a sync had moved there may be told of now that was killed before their names lasted.
             await target.sync_names(TRACES)
             await asyncio.to_thread(remove_abandoned, there)
-            plain = sorted(key for key in left - set(known) if not self.burials.concern(ids[key]))
+            concerned = {key for key in left if self.burials.concern(ids[key]) or may_be_kept(ids[key])}
+            plain = sorted(left - set(known) - concerned)
             left -= await self._copied_plainly(here, there, plain, ids)
         return [ids[key] for key in sorted(left)]
 
@@ -332,12 +333,14 @@ class _Sync:
             if there is None and trace_id in self._begun:
                 await take_back(self.target.storage, trace_id, self._begun[trace_id])
             return None
+        if there is None and await is_own_side(side, self.target.storage):
+            return SyncedTrace(trace_id, "same", "it is the target's own side of a trace that diverged")
         if self.options.redact:
             side = await (await redacted(side, self.options.redact)).side()
         if self.burials.forbid(side, there):
             told = how_redacted(side.header, there.header) if there is not None else None
             return SyncedTrace(trace_id, "buried", told or "")
-        found = await _compared(side, there)
+        found = await compared(side, there)
         told_apart = found.outcome == "diverged" and not self.options.dry_run
         if told_apart and not await stand_still(side, there, self.source.storage):
             raise ChangedMeanwhileError(f"trace {trace_id!r} is written to on both sides; sync again")
@@ -360,25 +363,3 @@ class _Sync:
         if is_sealed and side.manifest is None:
             await self.target.seal(trace_id)
         return SyncedTrace(trace_id, found.outcome, copied_bytes=written)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    outcome: Outcome
-    where: str = ""
-    side: str = ""
-
-
-async def _compared(side: Side, there: Side | None) -> _Found:
-    if there is None:
-        return _Found("new")
-    if side.header.incarnation == there.header.incarnation:
-        found = compare(await side.copy(), await there.copy())
-        if found.outcome == "same" and side.manifest is not None and there.manifest is None:
-            return _Found("forward")  # sealed since
-    else:
-        found = compare_contents(await side.content(), await there.content())
-        told = how_redacted(side.header, there.header)
-        if told is not None and found.outcome != "same":
-            return _Found("redacted", told)
-    return _Found(found.outcome, found.where, found.side or side.header.incarnation)
