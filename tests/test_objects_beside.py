@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from traceark.errors import DamagedTraceWarning
+from traceark.errors import DamagedTraceWarning, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
 from traceark.manifest import encode_manifest, sha256
 from traceark.models import Goal, Message, Trace
 from traceark.redacting import redact
+from traceark.storage.base import Entry
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
 
@@ -268,3 +269,27 @@ async def test_what_was_created_and_is_gone_again_is_a_conflict_and_no_error(mon
         await one.seal("t")
         assert deleted and await is_sealed(one)
         assert await one.verify(deep=True) == []
+
+
+async def test_who_joins_an_opening_from_before_the_trace_was_made_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stores() as (one, _):
+        real, looked, made = one.storage.list, asyncio.Event(), asyncio.Event()
+
+        async def listed(prefix: str) -> dict[str, Entry]:
+            entries = await real(prefix)
+            if prefix == trace_prefix("late") and not looked.is_set():
+                looked.set()
+                await made.wait()
+            return entries
+
+        monkeypatch.setattr(one.storage, "list", listed)
+        early = asyncio.create_task(one.append_event("late", "told", None))
+        await looked.wait()
+        async with ArchiveStore(one.url) as other:
+            await other.create_trace(Trace(trace_id="late"))
+        later = asyncio.create_task(one.append_event("late", "told", None))
+        await asyncio.sleep(0.01)
+        made.set()
+        assert await later > 0
+        with pytest.raises(TraceNotFoundError):
+            await early

@@ -205,11 +205,16 @@ class TracePool:
             await self.ready()
             if trace_id in self._open:
                 return  # another task opened it meanwhile
-            if trace_id not in self._opening:
+            if is_first := trace_id not in self._opening:
                 opening = self._opening[trace_id] = asyncio.ensure_future(self._open_trace(trace_id))
                 # Looked at even where all who wait are cancelled: else it is logged as never retrieved.
                 opening.add_done_callback(lambda done: done.cancelled() or done.exception())
-            await asyncio.shield(self._opening[trace_id])
+            try:
+                await asyncio.shield(self._opening[trace_id])
+            except TraceNotFoundError:
+                if is_first:
+                    raise
+                # It may have been made after that opening had looked: `opened` looks again.
         finally:
             self._awaited[trace_id] -= 1
             if not self._awaited[trace_id]:
