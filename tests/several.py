@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import warnings
 from collections import deque
@@ -301,14 +302,17 @@ class Several(Looks):
         assert not found, found[0]
 
     def amiss(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Leave out notes, what a sync that was cut short left, and without locks what was deleted beside writers."""
-        deleted = {each.trace for each in self.account.deeds if each.did == "delete"} if self.in_memory else set()
+        """Leave out notes, what calls that were cut short left, and without locks what was deleted beside writers."""
+        deletions = [each for each in self.account.deeds if each.did == "delete"]
+        deleted = {each.trace for each in deletions} if self.in_memory else set()
+        in_part = {each.trace for each in deletions if math.isinf(each.ended)}
         return [
             each
             for each in findings
             if not each.is_note
             and not (each.trace_id in deleted and "another incarnation" in each.meaning)
             and not (self.cut_short and each.meaning == HEADLESS)
+            and not (each.trace_id in in_part and each.meaning.endswith("its deletion was interrupted"))
         ]
 
     async def remake(self, store: ArchiveStore, step: Step) -> None:

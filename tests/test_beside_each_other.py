@@ -207,6 +207,22 @@ async def test_a_sync_beside_a_redaction_copies_a_whole_trace(tmp_path: Path, mo
         assert await there.verify(deep=True) == []
 
 
+async def test_what_a_copy_that_broke_off_left_goes_though_a_redaction_has_not_removed_it_yet(tmp_path: Path) -> None:
+    async with stores(tmp_path / "here", tmp_path / "there") as (here, there):
+        await say(here, "ann@example.org")
+        await here.seal("t")
+        log = Path("traces", "t", "messages")
+        [part] = (tmp_path / "here" / log).iterdir()
+        data = part.read_bytes()
+        assert (await redact(here, ["t"], dry_run=False)).replaced
+        (tmp_path / "there" / log).mkdir(parents=True)
+        for place in ("here", "there"):
+            (tmp_path / place / log / part.name).write_bytes(data)
+        assert (await sync(here, there)).is_clean
+        assert await said(there) == ["one", "[redacted:email]"]
+        assert await there.verify(deep=True) == []
+
+
 async def _all(wanted: Any) -> list[str]:
     return list(wanted)
 

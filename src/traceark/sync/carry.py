@@ -133,7 +133,8 @@ async def _publish(
     # The versions that stand there: those that were compared, and then those that were put.
     stand = versions(present)
     undo = Undo(side, target)
-    for name in side.log_files():
+    ours = dict.fromkeys(side.log_files())
+    for name in ours:
         entry = present.get(name)
         if entry is not None and entry.size == side.entries[name].size and is_part(name):
             continue  # a part's name tells its content
@@ -157,7 +158,8 @@ async def _publish(
         await undo.unless_too_late(present, there, stand)
     if check:
         await _check(side, target, {name: digest for name, digest in put.items() if digest is not None}, stand)
-    superseded = [name for name in present if is_log_file(name) and name not in side.entries]
+    # Also what the source itself still has of another incarnation: a redaction there is about to remove it.
+    superseded = [name for name in present if is_log_file(name) and name not in ours]
     if superseded and not isinstance(target, AppendStorage):
         superseded = await _droppable(side, target, superseded)
     await target.delete(f"{prefix}/{name}" for name in superseded)
