@@ -303,9 +303,8 @@ class Several(Looks):
 
     def amiss(self, findings: Sequence[Finding]) -> list[Finding]:
         """Leave out notes, what calls that were cut short left, and without locks what was deleted beside writers."""
-        deletions = [each for each in self.account.deeds if each.did == "delete"]
-        deleted = {each.trace for each in deletions} if self.in_memory else set()
-        in_part = {each.trace for each in deletions if math.isinf(each.ended)}
+        deleted = {each.trace for each in self.account.deeds if each.did == "delete"} if self.in_memory else set()
+        in_part = self.remade_in_part()
         return [
             each
             for each in findings
@@ -314,6 +313,12 @@ class Several(Looks):
             and not (self.cut_short and each.meaning == HEADLESS)
             and not (each.trace_id in in_part and each.meaning.endswith("its deletion was interrupted"))
         ]
+
+    def remade_in_part(self) -> set[str]:
+        """Return the traces of which a deletion was cut short, or making one anew behind it."""
+        return {
+            each.trace for each in self.account.deeds if each.did in ("delete", "create") and math.isinf(each.ended)
+        }
 
     async def remake(self, store: ArchiveStore, step: Step) -> None:
         with self.account.deed("delete", step.trace):

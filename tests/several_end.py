@@ -6,6 +6,7 @@ import asyncio
 import io
 import math
 import warnings
+from contextlib import suppress
 from fractions import Fraction
 
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from account import secrets_in, text_of
 from several import Several
 from several_steps import HERE, THERE
 from traceark.changes import Replay
-from traceark.errors import SpoolPendingWarning
+from traceark.errors import SpoolPendingWarning, TraceNotFoundError
 from traceark.models import Event, GoalTree, JsonObject, Message, Trace
 from traceark.redacting import redact
 from traceark.storage.base import Storage
@@ -60,6 +61,11 @@ async def end(several: Several) -> None:
         await sums_up(store, trace, several.totals_are_set)
     told = account.history()
     assert not told, told[0]
+    for trace in several.remade_in_part():
+        if await here.get_trace(trace) is None:
+            # As `verify` says.
+            with suppress(TraceNotFoundError):
+                await here.delete_trace(trace)
     await whole(several, here)
     await whole(several, there)
     await moves(several, here, there)
