@@ -106,3 +106,13 @@ def test_a_strict_import_stops_before_a_document_that_breaks_off(tmp_path: Path)
     into = store()
     assert asyncio.run(import_paths(into, [path], strict=True)).stopped_at == str(path)
     assert said_of(into) == {}
+
+
+def test_what_stands_behind_the_records_of_a_document_that_broke_off_there_is_added(tmp_path: Path) -> None:
+    path, text, into = tmp_path / "run.json", json.dumps(EXPORT, indent=1), store()
+    path.write_text(text[: text.index('"todos"')])
+    assert run(into, path).totals()["new_traces"]
+    path.write_text(text)
+    report = run(into, path)
+    assert report.ok and report.totals()["new_messages"] == 0
+    assert said_of(into)["ses_a"]["header"]["metadata"]["opencode"]["todos"] == []

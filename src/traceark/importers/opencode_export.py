@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from traceark.importers.base import ImportCounts, Problem, SourceTrace
-from traceark.importers.document import document_of, head_of, object_of, without
+from traceark.importers.document import INEXACT, document_of, head_of, object_of, without
 from traceark.importers.jsonl import Row
 from traceark.importers.opencode_trace import SessionTrace, Told
 from traceark.importers.torn import Place
@@ -34,9 +34,11 @@ def is_export(path: Path) -> bool:
 
 def read_export(path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
     """Yield the session's trace; an answer that is not completed yet is what the file's torn end would be."""
+    before = len(counts.problems)
     document = document_of(path, counts, _RECORDS)
     if document is None:
         return
+    is_whole = all(each.reason == INEXACT for each in counts.problems[before:])
     info, messages = object_of(document.get("info")), document.get("messages")
     session = Typed(counts.repaired).identifier(info.get("id"))
     if session is None or not isinstance(messages, list):
@@ -62,7 +64,8 @@ def read_export(path: Path, counts: ImportCounts) -> Iterator[SourceTrace]:
     if trace.torn_tail is None:
         trace.status("idle")
     source = trace.finish(path)
-    source.file_rows = rows
+    # What stands behind the messages is none of the rows, and of one that broke off there all of it tells more.
+    source.file_rows = rows + is_whole
     yield source
 
 
