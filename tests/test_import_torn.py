@@ -108,9 +108,11 @@ def test_a_strict_import_stops_before_a_document_that_breaks_off(tmp_path: Path)
     assert said_of(into) == {}
 
 
-def test_what_stands_behind_the_records_of_a_document_that_broke_off_there_is_added(tmp_path: Path) -> None:
+def test_what_stands_behind_the_records_is_added_where_a_document_broke_off_after_the_last_of_them(
+    tmp_path: Path,
+) -> None:
     path, text, into = tmp_path / "run.json", json.dumps(EXPORT, indent=1), store()
-    path.write_text(text[: text.index('"todos"')])
+    path.write_text(text[: text.rindex("]", 0, text.rindex('"todos"'))])
     assert run(into, path).totals()["new_traces"]
     path.write_text(text)
     report = run(into, path)
