@@ -52,7 +52,7 @@ torture: export HYPOTHESIS_PROFILE := thorough
 torture: $(STAMP)
 	@echo "SEED=$(SEED)"
 	@$(BIN)/python -m pytest tests/test_endurance.py
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-seed=$(SEED) \
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --hypothesis-seed=$(SEED) \
 		$$(grep -lE '^from profiles import|hypothesis' tests/test_*.py | grep -v -e structure -e endurance -e benchmarks $(if $(WHOLE),,-e conformance))
 
 # Ceph's S3 gateway, a server that shares nothing with those which `make test` installs: a Debian in .ceph/, 0.9 GB, as root.

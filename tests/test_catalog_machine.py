@@ -288,7 +288,7 @@ class CatalogAgainstDirectories(RuleBasedStateMachine):
 
 
 TestCatalogAgainstDirectories = CatalogAgainstDirectories.TestCase
-TestCatalogAgainstDirectories.settings = machine_settings(2, 25, thorough=30)
+TestCatalogAgainstDirectories.settings = machine_settings(2, 25, thorough=20)
 
 
 @pytest.mark.parametrize("damages", [1, 2])

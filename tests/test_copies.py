@@ -106,7 +106,7 @@ def test_a_copy_can_be_written_on(filmed: tuple[list[Frame], History], tmp_path:
         leftovers = [each for each in await ArchiveStore(root).verify(deep=True) if ".tmp-" not in each.file]
         assert leftovers == [], prints(copy)
 
-    for at in range(tried(12, 400, 800)):
+    for at in range(tried(12, 200, 800)):
         asyncio.run(check(tmp_path / str(at), choose.choice(frames) if at % 2 else cut(frames, choose)))
 
 

@@ -330,7 +330,7 @@ def test_a_disk_that_stays_full_or_read_only_in_a_sync_is_told_and_takes_no_trac
     def lasting(at: int) -> RecordedFault:
         return RecordedFault(at, at % 3, lasting=True)
 
-    assert list(wrong_in_a_sync(tmp_path, held, way, lasting, is_known=way == "each", step=tried(797, 61, 4))) == []
+    assert list(wrong_in_a_sync(tmp_path, held, way, lasting, is_known=way == "each", step=tried(797, 97, 4))) == []
 
 
 @pytest.mark.parametrize("name", ["mkdir", "create", "write", "fsync"])

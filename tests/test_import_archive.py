@@ -386,7 +386,7 @@ async def take(store: ArchiveStore, step: tuple[Any, ...]) -> None:
         pass
 
 
-@settings(max_examples=tried(5, 80, 600), deadline=None)
+@settings(max_examples=tried(5, 50, 600), deadline=None)
 @given(st.lists(st.lists(STEPS, max_size=6), min_size=1, max_size=3))
 @example(
     [[("tree",), ("message", "1", None, None, None), ("stats", "1", "self_stats", GoalStats(preview="a"))], [("tree",)]]

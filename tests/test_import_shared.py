@@ -127,7 +127,7 @@ def files_of(folder: Path) -> set[str]:
 def test_an_import_of_many_files_killed_again_and_again_ends_as_one_that_was_not(tmp_path: Path) -> None:
     source, runs = tmp_path / "sources", tmp_path / "killed"
     source.mkdir()
-    count, kills = tried(12, 2_000, 100_000), tried(1, 3, 6)
+    count, kills = tried(12, 800, 100_000), tried(1, 3, 6)
     sessions_of(source, count // 2)
     command = [sys.executable, "-m", "traceark", "import", str(source), "--to", str(runs), "--jobs", "2"]
     dice = random.Random(SEED)

@@ -129,14 +129,14 @@ async def _awaited(found: Awaitable[Answer]) -> Answer:
 def test_a_loss_of_power_takes_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     calls, ledger = recorded(tmp_path / "recorded", "fsync")
     found = faults(
-        tmp_path, calls, lambda root, at: judged(root, ledger, at), step=tried(353, 17, 4), samples=tried(1, 2)
+        tmp_path, calls, lambda root, at: judged(root, ledger, at), step=tried(353, 29, 4), samples=tried(1, 2)
     )
     assert list(found) == []
 
 
 def test_with_durability_os_nothing_that_is_left_is_wrong(tmp_path: Path) -> None:
     calls, _ = recorded(tmp_path / "recorded", "os")
-    found = faults(tmp_path, calls, lambda root, at: reads(root), step=tried(211, 17, 4), samples=tried(1, 2))
+    found = faults(tmp_path, calls, lambda root, at: reads(root), step=tried(211, 29, 4), samples=tried(1, 2))
     assert list(found) == []
 
 
@@ -182,7 +182,7 @@ def losses_in_a_sync(
 def test_a_loss_of_power_in_a_sync_takes_no_trace_and_makes_none_wrong(
     tmp_path: Path, held: Held, way: str, is_known: bool
 ) -> None:
-    found = losses_in_a_sync(tmp_path, held, way, is_known=is_known, step=tried(257, 29, 2), samples=tried(1, 2))
+    found = losses_in_a_sync(tmp_path, held, way, is_known=is_known, step=tried(257, 53, 2), samples=tried(1, 2))
     assert list(found) == []
 
 
@@ -288,13 +288,12 @@ def _calls_until_killed(root: Path, work: Callable[[Path], Awaitable[None]], at:
 
 
 def done_after_a_kill(
-    folder: Path, work: Callable[[Path], Awaitable[None]], before: Path | None = None
+    folder: Path, work: Callable[[Path], Awaitable[None]], before: Path | None = None, step: int = 1
 ) -> Iterator[tuple[Path, str]]:
     """Yield what a loss of power may leave of something done that a killed process had begun, and where it was killed.
 
-    That is for each call that process was killed at; `before` is what there was before it.
+    That is for one in `step` of the calls that process was killed at; `before` is what there was before it.
     """
-    step = tried(23, 1)
     at, was_killed = 1 + SEED % step, True
     while was_killed:
         root, seen = folder / str(at), Recorder()
@@ -318,7 +317,7 @@ def done_after_a_kill(
 
 def test_what_is_acknowledged_lasts_though_who_began_it_was_killed(tmp_path: Path) -> None:
     """The trace, or the very message, is there already, and perhaps not on stable storage."""
-    for archive, when in done_after_a_kill(tmp_path, _write):
+    for archive, when in done_after_a_kill(tmp_path, _write, step=tried(23, 1)):
         message = asyncio.run(_message(archive))
         assert message is not None and message.content == "one", when
 
@@ -356,7 +355,7 @@ def test_what_an_import_tells_of_lasts_though_who_brought_it_was_killed(tmp_path
         asyncio.run(run(before, known))
     asyncio.run(work(tmp_path))
     wanted = asyncio.run(shown(tmp_path / "archive"))
-    for archive, when in done_after_a_kill(tmp_path, work, before):
+    for archive, when in done_after_a_kill(tmp_path, work, before, step=tried(23, 4, 1)):
         assert asyncio.run(shown(archive)) == wanted, when
 
 
@@ -518,7 +517,7 @@ async def _steps(archive: Path) -> set[str]:
 @pytest.mark.parametrize("reopens", [False, True])
 def test_what_is_acknowledged_lasts_though_a_sync_failed_before(tmp_path: Path, reopens: bool) -> None:
     """The call that failed left something that the one that is tried again finds there."""
-    step = tried(13, 1)
+    step = tried(13, 2, 1)
     at, failed = 1 + SEED % step, 0
     while True:
         root, failing = tmp_path / str(at), Failing(at)
@@ -548,4 +547,4 @@ def test_what_is_acknowledged_lasts_though_a_sync_failed_before(tmp_path: Path, 
             assert not lost, f"{lost} after {name}; sync {at} failed: {failing.failed}"
         shutil.rmtree(root)
         at += step
-    assert failed > tried(0, 20)
+    assert failed > tried(0, 10)

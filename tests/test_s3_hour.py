@@ -279,4 +279,4 @@ async def test_an_hour_in_bad_weather_loses_nothing(monkeypatch: pytest.MonkeyPa
 async def test_an_hour_on_a_server_in_bad_weather_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, ministack_server: S3Server
 ) -> None:
-    await endure(monkeypatch, ministack_server.place, ministack_server.storage_options, SEED, 200)
+    await endure(monkeypatch, ministack_server.place, ministack_server.storage_options, SEED, tried(0, 140, 200))

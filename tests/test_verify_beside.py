@@ -149,7 +149,7 @@ async def test_a_write_that_goes_on_is_no_finding_and_one_that_was_interrupted_i
 
 async def _write(url: str, name: str) -> None:
     async with ArchiveStore(url, durability="os") as store:
-        for at in range(tried(15, 400)):
+        for at in range(tried(15, 250, 1000)):
             trace_id = f"{name}-{at}"
             await store.create_trace(Trace(trace_id=trace_id))
             await store.add_goal(trace_id, Goal(id="1"))

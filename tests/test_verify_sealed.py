@@ -354,7 +354,7 @@ CHANGES = st.sampled_from(
 def test_the_quick_look_finds_nothing_wrong_only_where_the_careful_one_does(made: Path, long_from: int) -> None:
     looks: Counter[bool] = Counter()
 
-    @settings(max_examples=tried(40, 600, 1500))
+    @settings(max_examples=tried(40, 400, 1500))
     @given(st.lists(CHANGES, min_size=1, max_size=3))
     def look(changes: list[tuple[LogName, str, Any, int]]) -> None:
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

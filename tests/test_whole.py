@@ -64,7 +64,7 @@ async def told(store: ArchiveStore, trace_id: str = "t") -> dict[str, Any]:
     }
 
 
-@settings(max_examples=tried(14, 120, 1500))
+@settings(max_examples=tried(14, 80, 1500))
 @given(headers, messages, events, trees)
 @example({"status": "completed"}, [], [], None)
 @example({"status": "completed"}, [{"message_id": "t-0001"}, {}, {"sequence": 2}], [("begun", "\ud800")], None)
