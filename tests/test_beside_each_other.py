@@ -207,6 +207,24 @@ async def test_a_sync_beside_a_redaction_copies_a_whole_trace(tmp_path: Path, mo
         assert await there.verify(deep=True) == []
 
 
+@pytest.mark.parametrize("made_anew", [True, False])
+async def test_a_sync_does_not_bring_back_what_is_deleted_at_its_target_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_anew: bool
+) -> None:
+    async def deleted() -> None:
+        await other.delete_trace("t")
+        if made_anew:
+            await other.create_trace(Trace(trace_id="t"))
+
+    async with stores(tmp_path / "here", tmp_path / "there", tmp_path / "there") as (here, there, other):
+        assert (await sync(here, there)).is_clean
+        await say(here, "two")
+        # When the sync has begun, and has not looked at the trace yet.
+        before(monkeypatch, there, "read_versioned", f"{PREFIX}/{HEADER}", deleted)
+        assert (await sync(here, there)).outcomes == {"buried": 1}
+        assert await said(there) == []
+
+
 async def test_what_a_copy_that_broke_off_left_goes_though_a_redaction_has_not_removed_it_yet(tmp_path: Path) -> None:
     async with stores(tmp_path / "here", tmp_path / "there") as (here, there):
         await say(here, "ann@example.org")

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from functools import cached_property
 
 from traceark.errors import CorruptFileError, UnsupportedFormatError
-from traceark.storage.base import KeyExistsError
+from traceark.layout import tombstone_key
+from traceark.storage.base import KeyExistsError, KeyMissingError, Storage
 from traceark.store import ArchiveStore
 from traceark.sync.sides import Side, UnreadableError, look, reading
 from traceark.tombstones import Buried, Tombstone, buried, read_tombstone
 
 
-@dataclass
 class Burials:
-    """The tombstones of a target, as it was when a sync began."""
+    """The tombstones of a target: those that it had when they were read, and those that were met since.
 
-    at_target: set[Buried]
+    Parameters
+    ----------
+    storage : Storage
+        Of the target.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._at_target: set[Buried] = set()
+        self._ids: set[str] = set()
+
+    async def read(self) -> None:
+        """Read all; once the traces were listed, so that those of all that were deleted before that are among them."""
+        self._at_target = await buried(self._storage)
+        self._ids = {trace_id for trace_id, _ in self._at_target}
 
     def concern(self, trace_id: str) -> bool:
         """Say whether some run of an id was deleted, so that which one it is has to be looked at."""
         return trace_id in self._ids
 
-    @cached_property
-    def _ids(self) -> set[str]:
-        return {trace_id for trace_id, _ in self.at_target}
+    async def forbid(self, side: Side, there: Side | None, *, as_listed: bool) -> bool:
+        """Say whether a source's trace was deleted at the target; not where the target holds this very run.
 
-    def forbid(self, side: Side, there: Side | None) -> bool:
-        """Say whether a source's trace was deleted at the target; not where the target holds this very run."""
+        Unless the target's trace is `as_listed`, it may have been deleted since, and is asked for by itself.
+        """
         incarnation = side.header.incarnation
-        if (side.trace_id, incarnation) not in self.at_target:
+        if there is not None and there.header.incarnation == incarnation:
             return False
-        return there is None or there.header.incarnation != incarnation
+        run = (side.trace_id, incarnation)
+        return run in self._at_target or (not as_listed and await self._has_tombstone(*run))
+
+    async def _has_tombstone(self, trace_id: str, incarnation: str) -> bool:
+        try:
+            with reading(self._storage):
+                await self._storage.read(tombstone_key(trace_id, incarnation))
+        except KeyMissingError:
+            return False
+        return True
 
 
 async def carried(

@@ -34,7 +34,6 @@ from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
 from traceark.sync.sides import UnreadableError, look, reading
 from traceark.sync.still import files_of, stand_still
-from traceark.tombstones import buried
 
 # Called with traces done, of how many, and bytes written so far.
 Progress = Callable[[int, int, int], None]
@@ -129,7 +128,7 @@ async def sync(
     chosen = await source.trace_ids(**filters) if filters else None
     if not options.dry_run:
         await target.make_ready()
-    return await _Sync(source, target, options, progress, Burials(await buried(target.storage))).run(chosen)
+    return await _Sync(source, target, options, progress).run(chosen)
 
 
 def refuse_spool(verb: str, *stores: ArchiveStore) -> None:
@@ -162,8 +161,7 @@ async def sync_trace(
     StorageError
     """
     await target.make_ready()
-    burials = Burials(await buried(target.storage))
-    return await _Sync(source, target, options or SyncOptions(), None, burials).one(trace_id)
+    return await _Sync(source, target, options or SyncOptions(), None).one(trace_id)
 
 
 @dataclass(slots=True)
@@ -172,11 +170,14 @@ class _Sync:
     target: ArchiveStore
     options: SyncOptions
     progress: Progress | None
-    burials: Burials
     report: SyncReport = field(default_factory=SyncReport)
     _done: int = 0
     # Of traces that were begun to be copied to where there was none, which files.
     _begun: dict[str, set[str]] = field(default_factory=dict)
+    _burials: Burials = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._burials = Burials(self.target.storage)
 
     async def run(self, chosen: list[str] | None) -> SyncReport:
         gone: set[str] = set()
@@ -185,6 +186,7 @@ class _Sync:
             pinned = await self.target.pinned()
             gone = await self._carry_tombstones(pinned)
         ours, theirs = await listing(self.source.storage), await listing(self.target.storage)
+        await self._burials.read()
         for key in ours.strangers:
             self.report.problems.append(f"{self.source.url}/{TRACES}/{key}: its name is no trace key; it was left")
         wanted = sorted(ours.traces if chosen is None else ours.traces.keys() & set(chosen))
@@ -248,7 +250,7 @@ class _Sync:
             # Traces that a sync had moved there may be told of now that was killed before their names lasted.
             await target.sync_names(TRACES)
             await asyncio.to_thread(remove_abandoned, there)
-            concerned = {key for key in left if self.burials.concern(ids[key]) or may_be_kept(ids[key])}
+            concerned = {key for key in left if self._burials.concern(ids[key]) or may_be_kept(ids[key])}
             plain = sorted(left - set(known) - concerned)
             left -= await self._copied_plainly(here, there, plain, ids)
         return [ids[key] for key in sorted(left)]
@@ -337,7 +339,7 @@ class _Sync:
             return SyncedTrace(trace_id, "same", "it is the target's own side of a trace that diverged")
         if self.options.redact:
             side = await (await redacted(side, self.options.redact)).side()
-        if self.burials.forbid(side, there):
+        if await self._burials.forbid(side, there, as_listed=free is not None):
             told = how_redacted(side.header, there.header) if there is not None else None
             return SyncedTrace(trace_id, "buried", told or "")
         found = await compared(side, there)
