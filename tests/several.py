@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from account import Account, Deed, text_of, value_of
+from account import Account, Deed, Did, text_of, value_of
 from several_looks import Looks
 from several_steps import HERE, SPOOLED, STORES, THERE, Step
 from simulated import SimulatedLoop, simulated
@@ -302,23 +302,24 @@ class Several(Looks):
         assert not found, found[0]
 
     def amiss(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Leave out notes, what calls that were cut short left, and without locks what was deleted beside writers."""
+        """Leave out notes, and what is left for now, by verify's word, of what goes on or was cut short.
+
+        And where no locks are what was deleted beside writers.
+        """
         deleted = {each.trace for each in self.account.deeds if each.did == "delete"} if self.in_memory else set()
-        in_part = self.remade_in_part()
+        made, redacted = self.in_part("create", "delete"), self.in_part("redact")
         return [
             each
             for each in findings
             if not each.is_note
-            and not (each.trace_id in deleted and "another incarnation" in each.meaning)
-            and not (self.cut_short and each.meaning == HEADLESS)
-            and not (each.trace_id in in_part and each.meaning.endswith("its deletion was interrupted"))
+            and not (each.trace_id in deleted | redacted and "another incarnation" in each.meaning)
+            and not ((self.cut_short or each.trace_id in made) and each.meaning == HEADLESS)
+            and not (each.trace_id in made and each.meaning.endswith("its deletion was interrupted"))
         ]
 
-    def remade_in_part(self) -> set[str]:
-        """Return the traces of which a deletion was cut short, or making one anew behind it."""
-        return {
-            each.trace for each in self.account.deeds if each.did in ("delete", "create") and math.isinf(each.ended)
-        }
+    def in_part(self, *deeds: Did) -> set[str]:
+        """Return the traces to which something is being done, or was begun to be and cut short."""
+        return {each.trace for each in self.account.deeds if each.did in deeds and math.isinf(each.ended)}
 
     async def remake(self, store: ArchiveStore, step: Step) -> None:
         with self.account.deed("delete", step.trace):

@@ -61,7 +61,7 @@ async def end(several: Several) -> None:
         await sums_up(store, trace, several.totals_are_set)
     told = account.history()
     assert not told, told[0]
-    for trace in several.remade_in_part():
+    for trace in several.in_part("create", "delete"):
         if await here.get_trace(trace) is None:
             # As `verify` says.
             with suppress(TraceNotFoundError):
