@@ -108,6 +108,21 @@ async def test_a_trace_that_somebody_holds_is_looked_at_again(archive: Path) -> 
     assert await checking == []
 
 
+async def test_a_trace_that_takes_somebody_long_to_make_is_a_note(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling, "_LOOKS", 2)
+    store = ArchiveStore(archive)
+    (archive / trace_prefix("live") / HEADER).unlink()
+    lock = store.storage.lock(f"{trace_prefix('live')}/{LOCK}")  # type: ignore[attr-defined]
+    assert lock.try_acquire()
+    for named in ("live", None):
+        [note] = [each for each in await store.verify(named) if each.trace_id == "live"]
+        assert note.is_note and note.file.endswith(HEADER) and "somebody is making the trace" in note.meaning
+    lock.close()
+    assert not any(each.is_note for each in await store.verify("live"))
+
+
 async def test_what_stays_wrong_is_found_though_somebody_goes_on_writing(archive: Path) -> None:
     store, is_done = ArchiveStore(archive, durability="os"), False
     strange = archive / trace_prefix("live") / "notes.txt"

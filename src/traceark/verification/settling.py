@@ -37,6 +37,11 @@ def is_kept(storage: Storage, entry: Entry) -> bool:
     return time.time() - entry.modified < storage.grace_seconds
 
 
+def is_locked(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> bool:
+    """Say whether somebody holds a trace's lock at this moment."""
+    return LOCK in entries and isinstance(storage, AppendStorage) and storage.is_locked(f"{prefix}/{LOCK}")
+
+
 async def looks(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> AsyncIterator[Mapping[str, Entry]]:
     """Yield a trace's files as they were listed, and then, as long as they change, as they are now.
 
@@ -56,7 +61,7 @@ async def looks(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> 
 
 def _in_the_middle(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> bool:
     """Say whether somebody is at work on a trace, or it may be on the way to being one, or to being gone."""
-    if LOCK in entries and isinstance(storage, AppendStorage) and storage.is_locked(f"{prefix}/{LOCK}"):
+    if is_locked(storage, prefix, entries):
         return True
     if HEADER in entries:
         return False

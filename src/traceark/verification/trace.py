@@ -25,7 +25,7 @@ from traceark.verification.links import Links
 from traceark.verification.names import is_foreign, is_unfinished
 from traceark.verification.plain import not_plain
 from traceark.verification.recount import fold_to, tells_of, wrong_stats, wrong_totals
-from traceark.verification.settling import is_kept, is_under_way
+from traceark.verification.settling import is_kept, is_locked, is_under_way
 
 
 class TraceCheck:
@@ -57,6 +57,11 @@ class TraceCheck:
         return self.found
 
     async def _run(self) -> None:
+        if HEADER not in self.entries and is_locked(self.storage, self.prefix, self.entries):
+            # However long that takes.
+            meaning, remedy = "it is not there: somebody is making the trace, or removing it", "verify again later"
+            self.found.append(Finding(self.trace_id, f"{self.prefix}/{HEADER}", None, meaning, remedy, is_note=True))
+            return
         if HEADER not in self.entries:
             self.find(
                 HEADER,
