@@ -167,12 +167,12 @@ def wrong(folder: Path, make: Callable[[int], Fault], *, step: int) -> Iterator[
 
 
 def test_an_error_loses_nothing_and_is_told(tmp_path: Path) -> None:
-    step = tried(499, 17, 4)
+    step = tried(499, 29, 4)
     assert list(wrong(tmp_path, lambda at: Fault(at, at // step), step=step)) == []
 
 
 def test_half_a_write_loses_nothing_and_is_told(tmp_path: Path) -> None:
-    assert list(wrong(tmp_path, lambda at: Fault(at, half=True, name="write"), step=tried(31, 3, 1))) == []
+    assert list(wrong(tmp_path, lambda at: Fault(at, half=True, name="write"), step=tried(31, 5, 1))) == []
 
 
 @pytest.mark.parametrize("header_is_gone", [False, True])

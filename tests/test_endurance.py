@@ -18,7 +18,7 @@ from benchmarks.endurance import Endured, figures, many_traces, one_trace, told
 from profiles import tried
 
 ROUND = tried(25, 100)
-MESSAGES, TRACES = tried(6_000, 120_000, 1_000_000), tried(200, 2_000, 100_000)
+MESSAGES, TRACES = tried(6_000, 60_000, 1_000_000), tried(200, 2_000, 100_000)
 # What is kept of each message of an open trace: its id and what the totals need to change it by.
 MOST_BYTES_PER_MESSAGE = 400
 # Both stores keep the catalog in memory, which grows by a row of each trace; besides, what is in use comes and goes.

@@ -56,7 +56,7 @@ def rows_of(table: CatalogTable, query: TraceQuery) -> list[str]:
     return [row["trace_id"] for row in table.query(text, bound, query.filter.where).to_pylist()]
 
 
-@settings(max_examples=tried(30, 500), deadline=None)
+@settings(max_examples=tried(30, 250, 1000), deadline=None)
 @given(
     traces=st.lists(TRACES_MADE, max_size=12, unique_by=lambda trace: trace.trace_id),
     column=st.sampled_from(["agent_type", "total_cost", "total_tokens", "created_at", "completed_at", "trace_id"]),

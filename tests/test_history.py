@@ -134,13 +134,13 @@ def register_histories(draw: st.DrawFn) -> list[Operation]:
 
 
 @given(log_histories())
-@settings(max_examples=tried(300, 4_000, 20_000), deadline=None)
+@settings(max_examples=tried(300, 2_000, 20_000), deadline=None)
 def test_of_a_log_it_says_what_a_search_of_all_orders_says(history: list[Operation]) -> None:
     assert (faults(history) == []) == is_linearizable(history)
 
 
 @given(register_histories())
-@settings(max_examples=tried(300, 4_000, 20_000), deadline=None)
+@settings(max_examples=tried(300, 2_000, 20_000), deadline=None)
 def test_of_a_register_it_says_what_a_search_of_all_orders_says(history: list[Operation]) -> None:
     assert (faults(history) == []) == is_linearizable(history)
 

@@ -39,7 +39,7 @@ def check(data: bytes) -> None:
     assert (repr(value), longer.exact, longer.reason) == (repr(longer.value), True, "")
 
 
-@settings(max_examples=tried(200, 2500, 5000), deadline=None)
+@settings(max_examples=tried(200, 1500, 5000), deadline=None)
 @given(VALUES, st.sampled_from(WRITERS))
 def test_a_value_that_a_program_wrote_is_read_exactly_or_refused(value: object, write: object) -> None:
     assert callable(write)
@@ -49,7 +49,7 @@ def test_a_value_that_a_program_wrote_is_read_exactly_or_refused(value: object, 
 PIECES = ["{", "}", "[", "]", ",", ":", '"a"', '"b"', "1", "-0", "1.0", "1e5", "1e999", "NaN", "null", '"\\ud800"', " "]
 
 
-@settings(max_examples=tried(200, 2500, 5000), deadline=None)
+@settings(max_examples=tried(200, 1500, 5000), deadline=None)
 @given(st.lists(st.sampled_from([*PIECES, '{"a":1', '"a":2}', '{"a":1,"a":1}', "0.1000", '"\\u0041"'])))
 @example(['{"a":1', ",", '"a":2}'])
 @example(["[", "-0", "]"])

@@ -107,7 +107,7 @@ def test_a_strange_value_is_kept_wherever_it_stands(name: str) -> None:
     importer, document = DOCUMENTS[name]
     every = list(places(document))
 
-    @settings(max_examples=tried(60, 600, 3000))
+    @settings(max_examples=tried(60, 300, 3000))
     @given(st.sampled_from(every), st.sampled_from(STRANGE), st.booleans())
     @example(every[0], STRANGE[0], False)
     def check(path: tuple[Any, ...], strange: Any, added: bool) -> None:
@@ -119,7 +119,7 @@ def test_a_strange_value_is_kept_wherever_it_stands(name: str) -> None:
 PARTS: dict[str, Any] = {"state": STATE, "events": EVENTS}
 
 
-@settings(max_examples=tried(60, 600, 3000))
+@settings(max_examples=tried(60, 300, 3000))
 @given(
     st.sampled_from([(part, place) for part in PARTS for place in places(PARTS[part])]),
     st.sampled_from(STRANGE),

@@ -134,7 +134,7 @@ def test_what_stands_around_spans_is_an_event_where_it_changes() -> None:
     ]
 
 
-@settings(max_examples=tried(60, 1000, 2000))
+@settings(max_examples=tried(60, 600, 2000))
 @given(st.permutations(RUN))
 def test_spans_may_come_in_any_order(spans: list[Span]) -> None:
     whole, found = built(RUN)[0], built(spans)[0]

@@ -59,7 +59,7 @@ def test_no_format_takes_a_time_from_the_import_or_the_file(tmp_path: Path, name
 
 @pytest.mark.parametrize("name", some(FOLDERS, 3))
 def test_a_corpus_is_the_same_in_any_order_by_any_number_of_processes(tmp_path: Path, name: str) -> None:
-    paths = first_of(corpus(name), tried(700_000, 6_000_000, 1 << 40))
+    paths = first_of(corpus(name), tried(700_000, 3_000_000, 1 << 40))
 
     async def run(url: Path, order: Sequence[Path], workers: int) -> tuple[dict[str, Any], set[str]]:
         async with ArchiveStore(url, durability="os") as into:

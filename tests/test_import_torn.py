@@ -61,7 +61,7 @@ def test_a_document_that_breaks_off_in_a_record_gives_those_before_it(name: str,
 
 
 @pytest.mark.parametrize("name", some(WHOLE, 3))
-@settings(max_examples=tried(5, 200), deadline=None)
+@settings(max_examples=tried(5, 100, 400), deadline=None)
 @given(data=st.data())
 def test_all_of_a_document_that_broke_off_anywhere_adds_what_was_missing(name: str, data: st.DataObject) -> None:
     text = json.dumps(WHOLE[name], indent=data.draw(st.sampled_from([None, 1])))

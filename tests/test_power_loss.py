@@ -317,7 +317,7 @@ def done_after_a_kill(
 
 def test_what_is_acknowledged_lasts_though_who_began_it_was_killed(tmp_path: Path) -> None:
     """The trace, or the very message, is there already, and perhaps not on stable storage."""
-    for archive, when in done_after_a_kill(tmp_path, _write, step=tried(23, 1)):
+    for archive, when in done_after_a_kill(tmp_path, _write, step=tried(23, 2, 1)):
         message = asyncio.run(_message(archive))
         assert message is not None and message.content == "one", when
 

@@ -384,7 +384,7 @@ async def test_questions_that_are_asked_at_once_see_all_that_was_written(
 
         async def ask_on() -> None:
             nonlocal said
-            for _ in range(tried(4, 100)):
+            for _ in range(tried(4, 50)):
                 await store.add_message(traceark.Message(trace_id="t", role="user", content="more"))
                 said += 1
                 least = said

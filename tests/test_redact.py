@@ -468,7 +468,7 @@ async def test_killed_anywhere_it_is_as_before_or_as_after_and_doing_it_again_en
     before = await told(here)
     after = replaced(before)
     ended, seen = False, set()
-    step = tried(11, 1)
+    step = tried(11, 2, 1)
     for count in range(SEED % step, 400, step):
         copy = tmp_path / f"copy-{count}"
         shutil.copytree(here, copy)
@@ -521,7 +521,7 @@ def shape(value: Json) -> Json:
 
 
 @given(st.lists(st.tuples(VALUES, VALUES, TEXTS | PLANTED), min_size=1, max_size=4), st.booleans())
-@settings(deadline=None, max_examples=tried(5, 200, 400))
+@settings(deadline=None, max_examples=tried(5, 120, 400))
 def test_wherever_secrets_were_planted_none_is_left_and_the_rest_is_equal(
     given_messages: list[tuple[Json, Json, str]], sealed: bool
 ) -> None:

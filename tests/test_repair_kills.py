@@ -86,7 +86,7 @@ def test_after_a_kill_between_any_two_file_operations_repair_leaves_all_clean_an
         assert await read(root) == before
         mended += bool(report.mended)
 
-    for at, frame in enumerate(frames[:: tried(41, 3, 1)]):
+    for at, frame in enumerate(frames[:: tried(41, 5, 1)]):
         try:
             asyncio.run(check(tmp_path / str(at), frame))
         except BaseException as error:
@@ -119,7 +119,7 @@ def test_a_copy_in_any_file_order_reads_after_repair_as_before_or_is_left_as_it_
         if before is not None and before["trace"] is not None:
             assert after == before, prints(copy)
 
-    for at in range(tried(8, 150, 600)):
+    for at in range(tried(8, 90, 600)):
         asyncio.run(check(tmp_path / str(at)))
         shutil.rmtree(tmp_path / str(at), ignore_errors=True)  # of a copy without any file there is nothing
 
@@ -166,5 +166,5 @@ def test_a_repair_that_is_killed_anywhere_loses_nothing_and_goes_on(
             assert now.get(name) == data or data in kept or name.endswith(".lock"), name
 
     assert len(film.frames) > 10
-    for at, frame in enumerate(film.frames[1 :: tried(19, 2, 1)]):
+    for at, frame in enumerate(film.frames[1 :: tried(19, 4, 1)]):
         asyncio.run(check(tmp_path / str(at), frame))

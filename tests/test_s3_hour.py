@@ -272,7 +272,7 @@ async def endure(
 @pytest.mark.parametrize("seed", range(SEED, SEED + tried(1, 3, 10)))
 async def test_an_hour_in_bad_weather_loses_nothing(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     names = (f"hour-{seed}-{number}" for number in itertools.count())
-    await endure(monkeypatch, lambda: f"memory://{next(names)}", {}, seed, tried(110, 400, 600))
+    await endure(monkeypatch, lambda: f"memory://{next(names)}", {}, seed, tried(110, 300, 600))
 
 
 @pytest.mark.skipif(not THOROUGH, reason="a server's hour takes minutes: the profile `thorough` has it")

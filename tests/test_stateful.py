@@ -322,7 +322,7 @@ class ArchiveAgainstModel(RuleBasedStateMachine):
 
 
 TestArchiveAgainstModel = ArchiveAgainstModel.TestCase
-TestArchiveAgainstModel.settings = machine_settings(4, 30, thorough=50)
+TestArchiveAgainstModel.settings = machine_settings(4, 30, thorough=35)
 
 
 class ObjectsAgainstModel(ArchiveAgainstModel):
@@ -360,4 +360,4 @@ class ObjectsAgainstModel(ArchiveAgainstModel):
 
 
 TestObjectsAgainstModel = ObjectsAgainstModel.TestCase
-TestObjectsAgainstModel.settings = machine_settings(4, 30, thorough=50)
+TestObjectsAgainstModel.settings = machine_settings(4, 30, thorough=35)

@@ -28,7 +28,7 @@ from traceark.storage.staging import TEMPORARY, staging
 from traceark.store import ArchiveStore
 from traceark.sync import sync
 
-KILLS = tried(1, 20, 200)
+KILLS = tried(1, 12, 200)
 CHANGING = ("write", "link", "rename", "replace", "unlink", "mkdir", "ftruncate")
 
 

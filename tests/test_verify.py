@@ -151,7 +151,7 @@ def test_a_changed_byte_of_a_part_is_never_a_wrong_answer(archive: Path) -> None
 
     async def check() -> None:
         expected = await ArchiveStore(archive).get_trace_messages("compacted")
-        for at in range(0, len(whole), tried(67, 5, 1)):
+        for at in range(0, len(whole), tried(67, 9, 1)):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
             store = ArchiveStore(archive)
             with contextlib.suppress(DamagedTraceError):

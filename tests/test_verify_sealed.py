@@ -398,7 +398,7 @@ ROWS = st.lists(
 ROW = dict.fromkeys(("goal_id", "tokens", "usage", "cost", "duration_ms"))
 
 
-@settings(max_examples=tried(40, 1500, 3000))
+@settings(max_examples=tried(40, 800, 3000))
 @example([{**ROW, "tool_name": f"tool {at}", "sequence": at} for at in range(9)])
 @given(ROWS)
 def test_columns_add_up_to_what_their_rows_do(rows: list[dict[str, Any]]) -> None:

@@ -93,7 +93,7 @@ def test_a_run_is_there_whole_or_not_at_all_whatever_call_fails(tmp_path: Path, 
         return fault
 
     calls = after(sys.maxsize).count
-    assert sum(after(at).hit is not None for at in points(calls, tried(149, 7, 1)))
+    assert sum(after(at).hit is not None for at in points(calls, tried(149, 11, 1)))
 
 
 async def _begun(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_run_that_was_added_when_the_process_dies_is_there_and_the_others_can_
         return killing
 
     calls = len(after(sys.maxsize).calls)
-    assert sum(after(at - 1).is_dead for at in points(calls, tried(149, 7, 1)))
+    assert sum(after(at - 1).is_dead for at in points(calls, tried(149, 11, 1)))
 
 
 async def _added(folder: Path, runs: list[int], ledger: Ledger) -> None:
@@ -168,13 +168,13 @@ async def wrong_or_incomplete(root: Path, runs: int) -> list[str]:
 
 @pytest.mark.parametrize("runs", [1, MANY])
 def test_a_loss_of_power_takes_no_run_that_was_added(tmp_path: Path, runs: int) -> None:
-    assert list(losses(tmp_path, runs, step=tried(89, 5, 1))) == []
+    assert list(losses(tmp_path, runs, step=tried(89, 9, 1))) == []
 
 
 @pytest.mark.parametrize("runs", [1, MANY])
 def test_a_loss_of_power_leaves_no_run_that_is_wrong_with_durability_os(tmp_path: Path, runs: int) -> None:
     calls = recorded(tmp_path, Waiting(runs), runs, "os", Ledger(now=lambda: 0))
-    found = faults(tmp_path, calls, lambda root, at: wrong_or_incomplete(root, runs), step=tried(89, 5, 1), samples=1)
+    found = faults(tmp_path, calls, lambda root, at: wrong_or_incomplete(root, runs), step=tried(89, 9, 1), samples=1)
     assert list(found) == []
 
 
