@@ -420,6 +420,7 @@ async def test_a_full_disk_is_told_and_nothing_is_acknowledged(
 
 async def test_at_any_moment_the_archive_holds_a_true_earlier_state(url: str, spool: Path, sky: Weather) -> None:
     written: list[int] = []
+    seen, states, grown = 0, 0, asyncio.Event()
 
     async def write(store: ArchiveStore) -> None:
         for number in range(120):
@@ -434,11 +435,14 @@ async def test_at_any_moment_the_archive_holds_a_true_earlier_state(url: str, sp
             if number % 11 == 0:
                 await asyncio.sleep(0.01)
                 sky.down_after, sky.sky = None, "fair"
+            if number in (22, 55, 88):
+                # However busy the machine is, it is read in between.
+                grown.clear()
+                await grown.wait()
 
     async with ArchiveStore(url, spool=spool) as store:
         await store.create_trace(Trace(trace_id=RUN))
         writing = asyncio.create_task(write(store))
-        seen, states = 0, 0
         while not writing.done():
             try:
                 found = await contents(ArchiveStore(url))
@@ -446,8 +450,9 @@ async def test_at_any_moment_the_archive_holds_a_true_earlier_state(url: str, sp
                 await asyncio.sleep(0)
                 continue
             assert found == written[: len(found)] and len(found) >= seen
-            states += len(found) > seen
-            seen = len(found)
+            if len(found) > seen:
+                seen, states = len(found), states + 1
+                grown.set()
             await asyncio.sleep(0.001)
         await writing
         sky.down_after, sky.sky = None, "fair"
