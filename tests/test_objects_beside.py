@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from traceark.errors import DamagedTraceWarning, TraceNotFoundError
+from traceark.errors import DamagedTraceWarning, GoalNotFoundError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
 from traceark.manifest import encode_manifest, sha256
 from traceark.models import Goal, Message, Trace
@@ -293,3 +293,30 @@ async def test_who_joins_an_opening_from_before_the_trace_was_made_looks_again(m
         assert await later > 0
         with pytest.raises(TraceNotFoundError):
             await early
+
+
+async def test_the_first_record_of_a_log_is_not_lost_in_what_a_redaction_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def opened() -> None:
+        with pytest.raises(GoalNotFoundError):
+            await other.update_goal("e", "1", summary="none")
+
+    async with stores() as (one, other):
+        await one.create_trace(Trace(trace_id="e", task=SECRET, status="completed"))
+        await one.seal("e")
+        real, key = one.storage.replace, f"{trace_prefix('e')}/{HEADER}"
+        was_asked: list[str] = []
+
+        async def replace(asked: str, *args: Any) -> str:
+            if asked == key and not was_asked:
+                was_asked.append(asked)
+                await opened()
+            return await real(asked, *args)
+
+        monkeypatch.setattr(one.storage, "replace", replace)
+        assert (await redact(one, ["e"], dry_run=False)).replaced
+        assert was_asked
+        await other.add_message(Message(trace_id="e", role="user", content="late"))
+        async with ArchiveStore(URL) as third:
+            assert [each.content for each in await third.get_trace_messages("e")] == ["late"]

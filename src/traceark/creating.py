@@ -57,8 +57,8 @@ class ObjectWriter(LogWriter):
         self._folding = Folding(trace)
         self._known_at = -_KNOWLEDGE_SECONDS
         self._appended_at = -_KNOWLEDGE_SECONDS
-        # The last record of each log that this writer surely wrote.
-        self._own = dict.fromkeys(LOGS, 0)
+        # The last record of each log that this writer surely wrote; in an empty log none is its own.
+        self._own = dict.fromkeys(LOGS, _UNSURE)
         # The headers that were put since the trace was looked at.
         self._put: dict[str, bytes] = {}
 
@@ -174,5 +174,5 @@ class ObjectWriter(LogWriter):
 
     def reset(self) -> None:
         self._known_at = -_KNOWLEDGE_SECONDS
-        self._own = dict.fromkeys(LOGS, 0)
+        self._own = dict.fromkeys(LOGS, _UNSURE)
         self._put.clear()
