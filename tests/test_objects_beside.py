@@ -320,3 +320,22 @@ async def test_the_first_record_of_a_log_is_not_lost_in_what_a_redaction_replace
         await other.add_message(Message(trace_id="e", role="user", content="late"))
         async with ArchiveStore(URL) as third:
             assert [each.content for each in await third.get_trace_messages("e")] == ["late"]
+
+
+async def test_a_redaction_that_gives_way_to_a_seal_leaves_the_goals_that_the_seal_tells_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def sealed_again() -> None:
+        await other.update_trace("t", status="completed")
+        await other.seal("t")
+
+    async with stores() as (one, other):
+        await one.add_goal("t", Goal(id="1", description=SECRET))
+        await one.seal("t")
+        beside(monkeypatch, one, "replace", GOAL_TREE, sealed_again)
+        report = await redact(one, ["t"], dry_run=False)
+        tree, trace = await other.get_goal_tree("t"), await other.get_trace("t")
+        assert tree is not None and trace is not None and trace.status == "completed"
+        assert tree.goals[0].description == (SECRET if report.problems else HIDDEN)
+        async with ArchiveStore(URL) as third:
+            assert await third.verify(deep=True) == []

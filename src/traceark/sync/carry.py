@@ -147,13 +147,17 @@ async def _publish(
         put[name] = None if is_md5(version, data) else sha256(data)
     await undo.unless_alone(present)
     await make_lasting(target, prefix, side.entries.keys() & present.keys())
-    for name, headers in headers_of(side, there):
-        size, version = await put_file(
-            target, f"{prefix}/{name}", headers, is_there=name in stand, whole=True, compared=stand.get(name)
-        )
-        written += size
-        stand[name] = version
-        put[name] = None if is_md5(version, headers) else sha256(headers)
+    try:
+        for name, headers in headers_of(side, there):
+            size, version = await put_file(
+                target, f"{prefix}/{name}", headers, is_there=name in stand, whole=True, compared=stand.get(name)
+            )
+            written += size
+            stand[name] = version
+            put[name] = None if is_md5(version, headers) else sha256(headers)
+    except VersionMismatchError:
+        await undo.tree(present, there, stand)
+        raise
     if there is not None and there.header.incarnation != side.header.incarnation:
         await undo.unless_too_late(present, there, stand)
     if check:

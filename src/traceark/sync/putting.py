@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from traceark.errors import DamagedTraceError, IncompleteTraceError, StorageError
 from traceark.headers import TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOGS, PartName, SegmentName, parse_log_name
-from traceark.storage.base import AppendStorage, Entry, KeyExistsError, Storage, VersionMismatchError
+from traceark.storage.base import (
+    AppendStorage,
+    Entry,
+    KeyExistsError,
+    KeyMissingError,
+    Storage,
+    VersionMismatchError,
+)
 from traceark.sync.compare import parting
 from traceark.sync.sides import Side
 
@@ -54,6 +62,18 @@ class Undo:
             for key, before, version in self._replaced:
                 await self._target.replace(key, before, version)
         raise ChangedMeanwhileError(f"{self._target.url}/{prefix} was written to meanwhile")
+
+    async def tree(self, present: Mapping[str, Entry], there: Side | None, stand: Mapping[str, str]) -> None:
+        """Put back the goals of a trace whose header somebody replaced before the new one came: they go with that."""
+        was, now = present[GOAL_TREE].version if GOAL_TREE in present else None, stand.get(GOAL_TREE)
+        if there is None or now is None or now == was:
+            return
+        key = f"{self._side.prefix}/{GOAL_TREE}"
+        if there.tree_data is None:
+            await self._target.delete_unchanged({key: now})
+            return
+        with suppress(KeyMissingError, VersionMismatchError):  # replaced since, or gone with the trace
+            await self._target.replace(key, there.tree_data, now)
 
     async def unless_too_late(self, present: Mapping[str, Entry], there: Side, stand: Mapping[str, str]) -> None:
         """Put a trace back that gave way to another incarnation, where somebody went on with it until just now.
