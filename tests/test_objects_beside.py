@@ -339,3 +339,22 @@ async def test_a_redaction_that_gives_way_to_a_seal_leaves_the_goals_that_the_se
         assert tree.goals[0].description == (SECRET if report.problems else HIDDEN)
         async with ArchiveStore(URL) as third:
             assert await third.verify(deep=True) == []
+
+
+async def test_a_manifest_that_was_outrun_a_moment_ago_is_no_finding_and_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stores() as (one, other):
+        await one.seal("t")
+        key = f"{PREFIX}/{MANIFEST}"
+        manifest = await one.storage.read(key)
+        await other.append_event("t", "late", None)
+        await other.update_trace("t", task="later")
+        # As if its writer had not heard of it yet, though the header is as of what it wrote.
+        await one.storage.create(key, manifest)
+        async with ArchiveStore(URL) as third:
+            for deep in (False, True):
+                assert await third.verify("t", deep=deep) == []
+            monkeypatch.setattr(MemoryStorage, "grace_seconds", 0.0)
+            found = await third.verify("t", deep=True)
+        assert any(each.meaning == "the manifest does not list it" for each in found)
