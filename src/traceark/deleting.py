@@ -12,7 +12,8 @@ from traceark.pool import TracePool
 from traceark.storage.base import NO_ROOM, Entry, Storage, VersionMismatchError
 from traceark.tombstones import Tombstone
 
-_ATTEMPTS = 4
+# As many as delete at a time, and some: each tells others once of what it is about to do.
+_ATTEMPTS = 32
 _NO_TOMBSTONE = "there is no room for its tombstone, and a sync would bring it back; delete something else on this disk"
 
 
