@@ -70,17 +70,19 @@ class Several(Looks):
         self.account = Account()
         self.urls = [f"memory://{folder}/{name}" if in_memory else str(folder / name) for name in ("here", "there")]
         self.closed: list[ArchiveStore] = []
+        # What becomes of each store, where it is killed.
+        self.deaths: dict[ArchiveStore, asyncio.Future[None]] = {}
         self.stores = [self.opened() for _ in range(STORES)]
         self.there = self.opened(1)
         self.spooled = None if in_memory else self.with_spool()
         self.texts: dict[tuple[str, str], Message] = {}
         self.totals_are_set: set[str] = set()
         self.packs = self.pushes = 0
-        # Whether a sync was: what it leaves then may be files that are no trace yet.
+        # Whether a sync was, or who synced was killed: what it leaves then may be files that are no trace yet.
         self.cut_short = False
 
     def opened(self, at: int = 0) -> ArchiveStore:
-        return ArchiveStore(
+        store = ArchiveStore(
             self.urls[at],
             durability=self.chance.choice(["fsync", "os"]),
             # A copy in which others tell of changes is written to on both sides.
@@ -88,6 +90,11 @@ class Several(Looks):
             max_open_traces=self.chance.choice([1, 128]),
             cache_dir=self.folder / "cache",
         )
+        self.deaths[store] = asyncio.get_running_loop().create_future()
+        return store
+
+    def is_dead(self, store: ArchiveStore) -> bool:
+        return self.deaths[store].done()
 
     def with_spool(self) -> ArchiveStore:
         return ArchiveStore(self.urls[0], spool=self.folder / "spool", durability="os")
@@ -99,11 +106,11 @@ class Several(Looks):
         with self.account.deed("create", THERE):
             await self.there.create_trace(Trace(trace_id=THERE))
 
-    @staticmethod
-    def pass_time(seconds: float) -> None:
+    @property
+    def loop(self) -> SimulatedLoop:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimulatedLoop)
-        loop.now += seconds
+        return loop
 
     async def run(self, steps: Sequence[Step], at_once: int) -> None:
         """Take the steps, so many at a time."""
@@ -128,13 +135,16 @@ class Several(Looks):
         if step.cancelled_after is not None:
             asyncio.get_running_loop().call_later(step.cancelled_after, task.cancel)
         try:
-            await asyncio.wait([task])
-        finally:
+            await asyncio.wait([task, self.deaths[store]], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
             task.cancel()
-        if task.cancelled():
-            if step.cancelled_after is None:
+            raise
+        if not task.done() or task.cancelled():
+            if step.cancelled_after is None and not self.is_dead(store):
                 raise FaultError(f"{step}: it was cancelled by nobody")
             self.cut_short = self.cut_short or step.kind in ("push", "pull", "pack")
+            # Who syncs and was killed may go on where the other archive is, and be told anything.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             return
         error = task.exception()
         if error is not None and not self.is_allowed(error, step, store, begun):
@@ -343,6 +353,13 @@ class Several(Looks):
             self.closed.append(store)
             self.stores[step.store] = self.opened()
             await store.close()
+
+    async def kill(self, store: ArchiveStore, step: Step) -> None:
+        """End a store as the death of its process does: none of its calls goes on, or is told what came of it."""
+        if not self.is_dead(store) and store not in self.closed:
+            self.loop.dead.add(store.storage)
+            self.deaths[store].set_result(None)
+            self.stores[step.store] = self.opened()
 
     # What moves it
 

@@ -12,7 +12,7 @@ WEIGHTS = {
     "add": 6, "add_many": 2, "add_again": 1, "tell": 3, "tell_many": 1, "change": 3, "set_task": 2, "set_status": 4,
     "set_total": 1, "add_goal": 2, "change_goal": 2, "change_tree": 1, "seal": 4, "compact": 4, "redact": 3,
     "repair": 1, "verify": 1, "remake": 2, "push": 3, "pull": 2, "add_whole": 1, "pack": 1, "add_spooled": 3,
-    "flush": 1, "optimize": 1, "reopen": 1, "take": 1, "read": 8, "list": 1, "ask": 1,
+    "flush": 1, "optimize": 1, "reopen": 1, "kill": 1, "take": 1, "read": 8, "list": 1, "ask": 1,
 }  # fmt: skip
 # Two openings of the archive and more: each is as another process would be.
 STORES = 3

@@ -55,6 +55,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def __init__(self, chance: random.Random) -> None:
         self.now = _BEGAN_AT
         self.chance = chance
+        # The storages of those who were killed: they ask for nothing any more, and hear no answer.
+        self.dead: set[Storage] = set()
+        self._unanswered: list[asyncio.Future[None]] = []
         selector = _Selector()
         selector.loop = self
         super().__init__(selector)
@@ -68,6 +71,13 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if drawn < 0.5:
             return 0.0
         return self.chance.expovariate(1.0) * (0.002 if drawn < 0.9 else 0.05 if drawn < 0.99 else 3.0)
+
+    async def call(self, storage: Storage) -> None:
+        """Let some time of a call of a storage pass: all that there is where its user was killed."""
+        await asyncio.sleep(self.pause())
+        if storage in self.dead:
+            self._unanswered.append(self.create_future())
+            await self._unanswered[-1]
 
     # What the base promises, a future that takes any argument types, cannot be said of this one.
     def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
@@ -162,15 +172,20 @@ def _slow(real: Callable[..., Coroutine[Any, Any, Any]], loop: SimulatedLoop) ->
     async def call(self: Storage, *args: Any, **options: Any) -> Any:
         if asyncio.get_running_loop() is not loop:
             return await real(self, *args, **options)
-        await asyncio.sleep(loop.pause())
+        await loop.call(self)
         answer = await real(self, *args, **options)
-        await asyncio.sleep(loop.pause())
+        await loop.call(self)
         return answer
 
     return call
 
 
 def _end(loop: SimulatedLoop) -> None:
+    if loop.dead:
+        # What those say who were killed, when they are cancelled in the end, is of no interest.
+        loop.dead.clear()
+        loop.set_exception_handler(lambda *_: None)
+
     async def end() -> None:
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:

@@ -39,6 +39,15 @@ def fault(seed: int, steps: Sequence[Step], *, in_memory: bool) -> str | None:
     return None
 
 
+def left_out(in_memory: bool) -> set[str]:
+    """Return the kinds of steps that are not taken.
+
+    Where there are no locks what others write to a trace for minutes after it was deleted is not found by them; and
+    where there are, only the death of the process gives back those of a store.
+    """
+    return {"remake"} if in_memory else {"kill"}
+
+
 def fewest(steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool]) -> list[Step]:
     """Return the fewest steps that still fail, found by leaving out ever fewer at a time."""
     left, size, tries = list(steps), len(steps) // 2, 0
@@ -56,8 +65,7 @@ def fewest(steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool]) -> li
 
 def judge(seed: int, *, in_memory: bool) -> None:
     """Fail with the fewest steps where a seed does."""
-    # What others write to a trace for minutes after it was deleted is not found by them where there are no locks.
-    steps = [step for step in drawn(seed, STEPS) if step.kind != "remake" or not in_memory]
+    steps = [step for step in drawn(seed, STEPS) if step.kind not in left_out(in_memory)]
     told = fault(seed, steps, in_memory=in_memory)
     if told is not None:
         left = fewest(steps, lambda fewer: fault(seed, fewer, in_memory=in_memory) is not None)

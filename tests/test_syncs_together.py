@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from traceark.compact import _finish
 from traceark.errors import IncompleteTraceError
 from traceark.headers import Header
-from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
+from traceark.layout import GOAL_TREE, HEADER, MANIFEST, LogName, trace_prefix
+from traceark.live import OpenTrace
 from traceark.models import Goal, Message, Trace
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
@@ -223,6 +225,49 @@ async def test_a_sync_of_an_older_copy_takes_nothing_away_that_another_one_bring
         assert await said(there) == ["one", "two", "three", "four"]
         assert await there.verify(deep=True) == []
     MemoryStorage.forget(older.removeprefix("memory://"))
+
+
+@pytest.mark.parametrize("changed", [False, True])
+async def test_no_manifest_stands_over_what_a_sync_had_brought_when_another_one_put_the_header(
+    monkeypatch: pytest.MonkeyPatch, changed: bool
+) -> None:
+    older = "memory://together/older"
+    async with archives() as (here, there), ArchiveStore(older) as copy:
+        await here.seal("t")
+        assert (await sync(here, copy)).is_clean
+        await say(here, "two")
+        if changed:
+            await here.compact("t")  # so its header is another one
+            await say(here, "three")
+        before(monkeypatch, there, "create", await segment(here, -1), lambda: sync(copy, there))
+        assert (await sync(here, there)).is_clean
+        assert await said(there) == (["one", "two", "three"] if changed else ["one", "two"])
+        assert not {MANIFEST} & (await there.storage.list(PREFIX)).keys()
+    MemoryStorage.forget(older.removeprefix("memory://"))
+
+
+async def test_a_seal_beside_a_sync_that_brings_a_part_which_holds_more_seals_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with archives() as (here, there):
+        await another()
+        brought = False
+
+        async def finish(trace: OpenTrace, built: dict[LogName, str]) -> None:
+            nonlocal brought
+            if trace.storage is there.storage and not brought:
+                brought = True
+                await say(here, "two")
+                await here.seal("t")
+                await another()  # its part takes the place of the one that was built
+            await _finish(trace, built)
+
+        monkeypatch.setattr("traceark.compact._finish", finish)
+        await there.seal("t")
+        assert brought
+        assert await said(there) == ["one", "two"]
+        assert await there.verify(deep=True) == []
+        assert {MANIFEST} <= (await there.storage.list(PREFIX)).keys()
 
 
 async def test_a_sync_puts_no_header_over_one_that_came_before_it_had_listed_the_files(

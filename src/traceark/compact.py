@@ -149,6 +149,8 @@ async def seal(trace: OpenTrace) -> None:
                 try:
                     await _finish(trace, built)
                     return
+                except KeyMissingError:
+                    continue  # a sync brought a later state, with parts of its own, where no lock keeps others out
                 except VersionMismatchError:
                     # Somebody wrote to it meanwhile, where no lock keeps others out; or sealed another header.
                     with suppress(VersionMismatchError):

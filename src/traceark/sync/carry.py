@@ -13,16 +13,17 @@ from traceark.errors import (
     CorruptFileError,
     TraceNotFoundError,
 )
-from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST
+from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, trace_prefix
 from traceark.lifecycle import locked, remove_remains, versions
 from traceark.log import Files, load_parts, log_names
 from traceark.manifest import sha256
 from traceark.plan import droppable, plan_log
-from traceark.publishing import seals_what_is_there, take_late_manifest
+from traceark.publishing import seals_what_is_there
 from traceark.storage.base import (
     AppendStorage,
     Entry,
     KeyExistsError,
+    KeyMissingError,
     Storage,
     VersionMismatchError,
 )
@@ -38,7 +39,7 @@ from traceark.sync.putting import (
     keeps_offsets,
     put_file,
 )
-from traceark.sync.sides import Side
+from traceark.sync.sides import Side, look
 
 
 async def carry(
@@ -181,8 +182,37 @@ async def _publish(
         if not is_locked and not await seals_what_is_there(target, prefix, side.header, stand, version):
             raise ChangedMeanwhileError(f"{target.url}/{prefix} was written to meanwhile")
     elif not isinstance(target, AppendStorage):
-        await take_late_manifest(target, prefix, HEADER, side.header_data)
+        await _take_void_manifest(target, side.trace_id)
     return written
+
+
+async def leave(there: Side) -> None:
+    """Leave the target's trace as it is: on stable storage, and under no manifest that does not tell of it.
+
+    Raises
+    ------
+    KeyMissingError
+        A file of it is not there any more.
+    """
+    if isinstance(there.storage, AppendStorage):
+        await make_lasting(there.storage, there.prefix, there.entries.keys())
+    elif there.manifest is None and MANIFEST in there.entries:
+        await _take_void_manifest(there.storage, there.trace_id)
+
+
+async def _take_void_manifest(target: Storage, trace_id: str) -> None:
+    """Take away a manifest that does not tell of what is there: who put it had not seen what this sync brought.
+
+    Where no lock keeps the one from the other. What changes while it is looked at, whoever changes it looks at then.
+    """
+    key = f"{trace_prefix(trace_id)}/{MANIFEST}"
+    try:
+        await target.read_versioned(key)
+    except KeyMissingError:
+        return  # mostly
+    there = await look(target, trace_id)
+    if there is not None and there.manifest is None and there.is_of_one_moment and MANIFEST in there.entries:
+        await target.delete_unchanged({key: there.entries[MANIFEST].version})
 
 
 async def make_lasting(target: Storage, prefix: str, names: Collection[str]) -> None:
