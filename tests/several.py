@@ -14,13 +14,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from account import Account, Deed, Did, text_of, value_of
 from several_looks import Looks
 from several_steps import HERE, SPOOLED, STORES, THERE, Step
-from simulated import SimulatedLoop, simulated
+from simulated import PROCESS, SimulatedLoop, simulated
 from traceark.errors import (
     BusyError,
     GoalExistsError,
@@ -70,10 +72,11 @@ class Several(Looks):
         self.account = Account()
         self.urls = [f"memory://{folder}/{name}" if in_memory else str(folder / name) for name in ("here", "there")]
         self.closed: list[ArchiveStore] = []
-        # What becomes of each store, where it is killed.
+        # What tells that the process of a store was killed, and is what it is known by.
         self.deaths: dict[ArchiveStore, asyncio.Future[None]] = {}
-        self.stores = [self.opened() for _ in range(STORES)]
-        self.there = self.opened(1)
+        # The other archive, as the process of each store has it open.
+        self.others: dict[ArchiveStore, ArchiveStore] = {}
+        self.stores = [self.begun() for _ in range(STORES)]
         self.spooled = None if in_memory else self.with_spool()
         self.texts: dict[tuple[str, str], Message] = {}
         self.totals_are_set: set[str] = set()
@@ -81,8 +84,15 @@ class Several(Looks):
         # Whether a sync was, or who synced was killed: what it leaves then may be files that are no trace yet.
         self.cut_short = False
 
+    def begun(self) -> ArchiveStore:
+        """Return a store of a process that begins."""
+        death = self.loop.create_future()
+        store, other = (of_process(death).run(self.opened, at) for at in (0, 1))
+        self.deaths[store], self.others[store] = death, other
+        return store
+
     def opened(self, at: int = 0) -> ArchiveStore:
-        store = ArchiveStore(
+        return ArchiveStore(
             self.urls[at],
             durability=self.chance.choice(["fsync", "os"]),
             # A copy in which others tell of changes is written to on both sides.
@@ -90,21 +100,35 @@ class Several(Looks):
             max_open_traces=self.chance.choice([1, 128]),
             cache_dir=self.folder / "cache",
         )
-        self.deaths[store] = asyncio.get_running_loop().create_future()
+
+    def with_spool(self) -> ArchiveStore:
+        death = self.loop.create_future()
+        make = partial(ArchiveStore, self.urls[0], spool=self.folder / "spool", durability="os")
+        store: ArchiveStore = of_process(death).run(make)
+        self.deaths[store] = death
         return store
 
     def is_dead(self, store: ArchiveStore) -> bool:
         return self.deaths[store].done()
 
-    def with_spool(self) -> ArchiveStore:
-        return ArchiveStore(self.urls[0], spool=self.folder / "spool", durability="os")
+    @property
+    def alive(self) -> list[ArchiveStore]:
+        """Return all stores that are to be closed."""
+        return [
+            *self.stores,
+            *(self.others[store] for store in self.stores),
+            *([] if self.spooled is None else [self.spooled]),
+        ]
 
     async def begin(self) -> None:
-        for trace in HERE:
+        async def make(store: ArchiveStore, trace: str) -> None:
             with self.account.deed("create", trace):
-                await self.stores[0].create_trace(Trace(trace_id=trace))
-        with self.account.deed("create", THERE):
-            await self.there.create_trace(Trace(trace_id=THERE))
+                await store.create_trace(Trace(trace_id=trace))
+
+        first = self.stores[0]
+        for trace in HERE:
+            await self.by(first, make(first, trace))
+        await self.by(first, make(self.others[first], THERE))
 
     @property
     def loop(self) -> SimulatedLoop:
@@ -131,7 +155,7 @@ class Several(Looks):
     async def take_step(self, step: Step) -> None:
         store, begun = self.stores[step.store], self.account.now()
         call: Callable[[ArchiveStore, Step], Coroutine[Any, Any, None]] = getattr(self, step.kind)
-        task = asyncio.create_task(call(store, step))
+        task = asyncio.create_task(call(store, step), context=of_process(self.deaths[store]))
         if step.cancelled_after is not None:
             asyncio.get_running_loop().call_later(step.cancelled_after, task.cancel)
         try:
@@ -143,8 +167,6 @@ class Several(Looks):
             if step.cancelled_after is None and not self.is_dead(store):
                 raise FaultError(f"{step}: it was cancelled by nobody")
             self.cut_short = self.cut_short or step.kind in ("push", "pull", "pack")
-            # Who syncs and was killed may go on where the other archive is, and be told anything.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             return
         error = task.exception()
         if error is not None and not self.is_allowed(error, step, store, begun):
@@ -260,10 +282,26 @@ class Several(Looks):
             told: list[GivenEvent] = [("told", text_of(value + 1))]
             await store.add_trace(Trace(trace_id=trace, status="completed"), [message], told, tree)
 
-    async def add_spooled(self, _: ArchiveStore, step: Step) -> None:
-        store = self.spooled
-        if store is None:
+    async def by(self, store: ArchiveStore | None, work: Coroutine[Any, Any, None]) -> None:
+        """Have the process of a store do something, if that is another one; where it is killed nothing comes of it."""
+        death = None if store is None else self.deaths.get(store)
+        if death is None or death is PROCESS.get():
+            await work
             return
+        task = asyncio.create_task(work, context=of_process(death))
+        try:
+            await asyncio.wait([task, death], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if task.done():
+            await task
+
+    async def add_spooled(self, _: ArchiveStore, step: Step) -> None:
+        if self.spooled is not None:
+            await self.by(self.spooled, self.add_to_spool(self.spooled, step))
+
+    async def add_to_spool(self, store: ArchiveStore, step: Step) -> None:
         if not self.account.done(SPOOLED, "create"):
             with self.account.deed("create", SPOOLED):
                 await store.create_trace(Trace(trace_id=SPOOLED))
@@ -277,7 +315,7 @@ class Several(Looks):
         if spooled is None or self.chance.random() < 0.5:
             await store.flush()
             return
-        await spooled.flush()
+        await self.by(spooled, spooled.flush())
         said = [value_of(each.content) for each in await store.get_trace_messages(SPOOLED)]
         assert set(said) <= self.account.may_hold(SPOOLED, "say", 0)
 
@@ -289,7 +327,7 @@ class Several(Looks):
             await getattr(store, step.kind)(step.trace)
             return
         with suppress(TraceNotFoundError):
-            await getattr(self.there, step.kind)(step.trace)
+            await getattr(self.others[store], step.kind)(step.trace)
 
     seal = compact = keep
 
@@ -346,32 +384,41 @@ class Several(Looks):
             self.closed.append(spooled)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SpoolPendingWarning)
-                await spooled.close()
+                await self.by(spooled, spooled.close())
             self.spooled = self.with_spool()
             return
         if store not in self.closed:
-            self.closed.append(store)
-            self.stores[step.store] = self.opened()
+            self.closed += [store, self.others[store]]
+            self.stores[step.store] = self.begun()
             await store.close()
+            await self.others[store].close()
 
     async def kill(self, store: ArchiveStore, step: Step) -> None:
         """End a store as the death of its process does: none of its calls goes on, or is told what came of it."""
-        if not self.is_dead(store) and store not in self.closed:
-            self.loop.dead.add(store.storage)
-            self.deaths[store].set_result(None)
-            self.stores[step.store] = self.opened()
+        spooled = self.spooled
+        if spooled is not None and self.chance.random() < 0.2:
+            self.spooled = None
+            self.end(spooled)
+            self.spooled = self.with_spool()
+        elif not self.is_dead(store) and store not in self.closed:
+            self.stores[step.store] = self.begun()
+            self.end(store)
+
+    def end(self, store: ArchiveStore) -> None:
+        self.deaths[store].set_result(None)
+        self.loop.kill(self.deaths[store])
 
     # What moves it
 
     async def push(self, store: ArchiveStore, _: Step) -> None:
         self.pushes += 1
         try:
-            self.told(await sync(store, self.there))
+            self.told(await sync(store, self.others[store]))
         finally:
             self.pushes -= 1
 
     async def pull(self, store: ArchiveStore, _: Step) -> None:
-        self.told(await sync(self.there, store))
+        self.told(await sync(self.others[store], store))
 
     def told(self, report: SyncReport) -> None:
         # Without locks one that is in the middle of being copied may be told so, and is copied by the next sync.
@@ -386,7 +433,7 @@ class Several(Looks):
         report = await pack(store, path)
         assert not report.problems, report.problems
         beside = self.pushes
-        brought = await unpack(path, self.there)
+        brought = await unpack(path, self.others[store])
         if beside:
             # A copy whose source was compacted meanwhile is begun again: until then its logs are newer than its header,
             # and an older pack is told from that as if both had been written to. In the end all is the same.
@@ -407,13 +454,13 @@ class Several(Looks):
 
     async def read(self, store: ArchiveStore, step: Step) -> None:
         trace = self.chance.choice([step.trace, step.trace, THERE, SPOOLED])
-        homes = {THERE: self.there, SPOOLED: self.spooled}
+        homes = {THERE: self.others[store], SPOOLED: self.spooled}
         home = homes.get(trace, store)
         what = self.chance.choice(["say", "tell", "set"])
         if home is not None and self.chance.random() < 0.8:
-            await self.look(home, trace, what, is_home=True)
+            await self.by(home, self.look(home, trace, what, is_home=True))
         else:
-            await self.look(self.there if home is store else store, trace, what, is_home=False)
+            await self.look(self.others[store] if home is store else store, trace, what, is_home=False)
 
     async def list(self, store: ArchiveStore, _: Step) -> None:
         begun = self.account.now()
@@ -428,6 +475,13 @@ class Several(Looks):
         if values or not self.account.may_be_absent(step.trace, begun):
             self.account.judge(step.trace, "say", values, begun)
         self.hides(step.trace, str(rows), begun, is_home=True)
+
+
+def of_process(process: object) -> Context:
+    """Return the context of a task of another process than the one that asks for it."""
+    context = copy_context()
+    context.run(PROCESS.set, process)
+    return context
 
 
 def run(seed: int, steps: Sequence[Step], folder: Path, *, in_memory: bool) -> Several:

@@ -41,8 +41,8 @@ async def end(several: Several) -> None:
         await several.spooled.flush()
     with warnings.catch_warnings():
         warnings.simplefilter("error", SpoolPendingWarning)
-        for store in (*several.stores, several.there, *([several.spooled] if several.spooled is not None else [])):
-            await store.close()
+        for store in several.alive:
+            await several.by(store, store.close())
     here, there = several.opened(), several.opened(1)
     for at, view in enumerate(views):
         now = await seen(here, HERE[at % len(HERE)])

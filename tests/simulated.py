@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextvars import Context, ContextVar, copy_context
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from traceark.spool.background import Background
 from traceark.storage import syncing
 from traceark.storage.base import Storage
 from traceark.storage.local import LocalStorage
+from traceark.storage.local_files import LocalLock
 from traceark.storage.memory import MemoryStorage
 
 Answer = TypeVar("Answer")
@@ -35,6 +37,9 @@ CALLS = (
     "sync", "sync_names", "remove_leftovers",
 )  # fmt: skip
 _BEGAN_AT = 1_000.0
+_ROUNDS, _LONG_SECONDS = 8, 60.0
+# Of which process a task is that goes on, and so is what it begins.
+PROCESS: ContextVar[object] = ContextVar("process", default=None)
 
 
 class _Selector(selectors.DefaultSelector):
@@ -50,14 +55,18 @@ class _Selector(selectors.DefaultSelector):
 
 
 class SimulatedLoop(asyncio.SelectorEventLoop):
-    """An event loop in made-up time; what it would give to threads it does itself, a while later."""
+    """An event loop in made-up time; what it would give to threads it does itself, a while later.
+
+    Tasks may be told to be of different processes, and of one that is killed none goes on.
+    """
 
     def __init__(self, chance: random.Random) -> None:
         self.now = _BEGAN_AT
         self.chance = chance
-        # The storages of those who were killed: they ask for nothing any more, and hear no answer.
-        self.dead: set[Storage] = set()
-        self._unanswered: list[asyncio.Future[None]] = []
+        self.dead: set[object] = set()
+        self.locks: dict[LocalLock, object] = {}
+        # What the dead would have gone on with; it is not to be cleared away, as if they did.
+        self._left: list[object] = []
         selector = _Selector()
         selector.loop = self
         super().__init__(selector)
@@ -72,14 +81,30 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
             return 0.0
         return self.chance.expovariate(1.0) * (0.002 if drawn < 0.9 else 0.05 if drawn < 0.99 else 3.0)
 
-    async def call(self, storage: Storage) -> None:
-        """Let some time of a call of a storage pass: all that there is where its user was killed."""
-        await asyncio.sleep(self.pause())
-        if storage in self.dead:
-            self._unanswered.append(self.create_future())
-            await self._unanswered[-1]
+    def kill(self, process: object) -> None:
+        """Let no task of a process go on from here, and give back its locks, as the system does."""
+        self.dead.add(process)
+        for lock, holder in self.locks.items():
+            if holder == process:
+                lock.release()
 
-    # What the base promises, a future that takes any argument types, cannot be said of this one.
+    # What the bases promise, arguments of the types that the callback takes, cannot be said of these.
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
+        process = (context or copy_context()).get(PROCESS)
+        return super().call_soon(self._go_on, process, callback, args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        process = (context or copy_context()).get(PROCESS)
+        return super().call_at(when, self._go_on, process, callback, args, context=context)
+
+    def _go_on(self, process: object, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if process in self.dead:
+            self._left.append((callback, args))
+        else:
+            callback(*args)
+
     def run_in_executor(self, executor: Executor | None, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
         answer: asyncio.Future[Any] = self.create_future()
 
@@ -140,6 +165,7 @@ def simulated(seed: object, work: Callable[[random.Random], Coroutine[Any, Any, 
         def sync(_: int) -> None:
             loop.now += sync_seconds
 
+        _watch_locks(patch, loop)
         for module, name in ((os, "fsync"), (os, "fdatasync"), (syncing, "syncfs")):
             patch.setattr(module, name, sync)
         for kind in (LocalStorage, MemoryStorage):
@@ -168,29 +194,50 @@ def _set_clock(patch: pytest.MonkeyPatch, loop: SimulatedLoop, *, aging: bool) -
             patch.setattr(module, "time", own)
 
 
+def _watch_locks(patch: pytest.MonkeyPatch, loop: SimulatedLoop) -> None:
+    """Know which process holds which lock."""
+    begin, close = LocalLock.__init__, LocalLock.close
+
+    def beginning(self: LocalLock, *args: Any) -> None:
+        begin(self, *args)
+        loop.locks[self] = PROCESS.get()
+
+    def closing(self: LocalLock) -> None:
+        loop.locks.pop(self, None)
+        close(self)
+
+    patch.setattr(LocalLock, "__init__", beginning)
+    patch.setattr(LocalLock, "close", closing)
+
+
 def _slow(real: Callable[..., Coroutine[Any, Any, Any]], loop: SimulatedLoop) -> Any:
     async def call(self: Storage, *args: Any, **options: Any) -> Any:
         if asyncio.get_running_loop() is not loop:
             return await real(self, *args, **options)
-        await loop.call(self)
+        await asyncio.sleep(loop.pause())
         answer = await real(self, *args, **options)
-        await loop.call(self)
+        await asyncio.sleep(loop.pause())
         return answer
 
     return call
 
 
 def _end(loop: SimulatedLoop) -> None:
-    if loop.dead:
-        # What those say who were killed, when they are cancelled in the end, is of no interest.
-        loop.dead.clear()
+    """Cancel what goes on still; of those who were killed also what stands still, whatever it says to that."""
+    was_killed, loop.dead = bool(loop.dead), set()
+    if was_killed:
         loop.set_exception_handler(lambda *_: None)
 
     async def end() -> None:
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        for _ in range(_ROUNDS if was_killed else 1):
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            if not was_killed:
+                await asyncio.gather(*left, return_exceptions=True)
+            elif left:
+                # One that waits for what another was about to do goes on to wait for the next thing.
+                await asyncio.wait(left, timeout=_LONG_SECONDS)
 
     loop.run_until_complete(end())
     loop.close()

@@ -358,3 +358,29 @@ async def test_a_manifest_that_was_outrun_a_moment_ago_is_no_finding_and_later_o
             monkeypatch.setattr(MemoryStorage, "grace_seconds", 0.0)
             found = await third.verify("t", deep=True)
         assert any(each.meaning == "the manifest does not list it" for each in found)
+
+
+@pytest.mark.parametrize("name", [HEADER, GOAL_TREE])
+async def test_a_header_that_was_put_over_a_seal_a_moment_ago_is_no_finding_and_later_one(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async with stores() as (one, other):
+        storage = other.storage
+        await one.add_goal("t", Goal(id="1"))
+        await one.seal("t")
+        before = {each: await storage.read(f"{PREFIX}/{each}") for each in (HEADER, GOAL_TREE, MANIFEST)}
+        await other.update_goal("t", "1", summary="later")
+        await other.update_trace("t", task="later")
+        late = await storage.read(f"{PREFIX}/{name}")
+        # As if its writer had put this just now, and not heard of the seal yet.
+        for each in (HEADER, GOAL_TREE):
+            await storage.replace(f"{PREFIX}/{each}", before[each])
+        await storage.create(f"{PREFIX}/{MANIFEST}", before[MANIFEST])
+        await storage.replace(f"{PREFIX}/{name}", late)
+        async with ArchiveStore(URL) as third:
+            assert await third.verify("t", deep=True) == []
+            assert not (await third.repair(["t"])).left
+            monkeypatch.setattr(MemoryStorage, "grace_seconds", 0.0)
+            [found] = await third.verify("t", deep=True)
+            assert (await third.repair(["t"])).left
+        assert (found.file, found.meaning) == (f"{PREFIX}/{name}", "its SHA-256 is not the manifest's")

@@ -35,7 +35,7 @@ from traceark.verification.finding import Finding
 from traceark.verification.names import incarnations, is_foreign, is_unfinished
 from traceark.verification.recount import tells_of
 from traceark.verification.sealed import sound_links
-from traceark.verification.settling import is_fresh, is_kept, is_under_way
+from traceark.verification.settling import is_fresh, is_kept, is_under_way, may_outrun
 
 # What importers call the events that tell of changes of goals begins so.
 _GOAL_EVENTS = "goal."
@@ -358,6 +358,8 @@ class _Planner:
             elif name not in hashes:
                 if not is_foreign(name) and self._is_old(name):
                     wrong[name] = "the manifest does not list it"
+            elif name in (HEADER, GOAL_TREE) and may_outrun(self.storage, self.entries[name], self.entries[MANIFEST]):
+                pass  # its writer takes the manifest away
             elif sha256(await self.storage.read(f"{self.prefix}/{name}")) != hashes[name]:
                 wrong[name] = "its SHA-256 is not the manifest's"
         if wrong:

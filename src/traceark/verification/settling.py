@@ -37,6 +37,11 @@ def is_kept(storage: Storage, entry: Entry) -> bool:
     return time.time() - entry.modified < storage.grace_seconds
 
 
+def may_outrun(storage: Storage, header: Entry, manifest: Entry) -> bool:
+    """Say whether who put a header after a manifest may not have heard of that yet, and takes it away when it does."""
+    return is_kept(storage, header) and header.modified >= manifest.modified
+
+
 def is_locked(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> bool:
     """Say whether somebody holds a trace's lock at this moment."""
     return LOCK in entries and isinstance(storage, AppendStorage) and storage.is_locked(f"{prefix}/{LOCK}")

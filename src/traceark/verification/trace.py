@@ -25,7 +25,7 @@ from traceark.verification.links import Links
 from traceark.verification.names import is_foreign, is_unfinished
 from traceark.verification.plain import not_plain
 from traceark.verification.recount import fold_to, tells_of, wrong_stats, wrong_totals
-from traceark.verification.settling import is_kept, is_locked, is_under_way
+from traceark.verification.settling import is_kept, is_locked, is_under_way, may_outrun
 
 
 class TraceCheck:
@@ -204,8 +204,9 @@ class TraceCheck:
             if not told and not is_under_way(name, self.entries[name]):
                 self.find(name, "the manifest does not list it", accept)
         if self.deep:
-            # With what came late the headers changed.
-            changed = {HEADER, GOAL_TREE} if late else set()
+            # With what came late the headers changed; or they came late themselves.
+            manifest, headers = self.entries[MANIFEST], {HEADER, GOAL_TREE} & self.entries.keys()
+            changed = {name for name in headers if late or may_outrun(self.storage, self.entries[name], manifest)}
             for name in sorted(set(hashes) & set(self.entries) - changed):
                 if sha256(await self.storage.read(f"{self.prefix}/{name}")) != hashes[name]:
                     self.find(name, "its SHA-256 is not the manifest's", accept)
