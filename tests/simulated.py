@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -228,7 +229,8 @@ def _end(loop: SimulatedLoop) -> None:
     if was_killed:
         loop.set_exception_handler(lambda *_: None)
 
-    async def end() -> None:
+    async def end() -> set[asyncio.Task[Any]]:
+        left: set[asyncio.Task[Any]] = set()
         for _ in range(_ROUNDS if was_killed else 1):
             left = asyncio.all_tasks() - {asyncio.current_task()}
             for task in left:
@@ -238,6 +240,13 @@ def _end(loop: SimulatedLoop) -> None:
             elif left:
                 # One that waits for what another was about to do goes on to wait for the next thing.
                 await asyncio.wait(left, timeout=_LONG_SECONDS)
+        return {task for task in left if not task.done()}
 
-    loop.run_until_complete(end())
+    left = loop.run_until_complete(end())
     loop.close()
+    for task in left:
+        for _ in range(_ROUNDS):
+            # Each time it is told once more that all is over, until nothing is left that it does in the end.
+            with suppress(Exception):
+                task.get_coro().close()
+                break
