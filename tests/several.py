@@ -70,7 +70,7 @@ class Several(Looks):
         self.in_memory = in_memory
         self.chance = chance
         self.account = Account()
-        self.urls = [f"memory://{folder}/{name}" if in_memory else str(folder / name) for name in ("here", "there")]
+        self.urls = [f"memory://several/{name}" if in_memory else str(folder / name) for name in ("here", "there")]
         self.closed: list[ArchiveStore] = []
         # What tells that the process of a store was killed, and is what it is known by.
         self.deaths: dict[ArchiveStore, asyncio.Future[None]] = {}
@@ -499,4 +499,4 @@ def run(seed: int, steps: Sequence[Step], folder: Path, *, in_memory: bool) -> S
         return simulated(seed, work, aging=in_memory)
     finally:
         for name in ("here", "there"):
-            MemoryStorage.forget(f"{folder}/{name}")
+            MemoryStorage.forget(f"several/{name}")

@@ -14,16 +14,19 @@ import secrets
 import selectors
 import sys
 import time
+import uuid
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 
 from profiles import THOROUGH
+from traceark.models import utc_now
 from traceark.spool import store as spooled
 from traceark.spool.background import Background
 from traceark.storage import syncing
@@ -37,7 +40,8 @@ CALLS = (
     "read", "read_versioned", "list", "children", "create", "create_all", "replace", "delete", "delete_unchanged",
     "sync", "sync_names", "remove_leftovers",
 )  # fmt: skip
-_BEGAN_AT = 1_000.0
+# When a run begins: by the loop's clock, and by the calendar's.
+_BEGAN_AT, _EPOCH = 1_000.0, 1_700_000_000.0
 _ROUNDS, _LONG_SECONDS = 8, 60.0
 # Of which process a task is that goes on, and so is what it begins.
 PROCESS: ContextVar[object] = ContextVar("process", default=None)
@@ -160,6 +164,7 @@ def simulated(seed: object, work: Callable[[random.Random], Coroutine[Any, Any, 
     with pytest.MonkeyPatch.context() as patch:
         _set_clock(patch, loop, aging=aging)
         patch.setattr(secrets, "token_hex", lambda size=32: f"{chance.getrandbits(8 * size):0{2 * size}x}")
+        patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=chance.getrandbits(128), version=4))
         patch.setattr(random, "uniform", chance.uniform)
         patch.setattr(spooled, "Background", _Beside)
 
@@ -186,13 +191,21 @@ def simulated(seed: object, work: Callable[[random.Random], Coroutine[Any, Any, 
 
 
 def _set_clock(patch: pytest.MonkeyPatch, loop: SimulatedLoop, *, aging: bool) -> None:
-    own, begun = SimpleNamespace(**vars(time)), time.time() - _BEGAN_AT
+    """Let the loop's time be told, but where it is compared with that of files on a disk."""
+    own = SimpleNamespace(**vars(time))
     own.monotonic = own.perf_counter = loop.time
+    own.time_ns = lambda: int((_EPOCH + loop.now) * 1e9)
     if aging:
-        own.time = lambda: begun + loop.now
+        own.time = lambda: _EPOCH + loop.now
+
+    def now() -> datetime:
+        return datetime.fromtimestamp(_EPOCH + loop.now, UTC)
+
     for name, module in list(sys.modules.items()):
-        if name.startswith("traceark.") and getattr(module, "time", None) is time:
-            patch.setattr(module, "time", own)
+        if name.startswith("traceark."):
+            for what, real, simulated in (("time", time, own), ("utc_now", utc_now, now)):
+                if getattr(module, what, None) is real:
+                    patch.setattr(module, what, simulated)
 
 
 def _watch_locks(patch: pytest.MonkeyPatch, loop: SimulatedLoop) -> None:
