@@ -74,7 +74,7 @@ def test_several_stores_on_a_disk_lose_nothing(seed: int) -> None:
     judge(seed, in_memory=False)
 
 
-@pytest.mark.parametrize("seed", [SEED * 10_000 + at for at in range(tried(1, 100, 1_000))])
+@pytest.mark.parametrize("seed", [SEED * 10_000 + at for at in range(tried(1, 200, 1_000))])
 def test_several_stores_in_memory_lose_nothing(seed: int) -> None:
     judge(seed, in_memory=True)
 
