@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -40,7 +40,10 @@ def secrets_in(text: str) -> set[int]:
 
 @dataclass(slots=True)
 class Deed:
-    """One call: `of` says which register, `ended` when it was acknowledged."""
+    """One call: `of` says which register, `ended` when it was acknowledged.
+
+    It may be done until it is `over`: where it failed or was cancelled at any time, unless who did it, `by`, is dead.
+    """
 
     did: Did
     trace: str
@@ -48,12 +51,26 @@ class Deed:
     of: str
     begun: int
     ended: float = math.inf
+    by: object = field(default=None, compare=False)
+    died: float = math.inf
+
+    @property
+    def over(self) -> float:
+        """The moment after which nothing comes of it any more."""
+        return min(self.ended, self.died)
 
 
 @dataclass
 class Account:
-    """All deeds, by moments that an own clock counts."""
+    """All deeds, by moments that an own clock counts.
 
+    Parameters
+    ----------
+    process : callable
+        Returns which process does what is done now.
+    """
+
+    process: Callable[[], object]
     deeds: list[Deed] = field(default_factory=list)
     read: list[Operation] = field(default_factory=list)
     _moments: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -65,11 +82,17 @@ class Account:
     @contextmanager
     def deed(self, did: Did, trace: str, *values: int, of: str = "") -> Iterator[None]:
         """Do something inside the block, which ends when it is acknowledged; without an end it may be done yet."""
-        begun = [Deed(did, trace, value, of, self.now()) for value in values or (0,)]
+        begun = [Deed(did, trace, value, of, self.now(), by=self.process()) for value in values or (0,)]
         self.deeds += begun
         yield
         for each in begun:
             each.ended = self.now()
+
+    def died(self, process: object) -> None:
+        """Note that a process is dead: what it was at, is not gone on with."""
+        for each in self.deeds:
+            if each.by is process and math.isinf(each.ended):
+                each.died = self.now()
 
     def done(self, trace: str, did: Did) -> list[Deed]:
         """Return what was done to a trace."""
@@ -78,7 +101,7 @@ class Account:
     def may_be_absent(self, trace: str, begun: int) -> bool:
         """Say whether a trace may not have been there, at some time since a moment."""
         made = [each.begun for each in self.done(trace, "create") if each.ended <= begun]
-        return not made or any(each.ended > max(made) for each in self.done(trace, "delete"))
+        return not made or any(each.over > max(made) for each in self.done(trace, "delete"))
 
     def may_be_present(self, trace: str, begun: int) -> bool:
         """Say whether a trace may have been there, at some time since a moment."""
@@ -91,7 +114,7 @@ class Account:
         return {
             each.value
             for each in self.done(trace, did)
-            if each.ended <= begun and all(other.ended <= each.begun for other in gone)
+            if each.ended <= begun and all(other.over <= each.begun for other in gone)
         }
 
     def may_hold(self, trace: str, did: Did, begun: int) -> set[int]:

@@ -54,7 +54,9 @@ class FaultError(AssertionError):
 
 
 class Several(Looks):
-    """Several stores on one archive, one on another, one with a spool, and the account of what they did.
+    """Several stores on one archive and on another, one with a spool, and the account of what they did.
+
+    Each is a process of its own, with both archives open.
 
     Parameters
     ----------
@@ -69,10 +71,10 @@ class Several(Looks):
         self.folder = folder
         self.in_memory = in_memory
         self.chance = chance
-        self.account = Account()
+        self.account = Account(PROCESS.get)
         self.urls = [f"memory://several/{name}" if in_memory else str(folder / name) for name in ("here", "there")]
         self.closed: list[ArchiveStore] = []
-        # What tells that the process of a store was killed, and is what it is known by.
+        # By store: what is done once its process was killed, and is that process's name.
         self.deaths: dict[ArchiveStore, asyncio.Future[None]] = {}
         # The other archive, as the process of each store has it open.
         self.others: dict[ArchiveStore, ArchiveStore] = {}
@@ -80,8 +82,10 @@ class Several(Looks):
         self.spooled = None if in_memory else self.with_spool()
         self.texts: dict[tuple[str, str], Message] = {}
         self.totals_are_set: set[str] = set()
-        self.packs = self.pushes = 0
-        # Whether a sync was, or who synced was killed: what it leaves then may be files that are no trace yet.
+        self.packs = 0
+        # Who pushes, and who was killed meanwhile.
+        self.pushing: list[ArchiveStore] = []
+        # Whether a sync was, or who synced or shipped was killed: it may leave files that are no trace yet.
         self.cut_short = False
 
     def begun(self) -> ArchiveStore:
@@ -112,8 +116,8 @@ class Several(Looks):
         return self.deaths[store].done()
 
     @property
-    def alive(self) -> list[ArchiveStore]:
-        """Return all stores that are to be closed."""
+    def in_use(self) -> list[ArchiveStore]:
+        """Return all stores that are to be closed in the end."""
         return [
             *self.stores,
             *(self.others[store] for store in self.stores),
@@ -382,10 +386,7 @@ class Several(Looks):
         if self.spooled is not None and self.chance.random() < 0.2:
             spooled, self.spooled = self.spooled, None
             self.closed.append(spooled)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SpoolPendingWarning)
-                await self.by(spooled, spooled.close())
-            self.spooled = self.with_spool()
+            await self.by(spooled, self.reopen_spool(spooled))
             return
         if store not in self.closed:
             self.closed += [store, self.others[store]]
@@ -393,29 +394,42 @@ class Several(Looks):
             await store.close()
             await self.others[store].close()
 
+    async def reopen_spool(self, spooled: ArchiveStore) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SpoolPendingWarning)
+                await spooled.close()
+        finally:
+            self.spooled = self.with_spool()
+
     async def kill(self, store: ArchiveStore, step: Step) -> None:
         """End a store as the death of its process does: none of its calls goes on, or is told what came of it."""
         spooled = self.spooled
         if spooled is not None and self.chance.random() < 0.2:
-            self.spooled = None
             self.end(spooled)
             self.spooled = self.with_spool()
+            self.cut_short = True
         elif not self.is_dead(store) and store not in self.closed:
             self.stores[step.store] = self.begun()
             self.end(store)
 
     def end(self, store: ArchiveStore) -> None:
-        self.deaths[store].set_result(None)
-        self.loop.kill(self.deaths[store])
+        death = self.deaths[store]
+        death.set_result(None)
+        self.loop.kill(death)
+        self.account.died(death)
 
     # What moves it
 
     async def push(self, store: ArchiveStore, _: Step) -> None:
-        self.pushes += 1
+        self.pushing.append(store)
         try:
             self.told(await sync(store, self.others[store]))
+            # Done again it completes what those left who were killed.
+            self.pushing = [each for each in self.pushing if not self.is_dead(each)]
         finally:
-            self.pushes -= 1
+            if store in self.pushing:
+                self.pushing.remove(store)
 
     async def pull(self, store: ArchiveStore, _: Step) -> None:
         self.told(await sync(self.others[store], store))
@@ -432,11 +446,12 @@ class Several(Looks):
         path = self.folder / f"{self.packs}.zip"
         report = await pack(store, path)
         assert not report.problems, report.problems
-        beside = self.pushes
+        beside = bool(self.pushing)
         brought = await unpack(path, self.others[store])
         if beside:
-            # A copy whose source was compacted meanwhile is begun again: until then its logs are newer than its header,
-            # and an older pack is told from that as if both had been written to. In the end all is the same.
+            # A copy whose source was compacted meanwhile, or whose copier was killed, is begun again: until then its
+            # logs are newer than its header, and an older pack is told from that as if both had been written to. In
+            # the end all is the same.
             brought.traces = [each for each in brought.traces if each.outcome != "diverged"]
         self.told(brought)
 

@@ -16,6 +16,7 @@ from several import Several
 from several_steps import HERE, THERE
 from traceark.changes import Replay
 from traceark.errors import SpoolPendingWarning, TraceNotFoundError
+from traceark.layout import LOCK
 from traceark.models import Event, GoalTree, JsonObject, Message, Trace
 from traceark.redacting import redact
 from traceark.storage.base import Storage
@@ -41,7 +42,7 @@ async def end(several: Several) -> None:
         await several.spooled.flush()
     with warnings.catch_warnings():
         warnings.simplefilter("error", SpoolPendingWarning)
-        for store in several.alive:
+        for store in several.in_use:
             await several.by(store, store.close())
     here, there = several.opened(), several.opened(1)
     for at, view in enumerate(views):
@@ -62,7 +63,7 @@ async def end(several: Several) -> None:
     told = account.history()
     assert not told, told[0]
     if any(map(several.is_dead, several.deaths)) or (several.in_memory and several.chance.random() < 0.5):
-        # What is done after a writer died; and `verify` is silent of nothing any more for being young.
+        # What is done after a writer died; and in memory `verify` is silent of nothing any more for being young.
         several.loop.now += 3600
         await here.refresh()
     for trace in several.in_part("create", "delete"):
@@ -129,8 +130,22 @@ async def moves(several: Several, here: ArchiveStore, there: ArchiveStore) -> No
     for trace in {each.trace for each in several.account.deeds} - apart:
         one, other = await seen(here, trace), await seen(there, trace)
         assert one[1:] == other[1:], f"{trace} is not the same on both sides"
+    # Now there is nothing to move: what is sealed stays so.
+    before = [await stands(store, apart) for store in (here, there)]
+    several.told(await sync(here, there))
+    several.told(await sync(there, here))
+    after = [await stands(store, apart) for store in (here, there)]
+    changed = [one.items() ^ other.items() for one, other in zip(before, after, strict=True)]
+    assert not any(changed), f"there was nothing to move, and these files are not as they were: {changed}"
     await whole(several, here)
     await whole(several, there)
+
+
+async def stands(store: ArchiveStore, apart: set[str]) -> dict[str, str]:
+    """Return which files of traces there are, in which version, but of some traces."""
+    found = await store.storage.list("traces")
+    locks = {name for name in found if name.endswith(LOCK)}
+    return {name: found[name].version for name in found.keys() - locks if name.partition("/")[0] not in apart}
 
 
 async def hides(several: Several, here: ArchiveStore) -> None:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,9 +18,11 @@ from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
 from traceark.manifest import encode_manifest, sha256
 from traceark.models import Goal, Message, Trace
 from traceark.redacting import redact
-from traceark.storage.base import Entry
+from traceark.storage.base import Entry, KeyMissingError
+from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
+from traceark.verification.settling import is_kept
 
 PREFIX, URL = trace_prefix("t"), "memory://beside"
 SECRET, HIDDEN = "ann@example.org", "[redacted:email]"
@@ -384,3 +387,50 @@ async def test_a_header_that_was_put_over_a_seal_a_moment_ago_is_no_finding_and_
             [found] = await third.verify("t", deep=True)
             assert (await third.repair(["t"])).left
         assert (found.file, found.meaning) == (f"{PREFIX}/{name}", "its SHA-256 is not the manifest's")
+
+
+async def test_a_store_that_sealed_leaves_the_manifest_of_one_that_sealed_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def sealed_again() -> None:
+        async with ArchiveStore(URL) as third:
+            await third.seal("t")
+
+    async with stores() as (one, other):
+        await one.add_goal("t", Goal(id="1"))
+        await say(one, "one")
+        await one.seal("t")
+        await other.update_goal("t", "1", summary="later")
+        # Before it looks whether somebody has not seen what it puts.
+        beside(monkeypatch, one, "replace", HEADER, sealed_again, after=True)
+        await one.update_trace("t", task="later")
+        assert await is_sealed(one)
+
+
+async def test_a_header_that_was_put_just_before_a_manifest_that_does_not_tell_of_it_is_no_finding() -> None:
+    async with stores() as (one, other):
+        await one.seal("t")
+        key = f"{PREFIX}/{MANIFEST}"
+        manifest = await one.storage.read(key)
+        await other.update_trace("t", task="later")
+        # As if who seals had read the header before, and had not listed the trace yet.
+        await one.storage.create(key, manifest)
+        async with ArchiveStore(URL) as third:
+            assert await third.verify("t", deep=True) == []
+            assert not (await third.repair(["t"])).left
+
+
+def test_on_a_disk_nothing_is_young_though_a_clock_was_set_back(tmp_path: Path) -> None:
+    entry = Entry(1, "", time.time() + 3600)
+    assert not is_kept(LocalStorage(tmp_path), entry)
+    assert is_kept(MemoryStorage("unused"), entry)
+
+
+async def test_in_memory_what_was_replaced_since_is_not_deleted() -> None:
+    storage = MemoryStorage.of({"a": b"1", "b": b"2"})
+    versions = {name: (await storage.read_versioned(name))[1] for name in ("a", "b")}
+    await storage.replace("a", b"3")
+    assert await storage.delete_unchanged({**versions, "c": "1"}) == ["a"]
+    assert await storage.read("a") == b"3"
+    with pytest.raises(KeyMissingError):
+        await storage.read("b")

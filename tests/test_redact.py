@@ -428,6 +428,34 @@ async def test_no_sync_brings_back_what_was_redacted_nor_takes_it_for_diverged(u
     assert await told(backup) == await told(url)
 
 
+async def test_a_trace_of_which_only_the_goals_are_redacted_yet_is_not_taken_for_diverged(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(url)
+    copy, older = tmp_path / "copy", tmp_path / "older"
+    for place in (copy, older):
+        async with opened(url) as here, opened(place) as there:
+            await sync(here, there)
+    before = await told(url)
+    here = opened(url)
+    real = here.storage.replace
+
+    async def replace(key: str, *args: Any) -> str:
+        if key.endswith(HEADER):
+            raise Killed
+        return await real(key, *args)
+
+    monkeypatch.setattr(here.storage, "replace", replace)
+    with pytest.raises(Killed):
+        await redact(here, dry_run=False)
+    assert [one == other for one, other in zip(before, await told(url), strict=True)].count(False) == 1
+    async with opened(url) as source, opened(copy) as there:
+        assert (await sync(source, there)).outcomes == {"forward": 1}
+    assert await told(copy) == await told(url)
+    async with opened(older) as source, opened(url) as there:
+        assert (await sync(source, there)).outcomes == {"behind": 1}
+
+
 async def test_what_was_written_to_an_unredacted_copy_meanwhile_does_not_come_back_either(tmp_path: Path) -> None:
     here, copy = tmp_path / "here", tmp_path / "copy"
     await add(here, status="running")

@@ -246,6 +246,34 @@ async def test_no_manifest_stands_over_what_a_sync_had_brought_when_another_one_
     MemoryStorage.forget(older.removeprefix("memory://"))
 
 
+async def test_no_manifest_stands_over_what_was_brought_of_a_trace_that_diverged_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def gone_on_with() -> None:
+        async with ArchiveStore(THERE) as other:
+            await other.update_trace("t", task="theirs")
+            await other.seal("t")
+
+    async with archives() as (here, there):
+        await another()
+        await say(here, "two")
+        await here.update_trace("t", task="ours")
+        before(monkeypatch, there, "create", await segment(here, -1), gone_on_with)
+        assert (await sync(here, there)).outcomes["diverged"] == 1
+        assert not {MANIFEST} & (await there.storage.list(PREFIX)).keys()
+
+
+async def test_a_sync_of_an_older_copy_leaves_the_manifest_that_tells_what_is_missing() -> None:
+    async with archives() as (here, there):
+        await another()
+        await there.add_goal("t", Goal(id="1"))
+        await there.seal("t")
+        await there.storage.delete([f"{PREFIX}/{GOAL_TREE}"])
+        assert (await sync(here, there)).outcomes["same"] == 1
+        [found] = await there.verify("t")
+        assert (found.file, found.meaning) == (f"{PREFIX}/{GOAL_TREE}", "the manifest lists it, and it is missing")
+
+
 async def test_a_seal_beside_a_sync_that_brings_a_part_which_holds_more_seals_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -148,9 +148,10 @@ async def seal(trace: OpenTrace) -> None:
                 writer.forget_segments()
                 try:
                     await _finish(trace, built)
+                    writer.looked()
                     return
                 except KeyMissingError:
-                    continue  # a sync brought a later state, with parts of its own, where no lock keeps others out
+                    continue  # what it had built gave way to more, where no lock keeps others out
                 except VersionMismatchError:
                     # Somebody wrote to it meanwhile, where no lock keeps others out; or sealed another header.
                     with suppress(VersionMismatchError):

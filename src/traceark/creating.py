@@ -130,13 +130,20 @@ class ObjectWriter(LogWriter):
 
     async def _is_there(self, entries: Mapping[str, Entry]) -> bool:
         """Say whether files that were listed are still those of this very trace."""
-        trace = self._trace
-        if HEADER not in entries or entries[HEADER].version == trace.entries[HEADER].version:
+        if HEADER not in entries or self._is_known(HEADER, entries):
             return HEADER in entries
-        return await is_still(self._storage, trace.prefix, trace.header.incarnation)
+        return await is_still(self._storage, self._trace.prefix, self._trace.header.incarnation)
+
+    def _is_known(self, name: str, entries: Mapping[str, Entry]) -> bool:
+        """Say whether a header that was listed is the one that is known."""
+        known = self._trace.entries.get(name)
+        return known is not None and entries[name].version == known.version
 
     def put(self, name: str, data: bytes) -> None:
         self._put[name] = data
+
+    def looked(self) -> None:
+        self._put.clear()
 
     async def look_again(self) -> None:
         trace = self._trace
@@ -146,9 +153,10 @@ class ObjectWriter(LogWriter):
         entries = await self._storage.list(trace.prefix)
         if not await self._is_there(entries):
             raise VersionMismatchError(f"{trace.prefix} was replaced meanwhile")
-        if MANIFEST in entries:
-            for name, data in put.items():
-                await take_late_manifest(self._storage, trace.prefix, name, data)
+        # Who replaced one since knew it, and looks for himself.
+        still = {name: data for name, data in put.items() if name in entries and self._is_known(name, entries)}
+        if MANIFEST in entries and still:
+            await take_late_manifest(self._storage, trace.prefix, entries[MANIFEST].version, still)
 
     async def _ours(self, key: str, data: bytes, log: LogName, first: int, error: StorageError) -> str:
         """Return the version of a creation whose answer was lost; refuse one that another writer won."""

@@ -42,21 +42,31 @@ async def put(storage: Storage, key: str, data: bytes, known: str | None) -> str
         raise VersionMismatchError(f"{key} was created meanwhile") from error
 
 
-async def take_late_manifest(storage: Storage, prefix: str, name: str, data: bytes) -> None:
-    """Take away a manifest that does not know a header that was just put, from whoever published it meanwhile.
+async def take_late_manifest(storage: Storage, prefix: str, listed: str, put: Mapping[str, bytes]) -> None:
+    """Take away a manifest that does not know headers which were put, from whoever published it meanwhile.
 
     Where no lock keeps sealers out. Who seals lists the trace once more after that: so of the two one sees the other.
+
+    Parameters
+    ----------
+    storage, prefix
+        Of which trace.
+    listed : str
+        The manifest's version, as it was listed after the headers were put.
+    put : mapping of str to bytes
+        The headers that were there still.
     """
     key = f"{prefix}/{MANIFEST}"
     try:
         manifest, version = await storage.read_versioned(key)
-        if decode_manifest(manifest, key).get(name) == sha256(data):
-            return  # sealed since, as it is
     except KeyMissingError:
         return
+    try:
+        hashes = decode_manifest(manifest, key)
     except CorruptFileError:
-        pass  # it tells of nothing
-    await storage.delete_unchanged({key: version})
+        hashes = {}  # it tells of nothing
+    if version == listed and any(hashes.get(name) != sha256(data) for name, data in put.items()):
+        await storage.delete_unchanged({key: version})
 
 
 async def seals_what_is_there(

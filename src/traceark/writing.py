@@ -15,14 +15,7 @@ from traceark.errors import StorageError, TraceNotFoundError
 from traceark.layout import HEADER, LOCK, LOGS, TRACES, LogName, SegmentName
 from traceark.log import Tail
 from traceark.requests import Staged
-from traceark.storage.base import (
-    Appender,
-    AppendStorage,
-    Entry,
-    KeyMissingError,
-    Lock,
-    acquire,
-)
+from traceark.storage.base import Appender, AppendStorage, Entry, KeyMissingError, Lock, acquire
 
 if TYPE_CHECKING:
     from traceark.live import OpenTrace
@@ -84,6 +77,9 @@ class LogWriter(ABC):
 
     async def look_again(self) -> None:
         """Take away the manifest of who had not seen what was put; a `VersionMismatchError` says that it is void."""
+
+    def looked(self) -> None:
+        """Hear that the trace was looked at, and is as it was put."""
 
     def changed(self) -> None:
         """Tell other processes that more than the end of a log is about to change, under the lock."""

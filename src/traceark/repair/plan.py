@@ -359,7 +359,7 @@ class _Planner:
                 if not is_foreign(name) and self._is_old(name):
                     wrong[name] = "the manifest does not list it"
             elif name in (HEADER, GOAL_TREE) and may_outrun(self.storage, self.entries[name], self.entries[MANIFEST]):
-                pass  # its writer takes the manifest away
+                pass  # its writer, or who seals, takes the manifest away
             elif sha256(await self.storage.read(f"{self.prefix}/{name}")) != hashes[name]:
                 wrong[name] = "its SHA-256 is not the manifest's"
         if wrong:

@@ -102,3 +102,10 @@ class MemoryStorage(Storage):
         with self._mutex:
             for key in keys:
                 self._objects.pop(key, None)
+
+    async def delete_unchanged(self, versions: Mapping[str, str]) -> Sequence[str]:
+        with self._mutex:
+            changed = [key for key in versions if key in self._objects and self._objects[key][1] != versions[key]]
+            for key in versions.keys() - changed:
+                self._objects.pop(key, None)
+        return changed

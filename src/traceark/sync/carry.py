@@ -117,8 +117,13 @@ async def publish(side: Side, target: Storage, present: Mapping[str, Entry], the
     """Publish a trace over the files that are `present`, `alone`; parameters, result and errors as of `carry`."""
     try:
         return await _publish(side, target, present, there, check=check)
-    except (KeyExistsError, VersionMismatchError) as error:
-        raise ChangedMeanwhileError(str(error)) from error
+    except (ChangedMeanwhileError, KeyExistsError, KeyMissingError, VersionMismatchError) as error:
+        if not isinstance(target, AppendStorage):
+            # What was brought until then, the next attempt may leave as it is.
+            await _take_void_manifest(target, side.trace_id)
+        if isinstance(error, KeyExistsError | VersionMismatchError):
+            raise ChangedMeanwhileError(str(error)) from error
+        raise
 
 
 async def _publish(
@@ -186,24 +191,10 @@ async def _publish(
     return written
 
 
-async def leave(there: Side) -> None:
-    """Leave the target's trace as it is: on stable storage, and under no manifest that does not tell of it.
-
-    Raises
-    ------
-    KeyMissingError
-        A file of it is not there any more.
-    """
-    if isinstance(there.storage, AppendStorage):
-        await make_lasting(there.storage, there.prefix, there.entries.keys())
-    elif there.manifest is None and MANIFEST in there.entries:
-        await _take_void_manifest(there.storage, there.trace_id)
-
-
 async def _take_void_manifest(target: Storage, trace_id: str) -> None:
     """Take away a manifest that does not tell of what is there: who put it had not seen what this sync brought.
 
-    Where no lock keeps the one from the other. What changes while it is looked at, whoever changes it looks at then.
+    Where no lock keeps the one from the other. If a header changes meanwhile nothing is done: who changed it looks.
     """
     key = f"{trace_prefix(trace_id)}/{MANIFEST}"
     try:

@@ -70,7 +70,7 @@ def _compare(source: Copy, target: Copy) -> Comparison:
         (source.header.told(), source.header.changes, source.header.revision),
         (target.header.told(), target.header.changes, target.header.revision),
     )
-    found[GOAL_TREE] = _trees(source.tree, target.tree)
+    found[GOAL_TREE] = _trees(source, target)
     return _together(found)
 
 
@@ -153,10 +153,19 @@ def _by_changes(source: tuple[JsonObject, Changes, int], target: tuple[JsonObjec
     return _by_length(source[2], target[2]) if ahead and source[2] != target[2] else "diverged"
 
 
-def _trees(source: TreeFile | None, target: TreeFile | None) -> Standing:
-    if source is None or target is None:
-        return _by_length(source is not None, target is not None)
-    return _by_changes((source.told(), source.changes, source.changed), (target.told(), target.changes, target.changed))
+def _trees(source: Copy, target: Copy) -> Standing:
+    if source.tree is None or target.tree is None:
+        return _by_length(source.tree is not None, target.tree is not None)
+    found = _by_changes(*((tree.told(), tree.changes, tree.changed) for tree in (source.tree, target.tree)))
+    one, other = _is_ahead(source), _is_ahead(target)
+    if found == "diverged" and one != other and source.tree.changes == target.tree.changes:
+        return "forward" if one else "behind"
+    return found
+
+
+def _is_ahead(copy: Copy) -> bool:
+    """Say whether its goals are redacted, or replaced, already, and all else is about to be."""
+    return copy.tree is not None and copy.tree.incarnation != copy.header.incarnation
 
 
 def _together(found: Mapping[str, Standing]) -> Comparison:

@@ -26,7 +26,7 @@ from traceark.store import ArchiveStore
 from traceark.sync import disk
 from traceark.sync.both import is_own_side, keep_both, may_be_kept
 from traceark.sync.burials import Burials, carried
-from traceark.sync.carry import carry, leave, take_back
+from traceark.sync.carry import carry, make_lasting, take_back
 from traceark.sync.compared import compared
 from traceark.sync.listing import Listing, is_same, listing
 from traceark.sync.putting import ChangedMeanwhileError
@@ -350,7 +350,7 @@ class _Sync:
             kept_as = await keep_both(side, self.target, found.side)
             return SyncedTrace(trace_id, "diverged", found.where, kept_as=kept_as)
         if there is not None and found.outcome in ("same", "behind") and not self.options.dry_run:
-            await leave(there)
+            await make_lasting(self.target.storage, there.prefix, there.entries.keys())
         if found.outcome not in ("new", "forward") or self.options.dry_run:
             return SyncedTrace(trace_id, found.outcome, found.where)
         is_sealed = side.manifest is not None

@@ -34,12 +34,16 @@ def is_kept(storage: Storage, entry: Entry) -> bool:
 
     Where no lock tells it: a writer looks again after a third of the time.
     """
-    return time.time() - entry.modified < storage.grace_seconds
+    # Where a lock tells it none is, whatever a clock that was set back says.
+    return storage.grace_seconds > 0 and time.time() - entry.modified < storage.grace_seconds
 
 
 def may_outrun(storage: Storage, header: Entry, manifest: Entry) -> bool:
-    """Say whether who put a header after a manifest may not have heard of that yet, and takes it away when it does."""
-    return is_kept(storage, header) and header.modified >= manifest.modified
+    """Say whether who put a header and who put a manifest may not have heard of each other yet.
+
+    Whoever was later looks for the other, and takes the manifest away: mostly within a second, or he was killed.
+    """
+    return is_kept(storage, header) and (header.modified >= manifest.modified or is_fresh(manifest))
 
 
 def is_locked(storage: Storage, prefix: str, entries: Mapping[str, Entry]) -> bool:
