@@ -23,6 +23,7 @@ from traceark.errors import (
     SpoolPendingError,
     SpoolPendingWarning,
     StorageError,
+    StoreClosedError,
     TraceExistsError,
     TraceNotFoundError,
 )
@@ -559,6 +560,21 @@ async def test_a_flush_ends_while_others_write_on(url: str, spool: Path) -> None
             await store.add_message(said("more"))
             await store.update_trace(RUN, task=uuid4().hex)
         await flushing
+
+
+async def test_a_flush_of_a_store_that_is_closed_before_all_is_shipped_says_so(
+    url: str, spool: Path, sky: Weather
+) -> None:
+    store = ArchiveStore(url, spool=spool)
+    await store.create_trace(Trace(trace_id=RUN))
+    sky.sky = "down"
+    await store.add_message(said("later"))
+    flushing = asyncio.ensure_future(store.flush())
+    await asyncio.sleep(0.1)
+    with pytest.warns(SpoolPendingWarning):
+        await store.close()
+    with pytest.raises(StoreClosedError, match="was closed before all was shipped"):
+        await asyncio.wait_for(flushing, PATIENT_SECONDS)
 
 
 def ended_run() -> tuple[Trace, list[Message]]:

@@ -16,6 +16,7 @@ from traceark.errors import (
     SpoolPendingError,
     SpoolPendingWarning,
     StorageError,
+    StoreClosedError,
     TraceExistsError,
     TraceNotFoundError,
 )
@@ -127,6 +128,7 @@ class SpooledStore(SpooledKeeping):
         )
         self._background = Background(self._place, lambda: ArchiveStore(directory, durability=durability), far)
         self._user: User | None = None
+        self._is_shipping = True
         self._beginning: asyncio.Task[None] | None = None
         self._silent_until = 0.0
         self._spooled = self._pool = SpooledPool(
@@ -292,6 +294,8 @@ class SpooledStore(SpooledKeeping):
         ------
         SpoolPendingError
             Something was not shipped in time, or cannot be; nothing is lost. The message says what.
+        StoreClosedError
+            The store was closed meanwhile, and left something.
         """
         await self._begin()
         await super().flush()
@@ -303,6 +307,11 @@ class SpooledStore(SpooledKeeping):
             waiting = [each for each in waiting if not await each.is_shipped()]
             if not waiting and not await self._place.deletions():
                 return
+            if not self._is_shipping:
+                raise StoreClosedError(
+                    f"{self.storage.url} was closed before all was shipped to {self.url}; the next store with this "
+                    f"spool, or `traceark spool ship {self.storage.url}`, goes on"
+                )
             if timeout is not None and time.monotonic() - begin > timeout:
                 status = await self._place.status()
                 why = status.last_error or "it has not answered yet"
@@ -332,8 +341,11 @@ class SpooledStore(SpooledKeeping):
     async def _finish(self) -> None:
         user, self._user = self._user, None
         if user is not None:
-            await self._place.leave(user)
-            await self._background.finish(_CLOSE_SECONDS)
+            try:
+                await self._place.leave(user)
+                await self._background.finish(_CLOSE_SECONDS)
+            finally:
+                self._is_shipping = False
             status = await self._place.status()
             if not status.is_empty and not status.is_shipping:
                 why = status.last_error or "; ".join(status.problems.values()) or f"{self.url} did not answer in time"
