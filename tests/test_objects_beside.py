@@ -407,6 +407,34 @@ async def test_a_store_that_sealed_leaves_the_manifest_of_one_that_sealed_later(
         assert await is_sealed(one)
 
 
+async def test_the_manifest_that_a_call_was_cancelled_before_it_looked_for_goes_with_its_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stores() as (one, other):
+        await one.seal("t")
+        key = f"{PREFIX}/{MANIFEST}"
+        manifest = await one.storage.read(key)
+        await one.update_trace("t", task="one")
+        real, cancelled = one.storage.list, False
+
+        async def listed(prefix: str) -> dict[str, Entry]:
+            nonlocal cancelled
+            if not cancelled:
+                cancelled = updating.cancel()
+                await other.storage.create(key, manifest)
+                await asyncio.sleep(1)
+            return await real(prefix)
+
+        monkeypatch.setattr(one.storage, "list", listed)
+        updating = asyncio.create_task(one.update_trace("t", task="two"))
+        with pytest.raises(asyncio.CancelledError):
+            await updating
+        trace = await other.get_trace("t")
+        assert trace is not None and trace.task == "two" and await is_sealed(other)
+        await one.close()
+        assert not await is_sealed(other)
+
+
 async def test_a_header_that_was_put_just_before_a_manifest_that_does_not_tell_of_it_is_no_finding() -> None:
     async with stores() as (one, other):
         await one.seal("t")

@@ -119,8 +119,12 @@ async def test_a_trace_that_takes_somebody_long_to_make_is_a_note(
     for named in ("live", None):
         [note] = [each for each in await store.verify(named) if each.trace_id == "live"]
         assert note.is_note and note.file.endswith(HEADER) and "somebody is making the trace" in note.meaning
+    for dry_run in (True, False):
+        report = await store.repair(["live"], dry_run=dry_run)
+        assert not report.mended and [(each.is_note, each.meaning) for each in report.left] == [(True, note.meaning)]
     lock.close()
     assert not any(each.is_note for each in await store.verify("live"))
+    assert (await store.repair(["live"])).mended
 
 
 async def test_what_stays_wrong_is_found_though_somebody_goes_on_writing(archive: Path) -> None:

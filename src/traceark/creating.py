@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError
@@ -146,17 +146,18 @@ class ObjectWriter(LogWriter):
         self._put.clear()
 
     async def look_again(self) -> None:
-        trace = self._trace
-        put, self._put = self._put, {}
+        trace, put = self._trace, self._put
         if not put:
             return
         entries = await self._storage.list(trace.prefix)
         if not await self._is_there(entries):
+            put.clear()
             raise VersionMismatchError(f"{trace.prefix} was replaced meanwhile")
         # Who replaced one since knew it, and looks for himself.
         still = {name: data for name, data in put.items() if name in entries and self._is_known(name, entries)}
         if MANIFEST in entries and still:
             await take_late_manifest(self._storage, trace.prefix, entries[MANIFEST].version, still)
+        put.clear()
 
     async def _ours(self, key: str, data: bytes, log: LogName, first: int, error: StorageError) -> str:
         """Return the version of a creation whose answer was lost; refuse one that another writer won."""
@@ -179,6 +180,8 @@ class ObjectWriter(LogWriter):
 
     async def settle(self) -> None:
         await self._folding.settle()
+        with suppress(VersionMismatchError):
+            await self.look_again()  # for who was cancelled before
 
     def reset(self) -> None:
         self._known_at = -_KNOWLEDGE_SECONDS

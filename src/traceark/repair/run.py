@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from traceark.errors import InvalidIdError, StorageError, TraceNotFoundError
-from traceark.layout import MANIFEST, TRACES, trace_prefix
+from traceark.layout import HEADER, MANIFEST, TRACES, trace_prefix
 from traceark.lifecycle import locked
 from traceark.reading import scan_readable, why_unreadable
 from traceark.repair.lost import keep, new_place
@@ -18,8 +18,8 @@ from traceark.repair.plan import Step, TracePlan, plan_trace
 from traceark.repair.report import Deed, Mend, RepairReport
 from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.tombstones import Buried, buried
-from traceark.verification.finding import Finding, unreadable
-from traceark.verification.settling import looks
+from traceark.verification.finding import Finding, under_way, unreadable
+from traceark.verification.settling import is_locked, looks
 
 # Keeps other stores told of a trace whose files change, for as long as they do.
 Replacing = Callable[[str], AbstractAsyncContextManager[None]]
@@ -49,6 +49,8 @@ async def repair(
                 plan = await _planned(storage, trace_id, entries, tombstones, accept=accept)
                 if not (plan.steps or plan.left):
                     break
+            if HEADER not in entries and is_locked(storage, trace_prefix(trace_id), entries):
+                plan = TracePlan(trace_id, left=[under_way(trace_id, "repair")])
         except StorageError as error:
             plan = TracePlan(trace_id, left=[_unreadable(storage, trace_id, error)])
         kept: dict[str, str] = {}

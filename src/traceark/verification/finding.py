@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from traceark.layout import trace_prefix
+from traceark.layout import HEADER, trace_prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,15 @@ def unreadable(trace_id: str, why: str, verb: str) -> Finding:
     """Return the finding that a trace may not be read by this user, or that its disk cannot."""
     remedy = f"make it readable, or restore it from a copy; then {verb} again"
     return Finding(trace_id, trace_prefix(trace_id), None, f"it cannot be read: {why}", remedy)
+
+
+def under_way(trace_id: str, verb: str) -> Finding:
+    """Return the note that a trace has no header while somebody holds its lock.
+
+    To copy a large one takes longer than anybody looks; its header comes last, and goes first.
+    """
+    meaning = "it is not there: somebody is making the trace, or removing it"
+    return Finding(trace_id, f"{trace_prefix(trace_id)}/{HEADER}", None, meaning, f"{verb} again later", is_note=True)
 
 
 RESTORE = "restore it from a copy, then verify again"

@@ -20,7 +20,7 @@ from traceark.models import Event, Message
 from traceark.plan import plan_log
 from traceark.reading import fold_updates
 from traceark.storage.base import Entry, KeyMissingError, Storage
-from traceark.verification.finding import HEADLESS, RESTORE, Finding
+from traceark.verification.finding import HEADLESS, RESTORE, Finding, under_way
 from traceark.verification.links import Links
 from traceark.verification.names import is_foreign, is_unfinished
 from traceark.verification.plain import not_plain
@@ -59,10 +59,7 @@ class TraceCheck:
     async def _run(self) -> None:
         if HEADER not in self.entries:
             if is_locked(self.storage, self.prefix, self.entries):
-                # To copy a large trace takes longer than anybody looks; its header comes last.
-                meaning, remedy = "it is not there: somebody is making the trace, or removing it", "verify again later"
-                file = f"{self.prefix}/{HEADER}"
-                self.found.append(Finding(self.trace_id, file, None, meaning, remedy, is_note=True))
+                self.found.append(under_way(self.trace_id, "verify"))
                 return
             self.find(
                 HEADER,
