@@ -982,3 +982,15 @@ if __name__ == "__main__":
         asyncio.run(_fold_and_write(sys.argv[1], sys.argv[3]))
     else:
         asyncio.run(serve(sys.argv[1], eval(sys.argv[2])))
+
+
+async def test_a_trace_that_another_process_sealed_is_sealed_in_the_row_of_one_that_has_it_open(tmp_path: Path) -> None:
+    async with ArchiveStore(tmp_path) as one, ArchiveStore(tmp_path) as other:
+        await one.create_trace(Trace(trace_id="t"))
+        await one.append_event("t", "said")
+        await other.seal("t")
+        found = await one._pool._live("t", alone=False)
+        assert found is not None and found[1].is_sealed()
+        await other.append_event("t", "more")
+        again = await one._pool._live("t", alone=False)
+        assert again is not None and not again[1].is_sealed() and again[0] != found[0]

@@ -26,7 +26,7 @@ from traceark.errors import (
     UnsupportedFormatError,
 )
 from traceark.headers import Header
-from traceark.layout import trace_prefix
+from traceark.layout import MANIFEST, trace_prefix
 from traceark.live import OpenTrace
 from traceark.marker import make_marker, read_marker
 from traceark.models import TERMINAL, JsonObject, Trace
@@ -116,7 +116,8 @@ class TracePool:
             except (DamagedTraceError, UnsupportedFormatError):
                 return None  # replaced under this process, which hears of it when it writes; its files tell more
         tree = trace.tree.revision if trace.tree is not None else 0
-        token = f"{trace.header.incarnation} {trace.header.revision} {tree} {trace.ends}"
+        sealed = MANIFEST in trace.entries
+        token = f"{trace.header.incarnation} {trace.header.revision} {tree} {trace.ends} {sealed}"
         return token, trace.stored(), trace.view()
 
     @property

@@ -55,7 +55,10 @@ class StoredTrace:
 
     def is_sealed(self) -> bool:
         """Say whether the trace is sealed and nothing was written since."""
-        return MANIFEST in self.entries and self.is_exact()
+        checkpoint = self.header.checkpoint
+        # Of one that is open here the ends are known, and its files where others sealed it.
+        is_at_end = self.ends is None or dict(self.ends) == dict(checkpoint.ends)
+        return MANIFEST in self.entries and is_at_end and checkpoint.is_exact(self.sizes, self.header.incarnation)
 
     async def log(self, log: LogName, *, after: int = 0, columns: list[str] | None = None) -> LogRead:
         """Read a log from behind an offset."""
