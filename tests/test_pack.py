@@ -245,7 +245,7 @@ async def test_of_a_trace_that_is_being_written_it_holds_a_state_that_it_had(tmp
                 happened = [event.payload for event in await store.get_events(RUN)]
                 trace = await store.get_trace(RUN)
             assert said == list(range(len(said))) and happened == list(range(len(happened)))
-            assert len(happened) >= len(said) and trace is not None and trace.total_tokens == len(said)
+            assert len(happened) - len(said) in (0, 1) and trace is not None and trace.total_tokens == len(said)
             lengths.append(len(said))
         assert not report.problems
         await asyncio.sleep(0.001)

@@ -53,11 +53,21 @@ class LogRead:
 
 
 class Files:
-    """The files of one log's directory, read ahead where a read is a request to a distant server."""
+    """The files of one log's directory, read ahead where a read is a request to a distant server.
 
-    def __init__(self, storage: Storage, directory: str, held: Mapping[str, bytes] | None = None) -> None:
+    Of those in `sizes` no more is read than these many bytes.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        directory: str,
+        held: Mapping[str, bytes] | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
         self._storage = storage
         self._directory = directory
+        self._sizes = sizes or {}
         self._ahead = 1 if isinstance(storage, AppendStorage) else _READ_AHEAD
         self._planned: list[str] = []
         self._data: dict[str, bytes] = dict(held or {})
@@ -75,7 +85,8 @@ class Files:
                 group = self._planned[start : start + self._ahead]
                 self._planned = self._planned[start + self._ahead :]
             read = await asyncio.gather(*(self._storage.read(f"{self._directory}/{each}") for each in group))
-            self._data.update(zip(group, read, strict=True))
+            for each, data in zip(group, read, strict=True):
+                self._data[each] = data[: self._sizes.get(each)]
         return self._data.pop(name)
 
     async def look(self, name: str) -> bytes:
@@ -177,6 +188,7 @@ async def read_log(
     columns: Sequence[str] | None = None,
     held: Mapping[str, bytes] | None = None,
     places: Places | None = None,
+    as_listed: bool = False,
 ) -> LogRead:
     """Read a log from behind an offset to its end.
 
@@ -196,6 +208,8 @@ async def read_log(
         Segments, by name, whose bytes the caller knows.
     places : Places, optional
         Remembers where in segments earlier readings ended: what lies before that is not read again.
+    as_listed : bool
+        Leave out what came to a file since the trace was listed; not with `places`.
 
     Raises
     ------
@@ -208,7 +222,8 @@ async def read_log(
     """
     directory = f"{prefix}/{log}"
     names = log_names(entries, log)
-    files = Files(storage, directory, held)
+    sizes = {name: entries[f"{log}/{name}"].size for name in names} if as_listed else None
+    files = Files(storage, directory, held, sizes)
     parts, damaged = await load_parts(files, directory, names, incarnation, known_parts)
     plan = plan_log(directory, names, incarnation, parts)
     needed = [not _known(plan.sources, index, after) for index in range(len(plan.sources))]

@@ -32,7 +32,8 @@ _REFUSED_BY_DISKS = (*_REFUSED, errno.EIO)
 class StoredTrace:
     """The files of one trace at one listing.
 
-    `ends` bounds what is read of each log: records past it are not durable yet.
+    `ends` bounds what is read of each log: records past it are not durable yet. `as_listed` bounds it by the files'
+    sizes in the listing.
     """
 
     storage: Storage
@@ -43,6 +44,7 @@ class StoredTrace:
     parts: dict[str, PartInfo] = field(default_factory=dict)
     ends: Mapping[LogName, int] | None = None
     places: Places | None = None
+    as_listed: bool = False
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -72,6 +74,7 @@ class StoredTrace:
             after=after,
             columns=columns,
             places=self.places,
+            as_listed=self.as_listed,
         )
         if self.ends is not None and found.end > self.ends[log]:
             found.records = [row for row in found.records if row.offset <= self.ends[log]]

@@ -10,18 +10,16 @@ from traceark.manifest import decode_manifest, sha256
 from traceark.reading import load, retrying
 from traceark.storage.base import Storage
 from traceark.storage.memory import MemoryStorage
-from traceark.sync.sides import Side, is_exact, look
+from traceark.sync.sides import Side, is_exact, look_at_once
 
 _TRIES = 4
-_LOOKS = 16
 
 
 async def trace_files(storage: Storage, trace_id: str) -> dict[str, bytes]:
     """Return the files that make a trace, by their names.
 
-    Headers are read before the logs are listed, and of the logs no more than was there then, so that what is
-    taken is one moment's. A sealed trace is checked against its manifest; another is read once more
-    as somebody will who unpacks it.
+    It is what was there at one moment, unless the trace is written to all the while. A sealed trace is checked against
+    its manifest; another is read once more as somebody will who unpacks it.
 
     Raises
     ------
@@ -31,14 +29,14 @@ async def trace_files(storage: Storage, trace_id: str) -> dict[str, bytes]:
     """
 
     async def read() -> dict[str, bytes]:
-        side = await _look(storage, trace_id)
+        side = await look_at_once(storage, trace_id)
         if side is None:
             raise TraceNotFoundError(f"no trace {trace_id!r} in {storage.url}")
         names = side.log_files()
         if side.manifest is not None:
             # On an object store segments that its parts supersede stay for a while; they are none of the sealed trace.
             names = [name for name in names if name in side.hashes]
-        files = {name: (await storage.read(f"{side.prefix}/{name}"))[: side.entries[name].size] for name in names}
+        files = {name: await side.read(name) for name in names}
         for name, data in ((GOAL_TREE, side.tree_data), (HEADER, side.header_data), (MANIFEST, side.manifest)):
             if data is not None:
                 files[name] = data
@@ -51,16 +49,6 @@ async def trace_files(storage: Storage, trace_id: str) -> dict[str, bytes]:
         except DamagedTraceError:
             continue  # perhaps a header that was published, or a seal, between two reads
     return await retrying(trace_id, read)
-
-
-async def _look(storage: Storage, trace_id: str) -> Side | None:
-    """Return a trace at one moment, unless its headers are replaced all the while."""
-    side = None
-    for _ in range(_LOOKS):
-        side = await look(storage, trace_id)
-        if side is None or side.manifest is not None or side.is_of_one_moment:
-            break
-    return side
 
 
 async def _check(side: Side, files: Mapping[str, bytes]) -> None:

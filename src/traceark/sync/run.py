@@ -32,7 +32,7 @@ from traceark.sync.listing import Listing, is_same, listing
 from traceark.sync.putting import ChangedMeanwhileError
 from traceark.sync.redacted import how_redacted, redacted
 from traceark.sync.report import SyncedTrace, SyncReport
-from traceark.sync.sides import UnreadableError, look, reading
+from traceark.sync.sides import UnreadableError, look, look_at_once, reading
 from traceark.sync.still import files_of, stand_still
 
 # Called with traces done, of how many, and bytes written so far.
@@ -330,7 +330,7 @@ class _Sync:
         else:
             there = await look(self.target.storage, trace_id, theirs)
         # After the target: what another sync brings there meanwhile is not more than is seen here.
-        side = await look(self.source.storage, trace_id, ours)
+        side = await look_at_once(self.source.storage, trace_id, ours)
         if side is None:  # deleted meanwhile
             if there is None and trace_id in self._begun:
                 await take_back(self.target.storage, trace_id, self._begun[trace_id])

@@ -11,11 +11,15 @@ from traceark.codec.parquet import PartInfo, Run
 from traceark.errors import CorruptFileError, StorageError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
+from traceark.lifecycle import versions
 from traceark.log import log_names, read_log
 from traceark.manifest import decode_manifest, sha256
 from traceark.reading import StoredTrace, why_unreadable
 from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.sync.compare import Content, Copy
+
+# Somebody who writes to a trace all the while does so between any two looks.
+_LOOKS = 16
 
 
 class UnreadableError(StorageError):
@@ -55,6 +59,8 @@ class Side:
         What the manifest says of the files, which holds of the logs of `above` too.
     is_of_one_moment : bool
         Whether the headers were still those that had been read when the files were listed.
+    is_still : bool
+        Whether nothing at all had changed when the files were listed once more, so that it was all this at one moment.
     """
 
     storage: Storage
@@ -67,6 +73,7 @@ class Side:
     entries: Mapping[str, Entry]
     hashes: Mapping[str, str] = field(default_factory=dict)
     is_of_one_moment: bool = True
+    is_still: bool = True
     parts: dict[str, PartInfo] = field(default_factory=dict)
 
     @property
@@ -93,7 +100,7 @@ class Side:
         ]
 
     async def read(self, name: str) -> bytes:
-        """Return a file of its logs.
+        """Return a file of its logs, no more of it than was listed.
 
         Raises
         ------
@@ -102,7 +109,7 @@ class Side:
             It does not fit the manifest.
         """
         with reading(self.storage):
-            data = await self.storage.read(f"{self.prefix}/{name}")
+            data = (await self.storage.read(f"{self.prefix}/{name}"))[: self.entries[name].size]
         if name in self.hashes and sha256(data) != self.hashes[name]:
             raise CorruptFileError(
                 f"{self.storage.url}/{self.prefix}/{name} is not the file that the manifest tells of; "
@@ -136,13 +143,22 @@ class Side:
         parts = [each for each in parsed if isinstance(each, PartName) and each.incarnation == self.header.incarnation]
         last = max((each.last for each in parts), default=0)
         read = await read_log(
-            self.storage, self.prefix, log, self.header.incarnation, self.entries, self.parts, after=last
+            self.storage,
+            self.prefix,
+            log,
+            self.header.incarnation,
+            self.entries,
+            self.parts,
+            after=last,
+            as_listed=True,
         )
         return read.runs
 
     def stored(self) -> StoredTrace:
         """Return it for reading."""
-        return StoredTrace(self.storage, self.trace_id, self.prefix, self.entries, self.header, self.parts)
+        return StoredTrace(
+            self.storage, self.trace_id, self.prefix, self.entries, self.header, self.parts, as_listed=True
+        )
 
 
 async def look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None = None) -> Side | None:
@@ -165,12 +181,30 @@ async def look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | No
         while True:
             side = await _look(storage, trace_id, None)
             # What proves itself by its manifest is whole; of anything else the files must be the header's.
-            if side is None or side.manifest is not None or await _is_still(side):
+            if side is None or side.manifest is not None or await _is_there_still(side):
                 return side
 
 
-async def _is_still(side: Side) -> bool:
+async def look_at_once(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None = None) -> Side | None:
+    """Return a trace as it is at one moment, unless it is written to all the while; parameters and errors as of `look`.
+
+    Its files are read and listed one after another. Of two copies that are of no one moment each may have more than
+    the other in one file, though nobody wrote to either.
+    """
+    side = await look(storage, trace_id, listed)
+    for _ in range(_LOOKS):
+        if side is None or side.is_still:
+            break
+        side = await look(storage, trace_id)
+    return side
+
+
+async def _is_there_still(side: Side) -> bool:
     """Say whether a trace was not replaced by another incarnation, between its header and its listing."""
+    now = await side.storage.list(side.prefix)
+    side.is_still = side.is_of_one_moment and versions(now) == versions(side.entries)
+    if side.is_still:
+        return True
     data = await _read_if_there(side.storage, f"{side.prefix}/{HEADER}")
     if data is None or data == side.header_data:
         return data is not None
