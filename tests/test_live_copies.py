@@ -99,3 +99,26 @@ async def test_two_copies_that_were_made_while_it_went_on_did_not_diverge(
         for here, there in (copies.values(), reversed(copies.values())):
             async with archive(here) as store:
                 assert (await by_sync(store, there)).is_clean
+
+
+@pytest.mark.parametrize("in_memory", [False, True], ids=["disk", "objects"])
+async def test_a_trace_that_is_deleted_between_its_header_and_its_listing_is_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, in_memory: bool
+) -> None:
+    url: Any = URL if in_memory else tmp_path / "runs"
+    async with archive(url) as source, archive(url) as writer, archive(tmp_path / "copy") as target:
+        await writer.create_trace(Trace(trace_id=RUN))
+        await go_on(writer)
+        listed, is_gone = source.storage.list, False
+
+        async def late(prefix: str) -> dict[str, Entry]:
+            nonlocal is_gone
+            if prefix == trace_prefix(RUN) and not is_gone:
+                is_gone = True
+                await writer.delete_trace(RUN)
+            return await listed(prefix)
+
+        monkeypatch.setattr(source.storage, "list", late)
+        report = await sync(source, target)
+        assert is_gone and report.is_clean and not report.outcomes
+        assert await target.get_trace(RUN) is None

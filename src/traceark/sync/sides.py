@@ -232,7 +232,9 @@ async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | N
     entries = await storage.list(prefix) if listed is None else listed
     # What was replaced after it was read is newer than what is known of it here.
     known = {name: replace(entries[name], version=version) for name, version in read.items() if name in entries}
-    is_of_one_moment = all(entries[name].version == entry.version for name, entry in known.items())
+    is_of_one_moment = all(
+        version == (entries[name].version if name in entries else "") for name, version in read.items()
+    )
     entries = {**entries, **known}
     manifest = await _read_if_there(storage, f"{prefix}/{MANIFEST}") if MANIFEST in entries else None
     hashes: Mapping[str, str] = {}
