@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from traceark.layout import MARKER
 from traceark.models import Event, Goal, GoalTree, Message, Trace
 from traceark.storage.memory import MemoryStorage
 from traceark.store import ArchiveStore
+from traceark.sync import sync
 from traceark.testing import ModelStore
 
 Frame = dict[str, bytes]
@@ -356,3 +358,56 @@ async def judge_copies(copies: Iterator[Frame], history: History) -> dict[str, i
             MemoryStorage.forget("copy")
         found[kind] = found.get(kind, 0) + 1
     return found
+
+
+async def state(store: ArchiveStore) -> tuple[str, str, str, str]:
+    """Return all that an archive says of the trace."""
+    messages, events = await store.get_trace_messages("t"), await store.get_events("t")
+    tree = await store.get_goal_tree("t")
+    return header_text(await header(store)), messages_text(messages), events_text(events), tree_text(tree)
+
+
+async def judge_synced(copies: Iterator[Frame], folder: Path | None) -> dict[str, int]:
+    """Sync copies, one after another, to an archive that stays, on a disk or in memory; return the outcomes.
+
+    What is told to be the same there, or to have been brought there, is what the copy says.
+    """
+    url, found = "memory://kept" if folder is None else str(folder / "kept"), dict[str, int]()
+    try:
+        async with ArchiveStore(url, durability="os") as kept:
+            for copy in copies:
+                try:
+                    outcome = await _sync_on(copy, kept, folder)
+                except Exception as error:
+                    error.add_note(f"the copy:\n{prints(copy)}")
+                    raise
+                found[outcome] = found.get(outcome, 0) + 1
+    finally:
+        MemoryStorage.forget("kept")
+    return found
+
+
+async def _sync_on(copy: Frame, kept: ArchiveStore, folder: Path | None) -> str:
+    if folder is None:
+        store = await laid_out(copy)
+    else:
+        for name, data in copy.items():
+            (folder / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "copy" / name).write_bytes(data)
+        store = ArchiveStore(folder / "copy", durability="os")
+    try:
+        report = await sync(store, kept)
+        outcome = next(iter(report.outcomes), "absent")
+        if outcome in ("same", "new", "forward"):
+            assert await state(kept) == await state(store), outcome
+        elif outcome == "failed":
+            assert await store.verify(deep=True) != []
+        return outcome
+    except CorruptFileError as error:
+        assert f"{MARKER} is torn" in str(error)
+        return "damaged"
+    finally:
+        if folder is None:
+            MemoryStorage.forget("copy")
+        else:
+            shutil.rmtree(folder / "copy", ignore_errors=True)

@@ -11,11 +11,12 @@ import asyncio
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from film import Frame, History, cut, filmed_on_disk, filmed_on_objects, judge_copies
+from film import Frame, History, cut, filmed_on_disk, filmed_on_objects, judge_copies, judge_synced
 from profiles import some, tried
 
 
@@ -155,6 +156,16 @@ def test_what_a_copier_leaves_is_an_earlier_state_or_says_what_is_missing(
     count = tried(12, 60, 400)
     found = asyncio.run(judge_copies(copies(frames, COPIERS[name], count), history))
     assert found["whole"] > count * 0.05
+
+
+@pytest.mark.parametrize("name", some(COPIERS, 4))
+@pytest.mark.parametrize("on_disk", [True, False], ids=["to a disk", "to objects"])
+def test_a_sync_of_what_a_copier_leaves_tells_what_it_is(
+    filmed: tuple[list[Frame], History], tmp_path: Path, name: str, *, on_disk: bool
+) -> None:
+    frames, _ = filmed
+    found = asyncio.run(judge_synced(copies(frames, COPIERS[name], tried(8, 40, 200)), tmp_path if on_disk else None))
+    assert found.keys() & {"new", "forward", "same"}
 
 
 def test_a_copy_of_one_moment_is_an_earlier_state(filmed: tuple[list[Frame], History]) -> None:

@@ -58,7 +58,7 @@ async def compact(trace: OpenTrace) -> int:
 
 
 async def _is_final(trace: OpenTrace) -> bool:
-    """Say whether a trace is sealed and holds nothing but what its manifest lists; tidy it if so."""
+    """Say whether a trace is sealed, by these headers, and holds nothing but what its manifest lists; tidy it if so."""
     async with trace.held():
         await trace.refresh()
         sizes = {name: entry.size for name, entry in trace.entries.items()}
@@ -66,9 +66,14 @@ async def _is_final(trace: OpenTrace) -> bool:
             return False
         try:
             what = f"{trace.prefix}/{MANIFEST}"
-            listed = set(decode_manifest(await trace.storage.read(what), what))
+            hashes = decode_manifest(await trace.storage.read(what), what)
+            for name in hashes.keys() & {HEADER, GOAL_TREE}:
+                # Who changed one may have been killed, or copied it here, without a word to who had sealed.
+                if sha256(await trace.storage.read(f"{trace.prefix}/{name}")) != hashes[name]:
+                    return False
         except (KeyMissingError, CorruptFileError):
             return False
+        listed = hashes.keys()
         present = {name for name in trace.entries if name not in (MANIFEST, LOCK)}
         late = {name for name in present - listed if trace.storage.grace_seconds and _is_of_log(name)}
         if present - late != listed:

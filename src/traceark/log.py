@@ -55,7 +55,7 @@ class LogRead:
 class Files:
     """The files of one log's directory, read ahead where a read is a request to a distant server.
 
-    Of those in `sizes` no more is read than these many bytes.
+    Of those in `sizes` no more is read than these many bytes; segments that were read stay in `kept`.
     """
 
     def __init__(
@@ -64,10 +64,12 @@ class Files:
         directory: str,
         held: Mapping[str, bytes] | None = None,
         sizes: Mapping[str, int] | None = None,
+        kept: dict[str, bytes] | None = None,
     ) -> None:
         self._storage = storage
         self._directory = directory
         self._sizes = sizes or {}
+        self._kept = kept
         self._ahead = 1 if isinstance(storage, AppendStorage) else _READ_AHEAD
         self._planned: list[str] = []
         self._data: dict[str, bytes] = dict(held or {})
@@ -87,6 +89,8 @@ class Files:
             read = await asyncio.gather(*(self._storage.read(f"{self._directory}/{each}") for each in group))
             for each, data in zip(group, read, strict=True):
                 self._data[each] = data[: self._sizes.get(each)]
+                if self._kept is not None and isinstance(parse_log_name(each), SegmentName):
+                    self._kept[f"{self._directory}/{each}"] = self._data[each]
         return self._data.pop(name)
 
     async def look(self, name: str) -> bytes:
@@ -189,6 +193,7 @@ async def read_log(
     held: Mapping[str, bytes] | None = None,
     places: Places | None = None,
     as_listed: bool = False,
+    kept: dict[str, bytes] | None = None,
 ) -> LogRead:
     """Read a log from behind an offset to its end.
 
@@ -210,6 +215,8 @@ async def read_log(
         Remembers where in segments earlier readings ended: what lies before that is not read again.
     as_listed : bool
         Leave out what came to a file since the trace was listed; not with `places`.
+    kept : dict, optional
+        Gets the bytes of segments that were read, by key.
 
     Raises
     ------
@@ -223,7 +230,7 @@ async def read_log(
     directory = f"{prefix}/{log}"
     names = log_names(entries, log)
     sizes = {name: entries[f"{log}/{name}"].size for name in names} if as_listed else None
-    files = Files(storage, directory, held, sizes)
+    files = Files(storage, directory, held, sizes, kept)
     parts, damaged = await load_parts(files, directory, names, incarnation, known_parts)
     plan = plan_log(directory, names, incarnation, parts)
     needed = [not _known(plan.sources, index, after) for index in range(len(plan.sources))]

@@ -26,9 +26,14 @@ async def compared(side: Side, there: Side | None) -> Found:
     DamagedTraceError, UnreadableError
     """
     if there is None:
+        if side.manifest is None:
+            side.prove(await side.copy())
         return Found("new")
     if side.header.incarnation == there.header.incarnation:
-        found = compare(await side.copy(), await there.copy())
+        ours = await side.copy()
+        found = compare(ours, await there.copy())
+        if found.outcome in ("same", "forward"):
+            side.prove(ours)
         if found.outcome == "same" and side.manifest is not None and there.manifest is None:
             return Found("forward")  # sealed since
     else:

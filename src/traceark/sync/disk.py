@@ -23,6 +23,7 @@ from traceark.storage.access import Permissions, make_directory, open_to_group
 from traceark.storage.local_plain import plain_path, read_plain
 from traceark.storage.staging import staging
 from traceark.storage.syncing import sync_directory, sync_file_system
+from traceark.sync.listing import PROOFS, Ends, ends_of
 
 # What is made to last together where the file system is synced: after a kill all of it is copied again.
 _GROUP, _GROUP_BYTES = 1_000, 1 << 28
@@ -43,8 +44,8 @@ def _look_at_directory(path: str) -> None:
         raise _NotPlainError
 
 
-def same_manifests(source: Path, target: Path, keys: Iterable[str]) -> Iterator[str]:
-    """Yield the keys of traces that are sealed on both sides with the same manifest.
+def same_sealed(source: Path, target: Path, keys: Iterable[str]) -> Iterator[str]:
+    """Yield the keys of traces that are sealed on both sides, and are the same there.
 
     Raises
     ------
@@ -54,15 +55,39 @@ def same_manifests(source: Path, target: Path, keys: Iterable[str]) -> Iterator[
     here, there = plain_path(source, TRACES), plain_path(target, TRACES)
     for key in keys:
         try:
-            if _manifest(f"{here}/{key}") == _manifest(f"{there}/{key}"):
+            # What differs most often comes first.
+            one, other = _sealed(f"{here}/{key}"), _sealed(f"{there}/{key}")
+            if all(ours == theirs for ours, theirs in zip(one, other, strict=True)):
                 yield key
         except _NOT_PLAIN:
             continue  # not sealed on one side, or something to be told: it is looked at
 
 
-def _manifest(trace: str) -> bytes:
+def _sealed(trace: str) -> Iterator[bytes | Ends | None]:
+    """Yield what tells a sealed trace from another; raise where it is not sealed, or was written to since."""
     _look_at_directory(trace)
-    return read_plain(f"{trace}/{MANIFEST}")
+    for name in PROOFS:
+        try:
+            yield read_plain(f"{trace}/{name}")
+        except FileNotFoundError:
+            if name != GOAL_TREE:
+                raise
+            yield None
+    yield _ends(trace)
+
+
+def _ends(trace: str) -> Ends:
+    names: list[str] = []
+    for log in LOGS:
+        try:
+            _look_at_directory(f"{trace}/{log}")
+            names += [f"{log}/{name}" for name in os.listdir(f"{trace}/{log}")]  # noqa: PTH208
+        except FileNotFoundError:
+            continue  # an object store, and what copies from one, has no empty directory
+    ends = ends_of(names)
+    if ends is None:
+        raise _NotPlainError
+    return ends
 
 
 @contextmanager
@@ -173,6 +198,8 @@ class Copying:
         logs = _logs(hashes)
         for log in logs:
             _look_at_directory(f"{here}/{log}")
+        if _ends(here) != ends_of(hashes):
+            raise _NotPlainError
         make_directory(there, self.mode)
         for log in LOGS:
             make_directory(f"{there}/{log}", self.mode)

@@ -1,12 +1,13 @@
-"""Which traces an archive has, and which are the same in two of them by their manifests alone."""
+"""Which traces an archive has, and which are sealed and the same in two of them, told without a look at their logs."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from traceark.layout import (
+    GOAL_TREE,
     HEADER,
     LOGS,
     MANIFEST,
@@ -23,6 +24,10 @@ from traceark.storage.base import AppendStorage, Entry, KeyMissingError, Storage
 from traceark.sync.putting import MD5
 from traceark.sync.sides import reading
 
+# What says all of a sealed trace whose logs end where these say.
+PROOFS = (MANIFEST, HEADER, GOAL_TREE)
+PART_ENDING = ".parquet"
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -36,29 +41,43 @@ class Listing:
         """Return a trace's files, none where there is no trace; None where the listing does not tell."""
         return None if isinstance(self.storage, AppendStorage) else self.traces.get(trace_id) or {}
 
-    async def manifest(self, trace_id: str) -> bytes | str | None:
-        """Return a trace's manifest, or its MD5 where the listing tells that; None where it has none."""
+    async def sealed(self, trace_id: str) -> tuple[Mapping[str, Entry], Ends] | None:
+        """Return a sealed trace's files, with where its logs end; None where it is not sealed, or was written to."""
         entries = self.traces.get(trace_id)
-        if entries is not None:
-            if MANIFEST not in entries or HEADER not in entries or _was_written_to(entries):
-                return None
-            if match := MD5.fullmatch(entries[MANIFEST].version):
-                return match[1]
-        try:
+        if entries is None:
             with reading(self.storage):
-                return await self.storage.read(f"{trace_prefix(trace_id)}/{MANIFEST}")
-        except KeyMissingError:
-            return None
+                entries = await self.storage.list(trace_prefix(trace_id))
+        ends = ends_of(entries) if MANIFEST in entries and HEADER in entries else None
+        return (entries, ends) if ends is not None else None
+
+    async def told(self, trace_id: str, name: str, version: str) -> bytes | str:
+        """Return a file of a trace, or its MD5 where its version tells that."""
+        if match := MD5.fullmatch(version):
+            return match[1]
+        with reading(self.storage):
+            return await self.storage.read(f"{trace_prefix(trace_id)}/{name}")
 
 
-def _was_written_to(entries: Mapping[str, Entry]) -> bool:
-    """Say whether a log holds more than its parts, as that of a sealed trace does not."""
+# By log, the name of the part that ends it; none where there is no part.
+Ends = list[str]
+
+
+def ends_of(names: Iterable[str]) -> Ends | None:
+    """Return where the logs end by the names of a trace's files; None where they hold more than their parts."""
+    ends: Ends = []
     for log in LOGS:
-        parsed = [parse_log_name(name) for name in log_names(entries, log)]
-        end = max((each.last for each in parsed if isinstance(each, PartName)), default=0)
-        if any(isinstance(each, SegmentName) and each.first > end for each in parsed):
-            return True
-    return False
+        files = log_names(names, log)
+        if len(files) == 1 and files[0].endswith(PART_ENDING):
+            ends += files  # as nearly always
+            continue
+        parsed = {name: parse_log_name(name) for name in files}
+        last, end = max(
+            ((each.last, name) for name, each in parsed.items() if isinstance(each, PartName)), default=(0, "")
+        )
+        if any(isinstance(each, SegmentName) and each.first > last for each in parsed.values()):
+            return None
+        ends.append(end)
+    return ends
 
 
 async def listing(storage: Storage) -> Listing:
@@ -75,16 +94,29 @@ async def listing(storage: Storage) -> Listing:
 
 
 async def is_same(trace_id: str, ours: Listing, theirs: Listing) -> bool:
-    """Say whether both sides are sealed and have the same manifest."""
+    """Say whether a trace is sealed on both sides, and is the same there.
+
+    A manifest by itself does not tell: who copies and deletes nothing leaves it there under newer headers and records.
+    """
     if trace_id not in theirs.traces:
         return False
-    one, other = await ours.manifest(trace_id), await theirs.manifest(trace_id)
-    if one is None or other is None:
-        return False
-    if isinstance(one, str) != isinstance(other, str):
-        one, other = _md5(one), _md5(other)
-    return one == other
+    try:
+        one, other = await ours.sealed(trace_id), await theirs.sealed(trace_id)
+        if one is None or other is None or one[1] != other[1]:
+            return False
+        for name in PROOFS:
+            here, there = one[0].get(name), other[0].get(name)
+            if here is None and there is None:
+                continue
+            if here is None or there is None:
+                return False
+            told = await ours.told(trace_id, name, here.version), await theirs.told(trace_id, name, there.version)
+            if told[0] != told[1] and _md5(told[0]) != _md5(told[1]):
+                return False
+    except KeyMissingError:
+        return False  # replaced or deleted meanwhile
+    return True
 
 
-def _md5(manifest: bytes | str) -> str:
-    return manifest if isinstance(manifest, str) else hashlib.md5(manifest, usedforsecurity=False).hexdigest()
+def _md5(told: bytes | str) -> str:
+    return told if isinstance(told, str) else hashlib.md5(told, usedforsecurity=False).hexdigest()

@@ -157,7 +157,7 @@ def is_md5(version: str, data: bytes) -> bool:
 async def is_apart(side: Side, target: Storage, entries: Mapping[str, Entry]) -> bool:
     """Say whether what lies at the target, beside what the source has, was written on another side."""
     try:
-        there = await replace(side, storage=target, entries=entries, hashes={}, parts={}).copy()
+        there = await replace(side, storage=target, entries=entries, hashes={}, parts={}, kept={}).copy()
     except IncompleteTraceError:
         return False  # another sync is in the middle of it
     except DamagedTraceError:

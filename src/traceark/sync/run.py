@@ -1,6 +1,6 @@
 """Syncing archives: what one lacks is copied from the other, trace by trace.
 
-A sealed trace is compared by its manifest alone. Nothing is overwritten but by a later state of
+A sealed trace is compared without its logs. Nothing is overwritten but by a later state of
 itself; traces that were written to on both sides are reported as diverged.
 """
 
@@ -240,7 +240,7 @@ class _Sync:
             return list(wanted)
         ids = {trace_key(trace_id): trace_id for trace_id in wanted}
         known = [key for key, trace_id in ids.items() if trace_id in theirs.traces]
-        same = await asyncio.to_thread(lambda: list(disk.same_manifests(here, there, known)))
+        same = await asyncio.to_thread(lambda: list(disk.same_sealed(here, there, known)))
         if same:
             self.report.outcomes["same"] += len(same)
         self._advance(len(same), len(ids))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from traceark.codec.lines import to_record
 from traceark.codec.parquet import PartInfo, Run
-from traceark.errors import CorruptFileError, StorageError
+from traceark.errors import CorruptFileError, IncompleteTraceError, StorageError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.lifecycle import versions
@@ -61,6 +61,8 @@ class Side:
         Whether the headers were still those that had been read when the files were listed.
     is_still : bool
         Whether nothing at all had changed when the files were listed once more, so that it was all this at one moment.
+    kept : dict of str to bytes
+        By key, what `copy` read of segments, until `read` wants it: what is compared is mostly copied then.
     """
 
     storage: Storage
@@ -75,6 +77,7 @@ class Side:
     is_of_one_moment: bool = True
     is_still: bool = True
     parts: dict[str, PartInfo] = field(default_factory=dict)
+    kept: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -108,12 +111,14 @@ class Side:
         CorruptFileError
             It does not fit the manifest.
         """
-        with reading(self.storage):
-            data = (await self.storage.read(f"{self.prefix}/{name}"))[: self.entries[name].size]
+        key = f"{self.prefix}/{name}"
+        data = self.kept.pop(key, None)
+        if data is None:
+            with reading(self.storage):
+                data = (await self.storage.read(key))[: self.entries[name].size]
         if name in self.hashes and sha256(data) != self.hashes[name]:
             raise CorruptFileError(
-                f"{self.storage.url}/{self.prefix}/{name} is not the file that the manifest tells of; "
-                "restore it from a copy"
+                f"{self.storage.url}/{key} is not the file that the manifest tells of; restore it from a copy"
             )
         return data
 
@@ -126,6 +131,25 @@ class Side:
         """
         with reading(self.storage):
             return Copy(self.header, self.tree, {log: await self._runs(log) for log in LOGS})
+
+    def prove(self, copy: Copy) -> None:
+        """Refuse it where its logs, as of its copy, lack what its headers tell of.
+
+        Raises
+        ------
+        IncompleteTraceError
+        """
+        stated = dict(self.header.checkpoint.ends)
+        if self.tree is not None:
+            stated["messages"] = max(stated["messages"], self.tree.messages)
+        for log, end in stated.items():
+            found = copy.runs[log][-1].last if copy.runs[log] else 0
+            if found < end:
+                raise IncompleteTraceError(
+                    f"{self.storage.url}/{self.prefix}: its headers are as of {log} offset {end}, but the {log} end at "
+                    f"{found}; copy the {log} directory again from where the trace was written",
+                    self.header.state,
+                )
 
     async def content(self) -> Content:
         """Return what it says; raises as `copy` does."""
@@ -151,6 +175,7 @@ class Side:
             self.parts,
             after=last,
             as_listed=True,
+            kept=self.kept,
         )
         return read.runs
 
