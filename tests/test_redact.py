@@ -19,7 +19,7 @@ from test_retention import holding
 from test_sync_faults import Killed, killed_at
 from traceark import keeping, redacting
 from traceark.changes import Replay
-from traceark.errors import InvalidValueError, StorageError, TraceNotFoundError
+from traceark.errors import InvalidValueError, StaleGoalTreeError, StorageError, TraceNotFoundError
 from traceark.importers.run import import_paths
 from traceark.layout import HEADER, trace_prefix
 from traceark.models import Event, Goal, GoalStats, GoalTree, Json, Message, Trace
@@ -343,6 +343,20 @@ async def test_changes_that_are_told_after_a_redaction_tell_of_it(url: str) -> N
         trace = await store.get_trace(RUN)
         assert trace is not None and await redactions(url)
         assert replay.trace() == trace
+
+
+async def test_goals_that_were_read_before_a_redaction_cannot_be_written_back(url: str) -> None:
+    await add(url)
+    async with opened(url) as store:
+        tree = await store.get_goal_tree(RUN)
+        assert tree is not None and SECRET in tree.mission
+        async with opened(url) as other:
+            report = await redact(other, [RUN], dry_run=False)
+            assert report.traces and not report.problems
+        tree.goals[0].status = "completed"
+        with pytest.raises(StaleGoalTreeError, match="read it again"):
+            await store.update_goal_tree(RUN, tree)
+        assert SECRET not in str(await store.get_goal_tree(RUN))
 
 
 async def test_a_trace_that_is_open_elsewhere_goes_on_redacted(tmp_path: Path) -> None:

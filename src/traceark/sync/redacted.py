@@ -151,15 +151,12 @@ def _part(log: LogName, read: LogRead, rows: Sequence[PartRecord], trace_id: str
 def _tree(tree: TreeFile, fold: MessageFold, end: int, incarnation: str, redactor: Redactor) -> TreeFile:
     was_set = set_without(tree, redactor)
     goals = with_stats(tree_without(tree, redactor), fold.by_goal, was_set)
-    return replace(
-        tree,
-        tree=goals,
-        incarnation=incarnation,
-        revision=tree.revision + 1,
-        messages=end,
-        was_set=was_set,
-        before="",
+    revision = tree.revision + 1
+    without = replace(
+        tree, tree=goals, incarnation=incarnation, revision=revision, messages=end, was_set=was_set, before=""
     )
+    # Who read it before must not write it back.
+    return without if without.told() == tree.told() else replace(without, changed=revision)
 
 
 def _header(header: Header, fold: MessageFold, last_event_id: int, incarnation: str, redactor: Redactor) -> Header:
