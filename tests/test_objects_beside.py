@@ -435,6 +435,32 @@ async def test_the_manifest_that_a_call_was_cancelled_before_it_looked_for_goes_
         assert not await is_sealed(other)
 
 
+async def test_a_call_that_was_cancelled_before_it_looked_leaves_the_seal_of_who_came_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stores() as (one, other):
+        real, cancelled = one.storage.list, False
+
+        async def listed(prefix: str) -> dict[str, Entry]:
+            nonlocal cancelled
+            if not cancelled:
+                cancelled = updating.cancel()
+                await asyncio.sleep(1)
+            return await real(prefix)
+
+        await one.update_trace("t", task="one")
+        monkeypatch.setattr(one.storage, "list", listed)
+        updating = asyncio.create_task(one.update_trace("t", task="two"))
+        with pytest.raises(asyncio.CancelledError):
+            await updating
+        await other.update_trace("t", task="three")
+        await other.seal("t")
+        trace = await one.get_trace("t")  # it knows that header now
+        assert trace is not None and trace.task == "three"
+        await one.close()
+        assert await is_sealed(other)
+
+
 async def test_a_header_that_was_put_just_before_a_manifest_that_does_not_tell_of_it_is_no_finding() -> None:
     async with stores() as (one, other):
         await one.seal("t")

@@ -60,7 +60,7 @@ class ObjectWriter(LogWriter):
         # The last record of each log that this writer surely wrote; in an empty log none is its own.
         self._own = dict.fromkeys(LOGS, _UNSURE)
         # The headers that were put since the trace was looked at.
-        self._put: dict[str, bytes] = {}
+        self._put: dict[str, tuple[str, bytes]] = {}
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
@@ -139,8 +139,8 @@ class ObjectWriter(LogWriter):
         known = self._trace.entries.get(name)
         return known is not None and entries[name].version == known.version
 
-    def put(self, name: str, data: bytes) -> None:
-        self._put[name] = data
+    def put(self, name: str, version: str, data: bytes) -> None:
+        self._put[name] = version, data
 
     def looked(self) -> None:
         self._put.clear()
@@ -154,7 +154,9 @@ class ObjectWriter(LogWriter):
             put.clear()
             raise VersionMismatchError(f"{trace.prefix} was replaced meanwhile")
         # Who replaced one since knew it, and looks for himself.
-        still = {name: data for name, data in put.items() if name in entries and self._is_known(name, entries)}
+        still = {
+            name: data for name, (version, data) in put.items() if name in entries and entries[name].version == version
+        }
         if MANIFEST in entries and still:
             await take_late_manifest(self._storage, trace.prefix, entries[MANIFEST].version, still)
         put.clear()

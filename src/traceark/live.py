@@ -350,7 +350,7 @@ class OpenTrace(KnownTrace):
         known = self.entries.get(name)
         version = await put(self.storage, f"{self.prefix}/{name}", data, known.version if known is not None else None)
         self.entries[name] = Entry(len(data), version, 0.0)
-        self._writer.put(name, data)
+        self._writer.put(name, version, data)
         self.touched = True
 
     async def publish_checkpoint(self) -> None:

@@ -72,8 +72,8 @@ class LogWriter(ABC):
     async def make_lasting(self) -> None:
         """Bring all that is there to stable storage, whoever wrote it; under the lock."""
 
-    def put(self, name: str, data: bytes) -> None:
-        """Hear of a header that was put."""
+    def put(self, name: str, version: str, data: bytes) -> None:
+        """Hear of a header that was put, and the version that it has."""
 
     async def look_again(self) -> None:
         """Take away the manifest of who had not seen what was put; a `VersionMismatchError` says that it is void."""
