@@ -349,24 +349,26 @@ class Several(Looks):
             deed.ended = self.account.now()
 
     async def repair(self, store: ArchiveStore, step: Step) -> None:
+        begun = self.account.now()
         report = await store.repair([step.trace], dry_run=False)
         # What a compaction beside it was about to remove, a repair may move away.
         wrong = [each for each in report.mended if each.meaning != "parts hold all its records"]
-        assert not wrong and not self.amiss(report.left), report.to_json()
+        assert not wrong and not self.amiss(report.left, begun), report.to_json()
 
     async def verify(self, store: ArchiveStore, step: Step) -> None:
-        found = self.amiss(await store.verify(self.chance.choice([step.trace, None]), deep=True))
+        begun = self.account.now()
+        found = self.amiss(await store.verify(self.chance.choice([step.trace, None]), deep=True), begun)
         # Of a trace that others replace for ten seconds it cannot be said more.
         found = [each for each in found if not each.meaning.startswith("a file vanished while it was checked")]
         assert not found, found[0]
 
-    def amiss(self, findings: Sequence[Finding]) -> list[Finding]:
-        """Leave out notes, and what is left for now, by verify's word, of what goes on or was cut short.
+    def amiss(self, findings: Sequence[Finding], begun: float = math.inf) -> list[Finding]:
+        """Leave out notes, and what is left for now, by verify's word, of what went on since a moment or was cut short.
 
         And where no locks are what was deleted beside writers.
         """
         deleted = {each.trace for each in self.account.deeds if each.did == "delete"} if self.in_memory else set()
-        made, redacted = self.in_part("create", "delete"), self.in_part("redact")
+        made, redacted = self.in_part("create", "delete", begun=begun), self.in_part("redact", begun=begun)
         return [
             each
             for each in findings
@@ -376,9 +378,9 @@ class Several(Looks):
             and not (each.trace_id in made and each.meaning.endswith("its deletion was interrupted"))
         ]
 
-    def in_part(self, *deeds: Did) -> set[str]:
-        """Return the traces to which something is being done, or was begun to be and cut short."""
-        return {each.trace for each in self.account.deeds if each.did in deeds and math.isinf(each.ended)}
+    def in_part(self, *deeds: Did, begun: float = math.inf) -> set[str]:
+        """Return the traces to which something is being done, was done since a moment, or was begun and cut short."""
+        return {each.trace for each in self.account.deeds if each.did in deeds and each.ended >= begun}
 
     async def remake(self, store: ArchiveStore, step: Step) -> None:
         with self.account.deed("delete", step.trace):
