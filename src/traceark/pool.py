@@ -25,6 +25,7 @@ from traceark.errors import (
     TraceNotFoundError,
     UnsupportedFormatError,
 )
+from traceark.going_on import going_on
 from traceark.headers import Header
 from traceark.layout import MANIFEST, trace_prefix
 from traceark.live import OpenTrace
@@ -162,7 +163,7 @@ class TracePool:
         if self._writable is None or (
             self._writable.done() and (self._writable.cancelled() or self._writable.exception())
         ):
-            self._writable = asyncio.ensure_future(self._make_ready())
+            self._writable = going_on(self._make_ready())
         if not self._writable.done():
             await asyncio.shield(self._writable)
 
@@ -207,9 +208,7 @@ class TracePool:
             if trace_id in self._open:
                 return  # another task opened it meanwhile
             if is_first := trace_id not in self._opening:
-                opening = self._opening[trace_id] = asyncio.ensure_future(self._open_trace(trace_id))
-                # Looked at even where all who wait are cancelled: else it is logged as never retrieved.
-                opening.add_done_callback(lambda done: done.cancelled() or done.exception())
+                self._opening[trace_id] = going_on(self._open_trace(trace_id))
             try:
                 await asyncio.shield(self._opening[trace_id])
             except TraceNotFoundError:

@@ -31,6 +31,7 @@ from traceark.catalog.rows import damaged, fingerprint
 from traceark.catalog.snapshot import SnapshotInfo
 from traceark.catalog.table import CatalogTable, RowsLostError
 from traceark.errors import CorruptFileError, DamagedTraceWarning, StorageError
+from traceark.going_on import going_on
 from traceark.layout import TRACES
 from traceark.reading import scan_readable
 from traceark.storage.base import AppendStorage, KeyExistsError, KeyMissingError, Storage
@@ -118,7 +119,7 @@ class Catalog:
                     self._nothing_known()
                     return await work()
 
-        return await asyncio.shield(asyncio.ensure_future(run()))
+        return await asyncio.shield(going_on(run()))
 
     async def _sync(self) -> KnownTraces:
         for attempt in range(_ATTEMPTS):

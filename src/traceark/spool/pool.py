@@ -6,11 +6,12 @@ A trace that is to be written to and is not in the spool is fetched. It knows no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from traceark.catalog.layered import Layered, Listing
 from traceark.errors import InvalidIdError, StorageError, TraceNotFoundError, UnsafeStorageError
+from traceark.going_on import going_on
 from traceark.layout import HEADER, trace_prefix
 from traceark.live import OpenTrace
 from traceark.models import JsonObject
@@ -52,7 +53,7 @@ class SpooledPool(TracePool):
         limit: int,
         record_changes: bool,
         under: TracePool,
-        fetch: Callable[[str], Awaitable[bool]],
+        fetch: Callable[[str], Coroutine[Any, Any, bool]],
         begin: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(
@@ -117,7 +118,7 @@ class SpooledPool(TracePool):
             return False
         task = self._fetching.get(trace_id)
         if task is None:
-            task = self._fetching[trace_id] = asyncio.ensure_future(self._fetch(trace_id))
+            task = self._fetching[trace_id] = going_on(self._fetch(trace_id))
             task.add_done_callback(lambda _: self._fetching.pop(trace_id))
         return await self.reach(asyncio.shield(task))
 

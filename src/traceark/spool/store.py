@@ -20,6 +20,7 @@ from traceark.errors import (
     TraceExistsError,
     TraceNotFoundError,
 )
+from traceark.going_on import going_on
 from traceark.models import GivenEvent, Goal, GoalTree, Json, Message, Trace
 from traceark.pending import SpoolStatus
 from traceark.requests import AddMessage
@@ -156,7 +157,7 @@ class SpooledStore(SpooledKeeping):
     async def _begin(self) -> None:
         """Once: make the spool this archive's, and begin to ship it."""
         if self._beginning is None or (self._beginning.done() and self._beginning.exception() is not None):
-            self._beginning = asyncio.ensure_future(self._begin_now())
+            self._beginning = going_on(self._begin_now())
         if not self._beginning.done():
             await asyncio.shield(self._beginning)
         if (error := self._beginning.exception()) is not None:
