@@ -42,6 +42,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "pending",
         "computing",
         "at_a_time",
+        "going_on",
         "replacing",
     ),
     ("storage", "database", "packed"),
