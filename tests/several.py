@@ -22,7 +22,7 @@ from typing import Any
 from account import Account, Deed, Did, text_of, value_of
 from several_looks import Looks
 from several_steps import HERE, SPOOLED, STORES, THERE, Step
-from simulated import PROCESS, SimulatedLoop, simulated
+from simulated import PROCESS, FailedCallError, SimulatedLoop, simulated
 from traceark.errors import (
     BusyError,
     GoalExistsError,
@@ -63,13 +63,16 @@ class Several(Looks):
     folder : Path
     in_memory : bool
         Whether both archives are, instead of on a disk; then there is no spool.
+    failing : float
+        How many of the calls of both archives fail while steps are taken.
     chance : random.Random
         What decides all that the steps leave open.
     """
 
-    def __init__(self, folder: Path, in_memory: bool, chance: random.Random) -> None:
+    def __init__(self, folder: Path, in_memory: bool, chance: random.Random, failing: float = 0.0) -> None:
         self.folder = folder
         self.in_memory = in_memory
+        self.failing = failing
         self.chance = chance
         self.account = Account(PROCESS.get)
         self.urls = [f"memory://several/{name}" if in_memory else str(folder / name) for name in ("here", "there")]
@@ -143,6 +146,7 @@ class Several(Looks):
     async def run(self, steps: Sequence[Step], at_once: int) -> None:
         """Take the steps, so many at a time."""
         waiting = deque(steps)
+        self.loop.failing = self.failing
 
         async def some() -> None:
             while waiting:
@@ -155,6 +159,7 @@ class Several(Looks):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            self.loop.failing = 0.0
 
     async def take_step(self, step: Step) -> None:
         store, begun = self.stores[step.store], self.account.now()
@@ -173,7 +178,7 @@ class Several(Looks):
             self.is_cut_short(step)
             return
         error = task.exception()
-        if isinstance(error, StoreClosedError):
+        if isinstance(error, StoreClosedError) or is_of_failed_call(error):
             self.is_cut_short(step)
         if error is not None and not self.is_allowed(error, step, store, begun):
             raise FaultError(f"{step}: {type(error).__name__}: {error}") from error
@@ -193,8 +198,10 @@ class Several(Looks):
         if isinstance(error, BusyError):
             return step.kind in ("optimize", "redact")
         if isinstance(error, StorageError):
-            return "all the while" in str(error)
-        return isinstance(error, _OF_OTHERS)
+            # Whether a redaction left something in the catalog is told without what kept it from being written.
+            words = ("all the while", *(["may hold what was deleted"] if self.failing else []))
+            return is_of_failed_call(error) or any(each in str(error) for each in words)
+        return isinstance(error, _OF_OTHERS) or (isinstance(error, ExceptionGroup) and is_of_failed_call(error))
 
     # What is written
 
@@ -368,11 +375,13 @@ class Several(Looks):
         And where no locks are what was deleted beside writers.
         """
         deleted = {each.trace for each in self.account.deeds if each.did == "delete"} if self.in_memory else set()
+        outrun = "written to after it was sealed" if self.failing and begun < math.inf else None
         made, redacted = self.in_part("create", "delete", begun=begun), self.in_part("redact", begun=begun)
         return [
             each
             for each in findings
             if not each.is_note
+            and not (outrun is not None and outrun in each.meaning)
             and not (each.trace_id in deleted | redacted and "another incarnation" in each.meaning)
             and not ((self.cut_short or each.trace_id in made) and each.meaning == HEADLESS)
             and not (each.trace_id in made and each.meaning.endswith("its deletion was interrupted"))
@@ -448,7 +457,10 @@ class Several(Looks):
         diverged = [each for each in report.traces if each.outcome == "diverged" and not self.in_memory]
         deleted = {each.trace for each in self.account.deeds if each.did == "delete"}
         assert all(each.trace_id in deleted for each in diverged), diverged
-        assert not report.problems, report.problems
+        problems = [each for each in report.problems if not self.failing or "was not done" not in each]
+        problems = [each for each in problems if not self.failing or "was done, and not answered" not in each]
+        self.cut_short = self.cut_short or problems != report.problems
+        assert not problems, problems
 
     async def pack(self, store: ArchiveStore, _: Step) -> None:
         self.packs += 1
@@ -508,12 +520,21 @@ def of_process(process: object) -> Context:
     return context
 
 
-def run(seed: int, steps: Sequence[Step], folder: Path, *, in_memory: bool) -> Several:
+def is_of_failed_call(error: BaseException | None) -> bool:
+    """Say whether an error comes of a call that chance let fail."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(is_of_failed_call, error.exceptions))
+    while error is not None and not isinstance(error, FailedCallError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def run(seed: int, steps: Sequence[Step], folder: Path, *, in_memory: bool, failing: float = 0.0) -> Several:
     """Take steps by the chances of a seed, and judge all that is left; raises what is wrong."""
     from several_end import end  # which looks at what is made here
 
     async def work(chance: random.Random) -> Several:
-        several = Several(folder, in_memory, chance)
+        several = Several(folder, in_memory, chance, failing)
         await several.begin()
         await asyncio.wait_for(several.run(steps, chance.choice([2, 3, 5])), 3600)
         await end(several)

@@ -16,7 +16,7 @@ from several import Several
 from several_steps import HERE, THERE
 from traceark.changes import Replay
 from traceark.errors import SpoolPendingWarning, TraceNotFoundError
-from traceark.layout import LOCK
+from traceark.layout import LOCK, LOST_FOUND
 from traceark.models import Event, GoalTree, JsonObject, Message, Trace
 from traceark.redacting import redact
 from traceark.storage.base import Storage
@@ -64,7 +64,11 @@ async def end(several: Several) -> None:
         await sums_up(store, trace, several.totals_are_set)
     told = account.history()
     assert not told, told[0]
-    if any(map(several.is_dead, several.deaths)) or (several.in_memory and several.chance.random() < 0.5):
+    if (
+        any(map(several.is_dead, several.deaths))
+        or several.failing
+        or (several.in_memory and several.chance.random() < 0.5)
+    ):
         # What is done after a writer died; and in memory `verify` is silent of nothing any more for being young.
         several.loop.now += 3600
         await here.refresh()
@@ -73,6 +77,9 @@ async def end(several: Several) -> None:
             # As `verify` says.
             with suppress(TraceNotFoundError):
                 await here.delete_trace(trace)
+    if several.failing:
+        await mended(several, here)
+        await mended(several, there)
     await whole(several, here)
     await whole(several, there)
     await moves(several, here, there)
@@ -100,6 +107,19 @@ async def whole(several: Several, store: ArchiveStore) -> None:
     """Verify that nothing is wrong, and nothing is left to mend."""
     found = several.amiss(await store.verify(deep=True))
     assert not found, found[0]
+
+
+async def mended(several: Several, store: ArchiveStore) -> None:
+    """Repair what is wrong, as `verify` advises: what was done and not answered may lie over a seal."""
+    wrong = {
+        each.trace_id for each in several.amiss(await store.verify(deep=True)) if "after it was sealed" in each.meaning
+    }
+    if wrong:
+        report = await store.repair(sorted(wrong), dry_run=False)
+        assert not several.amiss(report.left), report.to_json()
+        # Nobody wants what was moved away.
+        gone = await store.storage.list(LOST_FOUND)
+        await store.storage.delete(f"{LOST_FOUND}/{name}" for name in gone)
 
 
 async def sums_up(store: ArchiveStore, trace_id: str, totals_are_set: set[str]) -> None:

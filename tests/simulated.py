@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import pytest
 
 from profiles import THOROUGH
+from traceark.errors import StorageError
 from traceark.models import utc_now
 from traceark.spool import store as spooled
 from traceark.spool.background import Background
@@ -45,6 +46,10 @@ _BEGAN_AT, _EPOCH = 1_000.0, 1_700_000_000.0
 _ROUNDS, _LONG_SECONDS = 8, 60.0
 # Of which process a task is that goes on, and so is what it begins.
 PROCESS: ContextVar[object] = ContextVar("process", default=None)
+
+
+class FailedCallError(StorageError):
+    """What a call of a storage raised that chance let fail."""
 
 
 class _Selector(selectors.DefaultSelector):
@@ -70,6 +75,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         self.chance = chance
         self.dead: set[object] = set()
         self.locks: dict[LocalLock, object] = {}
+        # How many of the calls of a storage fail, before or after they are done: by chances of their own.
+        self.failing = 0.0
+        self.failures = random.Random(chance.getstate()[1][0])
         # What the dead would have gone on with; it is not to be cleared away, as if they did.
         self._left: list[object] = []
         selector = _Selector()
@@ -85,6 +93,10 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
         if drawn < 0.5:
             return 0.0
         return self.chance.expovariate(1.0) * (0.002 if drawn < 0.9 else 0.05 if drawn < 0.99 else 3.0)
+
+    def fails(self) -> bool:
+        """Say whether a call of a storage fails here."""
+        return self.failing > 0 and self.failures.random() < self.failing / 2
 
     def kill(self, process: object) -> None:
         """Let no task of a process go on from here, and give back its locks, as the system does."""
@@ -179,7 +191,13 @@ def simulated(seed: object, work: Callable[[random.Random], Coroutine[Any, Any, 
                 if name in vars(kind):
                     patch.setattr(kind, name, _slow(getattr(kind, name), loop))
         unnoticed: list[str] = []
-        loop.set_exception_handler(lambda _, told: unnoticed.append(f"{told['message']}: {told.get('exception')!r}"))
+
+        def unheard(_: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
+            # Of who was killed nobody waits for the answers.
+            if not (loop.dead and isinstance(told.get("exception"), FailedCallError)):
+                unnoticed.append(f"{told['message']}: {told.get('exception')!r}")
+
+        loop.set_exception_handler(unheard)
         try:
             answer = loop.run_until_complete(work(chance))
             if THOROUGH and loop.dead:
@@ -234,8 +252,12 @@ def _slow(real: Callable[..., Coroutine[Any, Any, Any]], loop: SimulatedLoop) ->
         if asyncio.get_running_loop() is not loop:
             return await real(self, *args, **options)
         await asyncio.sleep(loop.pause())
+        if loop.fails():
+            raise FailedCallError(f"{self.url}: {real.__name__} was not done")
         answer = await real(self, *args, **options)
         await asyncio.sleep(loop.pause())
+        if loop.fails():
+            raise FailedCallError(f"{self.url}: {real.__name__} was done, and not answered")
         return answer
 
     return call

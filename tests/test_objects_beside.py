@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from traceark.errors import DamagedTraceWarning, GoalNotFoundError, TraceNotFoundError
+from traceark.errors import DamagedTraceWarning, GoalNotFoundError, StorageError, TraceNotFoundError
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, trace_prefix
 from traceark.manifest import encode_manifest, sha256
 from traceark.models import Goal, Message, Trace
@@ -459,6 +459,47 @@ async def test_a_call_that_was_cancelled_before_it_looked_leaves_the_seal_of_who
         assert trace is not None and trace.task == "three"
         await one.close()
         assert await is_sealed(other)
+
+
+@pytest.mark.parametrize("what", ["a message", "a header"])
+async def test_the_manifest_over_what_a_failed_call_may_have_written_goes_with_its_store(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with stores() as (one, other):
+        await one.seal("t")
+        key = f"{PREFIX}/{MANIFEST}"
+        manifest = await one.storage.read(key)
+        await say(other, "between")
+        await other.flush()
+        create, replace = one.storage.create, one.storage.replace
+
+        async def failing(*_: str) -> dict[str, Entry]:
+            raise StorageError("the server is away")
+
+        async def created(name: str, data: bytes) -> str:
+            version = await create(name, data)
+            if name.startswith(f"{PREFIX}/messages/"):
+                await other.storage.create(key, manifest)  # by who had not seen it
+                monkeypatch.setattr(one.storage, "list", failing)
+            return version
+
+        async def replaced(name: str, data: bytes, version: str | None = None) -> str:
+            await replace(name, data, version)
+            await other.storage.create(key, manifest)
+            return str(await failing())
+
+        if what == "a message":
+            monkeypatch.setattr(one.storage, "create", created)
+            with pytest.raises(StorageError, match="away"):
+                await one.add_message(Message(trace_id="t", role="user", content="more"))
+        else:
+            monkeypatch.setattr(one.storage, "replace", replaced)
+            with pytest.raises(StorageError, match="away"):
+                await one.update_trace("t", task="two")
+        assert key in {f"{PREFIX}/{name}" for name in await other.storage.list(PREFIX)}
+        monkeypatch.undo()
+        await one.close()
+        assert key not in {f"{PREFIX}/{name}" for name in await other.storage.list(PREFIX)}
 
 
 async def test_a_header_that_was_put_just_before_a_manifest_that_does_not_tell_of_it_is_no_finding() -> None:

@@ -20,6 +20,7 @@ from profiles import SEED, tried
 from several import Several, of_process, run
 from several_steps import Step, drawn
 from simulated import SimulatedLoop, simulated
+from traceark.errors import StorageError
 from traceark.models import Json
 from traceark.requests import AppendEvent
 from traceark.storage.base import acquire
@@ -27,15 +28,17 @@ from traceark.storage.local import LocalStorage
 from traceark.store import ArchiveStore
 
 STEPS = 40
+# How many calls of an archive fail: about ten in a run.
+FAILING = 0.05
 # A seed is tried again with fewer steps so often at most.
 _TRIES = 60
 
 
-def fault(seed: int, steps: Sequence[Step], *, in_memory: bool) -> str | None:
+def fault(seed: int, steps: Sequence[Step], *, in_memory: bool, failing: float = 0.0) -> str | None:
     """Return what is wrong after some steps, or None."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            run(seed, steps, Path(folder), in_memory=in_memory)
+            run(seed, steps, Path(folder), in_memory=in_memory, failing=failing)
         except Exception as error:  # whatever it is, it is the fault
             return f"{type(error).__name__}: {error}"
     return None
@@ -56,15 +59,19 @@ def fewest(steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool]) -> li
     return left
 
 
-def judge(seed: int, *, in_memory: bool) -> None:
+def judge(seed: int, *, in_memory: bool, failing: float = 0.0) -> None:
     """Fail with the fewest steps where a seed does."""
     # What others write to a trace for minutes after it was deleted is not found by them where there are no locks.
     steps = [step for step in drawn(seed, STEPS) if step.kind != "remake" or not in_memory]
-    told = fault(seed, steps, in_memory=in_memory)
+
+    def wrong(steps: Sequence[Step]) -> str | None:
+        return fault(seed, steps, in_memory=in_memory, failing=failing)
+
+    told = wrong(steps)
     if told is not None:
-        left = fewest(steps, lambda fewer: fault(seed, fewer, in_memory=in_memory) is not None)
-        told = fault(seed, left, in_memory=in_memory) or told
-        where = "memory" if in_memory else "disk"
+        left = fewest(steps, lambda fewer: wrong(fewer) is not None)
+        told = wrong(left) or told
+        where = "failing" if failing else "memory" if in_memory else "disk"
         shown = "\n  ".join(map(str, left))
         pytest.fail(f"{where}, seed {seed}: {told}\nwith these steps:\n  {shown}", pytrace=False)
 
@@ -77,6 +84,11 @@ def test_several_stores_on_a_disk_lose_nothing(seed: int) -> None:
 @pytest.mark.parametrize("seed", [SEED * 10_000 + at for at in range(tried(1, 200, 1_000))])
 def test_several_stores_in_memory_lose_nothing(seed: int) -> None:
     judge(seed, in_memory=True)
+
+
+@pytest.mark.parametrize("seed", [SEED * 10_000 + at for at in range(tried(1, 100, 1_000))])
+def test_several_stores_of_which_calls_fail_lose_nothing(seed: int) -> None:
+    judge(seed, in_memory=True, failing=FAILING)
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
@@ -96,6 +108,20 @@ def test_an_event_that_is_acknowledged_early_is_found(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(ArchiveStore, "append_event", append_event)
     assert any(fault(seed, drawn(seed, 15, ("tell", "read")), in_memory=False) for seed in (0, 6, 7, 14))
+
+
+def test_an_error_that_is_swallowed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ArchiveStore.append_event
+
+    async def append_event(self: ArchiveStore, trace_id: str, event_type: str, payload: Json = None) -> int:
+        try:
+            return await real(self, trace_id, event_type, payload)
+        except StorageError:
+            return 1
+
+    monkeypatch.setattr(ArchiveStore, "append_event", append_event)
+    only = ("tell", "read")
+    assert any(fault(seed, drawn(seed, STEPS, only), in_memory=True, failing=0.1) for seed in range(5))
 
 
 def test_what_a_thread_would_do_may_run_a_loop_of_its_own() -> None:
@@ -143,5 +169,6 @@ def test_the_fewest_steps_are_found() -> None:
 
 if __name__ == "__main__":
     for number in sys.argv[2:]:
-        judge(int(number), in_memory=sys.argv[1] == "memory")
+        failing = FAILING if sys.argv[1] == "failing" else 0.0
+        judge(int(number), in_memory=sys.argv[1] != "disk", failing=failing)
         print(f"seed {number}: nothing is wrong")

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from traceark.errors import StorageError
 from traceark.folding import Folding, writer_in_parts
+from traceark.headers import Header
 from traceark.layout import HEADER, LOGS, MANIFEST, LogName, SegmentName
 from traceark.log import Tail
-from traceark.publishing import take_late_manifest
+from traceark.publishing import put, take_late_manifest
 from traceark.reading import is_still
 from traceark.requests import Staged
 from traceark.storage.base import (
@@ -59,8 +60,10 @@ class ObjectWriter(LogWriter):
         self._appended_at = -_KNOWLEDGE_SECONDS
         # The last record of each log that this writer surely wrote; in an empty log none is its own.
         self._own = dict.fromkeys(LOGS, _UNSURE)
-        # The headers that were put since the trace was looked at.
+        # The headers that were put since the trace was looked at, and in which version, if that was told.
         self._put: dict[str, tuple[str, bytes]] = {}
+        # Whether an object may be in a log that was not looked at since.
+        self._is_overdue = False
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
@@ -112,6 +115,7 @@ class ObjectWriter(LogWriter):
         except BaseException:  # also a cancelled one
             # Whether it is in the log will turn out; what follows must not be taken for it.
             self._trace.writer_id = secrets.token_hex(4)
+            self._is_overdue = True
             raise
         return version
 
@@ -139,27 +143,57 @@ class ObjectWriter(LogWriter):
         known = self._trace.entries.get(name)
         return known is not None and entries[name].version == known.version
 
-    def put(self, name: str, version: str, data: bytes) -> None:
+    async def put(self, name: str, data: bytes, known: str | None) -> str:
+        try:
+            version = await put(self._storage, f"{self._trace.prefix}/{name}", data, known)
+        except VersionMismatchError:
+            raise
+        except BaseException:  # also a cancelled one
+            self._put[name] = "", data  # it may be there
+            raise
         self._put[name] = version, data
+        return version
 
     def looked(self) -> None:
         self._put.clear()
+        self._is_overdue = False
 
     async def look_again(self) -> None:
         trace, put = self._trace, self._put
-        if not put:
+        if not put and not self._is_overdue:
             return
         entries = await self._storage.list(trace.prefix)
         if not await self._is_there(entries):
-            put.clear()
+            self.looked()
             raise VersionMismatchError(f"{trace.prefix} was replaced meanwhile")
-        # Who replaced one since knew it, and looks for himself.
-        still = {
-            name: data for name, (version, data) in put.items() if name in entries and entries[name].version == version
-        }
-        if MANIFEST in entries and still:
-            await take_late_manifest(self._storage, trace.prefix, entries[MANIFEST].version, still)
-        put.clear()
+        if MANIFEST in entries:
+            # Who replaced one since knew it, and looks for himself.
+            still = {
+                name: data for name, (version, data) in put.items() if await self._is_as_put(name, version, entries)
+            }
+            if still:
+                await take_late_manifest(self._storage, trace.prefix, entries[MANIFEST].version, still)
+            if self._is_overdue and not await self._is_exact(entries):
+                await self._storage.delete_unchanged({f"{trace.prefix}/{MANIFEST}": entries[MANIFEST].version})
+        self.looked()
+
+    async def _is_as_put(self, name: str, version: str, entries: Mapping[str, Entry]) -> bool:
+        """Say whether a header that was listed is the one that was put, perhaps without an answer."""
+        if name not in entries:
+            return False
+        if version:
+            return entries[name].version == version
+        data, now = await self._storage.read_versioned(f"{self._trace.prefix}/{name}")
+        return data == self._put[name][1] and now == entries[name].version
+
+    async def _is_exact(self, entries: Mapping[str, Entry]) -> bool:
+        """Say whether the logs that were listed hold what the header beside them says, or may."""
+        what = f"{self._trace.prefix}/{HEADER}"
+        data, version = await self._storage.read_versioned(what)
+        if version != entries[HEADER].version:
+            return True  # who put it looks
+        header = Header.decode(data, what)
+        return header.checkpoint.is_exact({name: each.size for name, each in entries.items()}, header.incarnation)
 
     async def _ours(self, key: str, data: bytes, log: LogName, first: int, error: StorageError) -> str:
         """Return the version of a creation whose answer was lost; refuse one that another writer won."""
@@ -183,9 +217,8 @@ class ObjectWriter(LogWriter):
     async def settle(self) -> None:
         await self._folding.settle()
         with suppress(VersionMismatchError):
-            await self.look_again()  # for who was cancelled before
+            await self.look_again()  # for who was cancelled before, or failed
 
     def reset(self) -> None:
         self._known_at = -_KNOWLEDGE_SECONDS
         self._own = dict.fromkeys(LOGS, _UNSURE)
-        self._put.clear()

@@ -21,7 +21,6 @@ from traceark.headers import Changes, Header, TreeFile
 from traceark.knowledge import KnownTrace
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, LogName
 from traceark.log import LogRead
-from traceark.publishing import put
 from traceark.requests import KnownMessage, Request, Staged
 from traceark.stats import totals_of, with_stats
 from traceark.storage.base import Entry, Lock, Storage, SyncFailedError, VersionMismatchError
@@ -348,9 +347,8 @@ class OpenTrace(KnownTrace):
         await self.reopen()
         self._writer.changed()
         known = self.entries.get(name)
-        version = await put(self.storage, f"{self.prefix}/{name}", data, known.version if known is not None else None)
+        version = await self._writer.put(name, data, known.version if known is not None else None)
         self.entries[name] = Entry(len(data), version, 0.0)
-        self._writer.put(name, version, data)
         self.touched = True
 
     async def publish_checkpoint(self) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from traceark.errors import StorageError, TraceNotFoundError
 from traceark.layout import HEADER, LOCK, LOGS, TRACES, LogName, SegmentName
 from traceark.log import Tail
+from traceark.publishing import put
 from traceark.requests import Staged
 from traceark.storage.base import Appender, AppendStorage, Entry, KeyMissingError, Lock, acquire
 
@@ -72,8 +73,9 @@ class LogWriter(ABC):
     async def make_lasting(self) -> None:
         """Bring all that is there to stable storage, whoever wrote it; under the lock."""
 
-    def put(self, name: str, version: str, data: bytes) -> None:
-        """Hear of a header that was put, and the version that it has."""
+    @abstractmethod
+    async def put(self, name: str, data: bytes, known: str | None) -> str:
+        """Put a header over the version that is known, and return its new one; raises as `publishing.put`."""
 
     async def look_again(self) -> None:
         """Take away the manifest of who had not seen what was put; a `VersionMismatchError` says that it is void."""
@@ -357,6 +359,9 @@ class FileWriter(LogWriter):
 
     async def sync_logs(self) -> None:
         await self._sync_all([segment for segment in self._segments.values() if segment.unsynced])
+
+    async def put(self, name: str, data: bytes, known: str | None) -> str:
+        return await put(self._storage, f"{self._trace.prefix}/{name}", data, known)
 
     async def anchor(self) -> None:
         if self._syncs and not self._is_anchored:
