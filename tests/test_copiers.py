@@ -86,12 +86,12 @@ class Copying:
         frames = [cut(self.source.frames, self.choose)] if self.copier.frozen else self.source.frames
         now = self.choose.randrange(len(frames))
         span = self.choose.choice((1, 1, 1, 2, 5, 20, len(frames) // 4 + 1))
-        listed = set(frames[now])
+        listed = sorted(frames[now])
         steps: list[tuple[str, str]] = [("copy", name) for name in listed]
         self.choose.shuffle(steps)
         if self.choose.random() < 0.3:
             steps.sort()
-        gone = [("delete", name) for name in self.target.keys() - listed]
+        gone = [("delete", name) for name in sorted(self.target.keys() - set(listed))]
         self.choose.shuffle(gone)
         if self.copier.deletes == "before":
             steps = gone + steps

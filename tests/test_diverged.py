@@ -7,7 +7,8 @@ import itertools
 import re
 import shutil
 import warnings
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from traceark.errors import DamagedTraceError, DamagedTraceWarning, DivergedTrac
 from traceark.folding import build_part
 from traceark.layout import HEADER, trace_prefix
 from traceark.models import Goal, Message, Trace
+from traceark.reading import retrying
 from traceark.storage import storage_for
 from traceark.storage.local import LocalStorage
 from traceark.storage.memory import MemoryStorage
@@ -414,3 +416,18 @@ async def test_what_a_copy_of_a_compacted_segment_has_more_is_counted(
     assert trace is not None
     assert (trace.total_messages, trace.last_event_id) == (3, 3)
     await writer.close()
+
+
+async def test_what_parts_once_is_read_again_and_what_parts_twice_is_told() -> None:
+    tries: list[str] = []
+
+    async def read(told: Sequence[str]) -> int:
+        tries.append(told[len(tries)])
+        if tries[-1]:
+            raise DivergedTraceError(tries[-1])
+        return len(tries)
+
+    assert await retrying("t", partial(read, ["they part at 5", "they part at 7", ""])) == 3
+    tries.clear()
+    with pytest.raises(DivergedTraceError, match="at 7"):
+        await retrying("t", partial(read, ["they part at 5", "they part at 7", "they part at 7", ""]))

@@ -10,7 +10,7 @@ from typing import TypeVar
 from traceark.codec.malformed import stated
 from traceark.codec.parquet import PartInfo, PartRecord
 from traceark.codec.parts import read_message, read_messages
-from traceark.errors import CorruptFileError, IncompleteTraceError, StorageError
+from traceark.errors import CorruptFileError, DivergedTraceError, IncompleteTraceError, StorageError
 from traceark.headers import Header, TreeFile, as_read
 from traceark.layout import GOAL_TREE, HEADER, MANIFEST, TRACES, LogName, trace_id_of
 from traceark.log import LogRead, WholePart, read_log, whole_part
@@ -212,7 +212,8 @@ async def retrying(trace_id: str, read: Callable[[], Awaitable[Answer]]) -> Answ
     """Run a reading that lists first, again when files came or went in between.
 
     A header that is read may be newer than the listing; what lacks the same offsets twice, as of the same header, lacks
-    them.
+    them. And an object may have been folded since, and its name taken by a writer who came too late: what parts at the
+    same offset twice is of two sides.
     """
     lacking = ("", "")
     for attempt in range(_ATTEMPTS):
@@ -225,6 +226,10 @@ async def retrying(trace_id: str, read: Callable[[], Awaitable[Answer]]) -> Answ
             if attempt == _ATTEMPTS - 1 or (str(error), error.as_of) == lacking:
                 raise
             lacking = str(error), error.as_of
+        except DivergedTraceError as error:
+            if attempt == _ATTEMPTS - 1 or (str(error), "") == lacking:
+                raise
+            lacking = str(error), ""
     raise AssertionError
 
 

@@ -12,7 +12,7 @@ from traceark.errors import CorruptFileError, IncompleteTraceError, StorageError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.lifecycle import versions
-from traceark.log import log_names, read_log
+from traceark.log import LogRead, log_names, read_log
 from traceark.manifest import decode_manifest, sha256
 from traceark.reading import StoredTrace, why_unreadable
 from traceark.storage.base import Entry, KeyMissingError, Storage
@@ -166,18 +166,23 @@ class Side:
         parsed = [parse_log_name(name) for name in log_names(self.entries, log)]
         parts = [each for each in parsed if isinstance(each, PartName) and each.incarnation == self.header.incarnation]
         last = max((each.last for each in parts), default=0)
-        read = await read_log(
+        read = await self._read(log, last)
+        if read.damaged:
+            read = await self._read(log, 0)  # what a part that does not count held must lie elsewhere
+        return read.runs
+
+    async def _read(self, log: LogName, after: int) -> LogRead:
+        return await read_log(
             self.storage,
             self.prefix,
             log,
             self.header.incarnation,
             self.entries,
             self.parts,
-            after=last,
+            after=after,
             as_listed=True,
             kept=self.kept,
         )
-        return read.runs
 
     def stored(self) -> StoredTrace:
         """Return it for reading."""
