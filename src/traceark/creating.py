@@ -183,13 +183,18 @@ class ObjectWriter(LogWriter):
             return False
         if version:
             return entries[name].version == version
-        data, now = await self._storage.read_versioned(f"{self._trace.prefix}/{name}")
-        return data == self._put[name][1] and now == entries[name].version
+        with suppress(KeyMissingError):  # gone with the trace
+            data, now = await self._storage.read_versioned(f"{self._trace.prefix}/{name}")
+            return data == self._put[name][1] and now == entries[name].version
+        return False
 
     async def _is_exact(self, entries: Mapping[str, Entry]) -> bool:
         """Say whether the logs that were listed hold what the header beside them says, or may."""
         what = f"{self._trace.prefix}/{HEADER}"
-        data, version = await self._storage.read_versioned(what)
+        try:
+            data, version = await self._storage.read_versioned(what)
+        except KeyMissingError:
+            return True  # gone with the trace
         if version != entries[HEADER].version:
             return True  # who put it looks
         header = Header.decode(data, what)

@@ -33,7 +33,7 @@ class StoredTrace:
     """The files of one trace at one listing.
 
     `ends` bounds what is read of each log: records past it are not durable yet. `as_listed` bounds it by the files'
-    sizes in the listing.
+    sizes in the listing, and `kept` gets the segments that are read.
     """
 
     storage: Storage
@@ -45,6 +45,7 @@ class StoredTrace:
     ends: Mapping[LogName, int] | None = None
     places: Places | None = None
     as_listed: bool = False
+    kept: dict[str, bytes] | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -62,9 +63,9 @@ class StoredTrace:
         is_at_end = self.ends is None or dict(self.ends) == dict(checkpoint.ends)
         return MANIFEST in self.entries and is_at_end and checkpoint.is_exact(self.sizes, self.header.incarnation)
 
-    async def log(self, log: LogName, *, after: int = 0, columns: list[str] | None = None) -> LogRead:
-        """Read a log from behind an offset."""
-        found = await read_log(
+    async def read(self, log: LogName, *, after: int = 0, columns: list[str] | None = None) -> LogRead:
+        """Read what there is of a log behind an offset, whatever the header says of it."""
+        return await read_log(
             self.storage,
             self.prefix,
             log,
@@ -75,7 +76,12 @@ class StoredTrace:
             columns=columns,
             places=self.places,
             as_listed=self.as_listed,
+            kept=self.kept,
         )
+
+    async def log(self, log: LogName, *, after: int = 0, columns: list[str] | None = None) -> LogRead:
+        """Read a log from behind an offset."""
+        found = await self.read(log, after=after, columns=columns)
         if self.ends is not None and found.end > self.ends[log]:
             found.records = [row for row in found.records if row.offset <= self.ends[log]]
             found.end = self.ends[log]

@@ -195,9 +195,7 @@ class Copying:
         _look_at_directory(here)
         manifest = read_plain(f"{here}/{MANIFEST}")
         hashes = decode_manifest(manifest, f"{key}/{MANIFEST}")
-        logs = _logs(hashes)
-        for log in logs:
-            _look_at_directory(f"{here}/{log}")
+        _look_at_names(hashes)
         if _ends(here) != ends_of(hashes):
             raise _NotPlainError
         make_directory(there, self.mode)
@@ -231,19 +229,16 @@ class Copying:
         return len(data)
 
 
-def _logs(names: Iterable[str]) -> set[str]:
-    """Return the logs that files of a sealed trace are in; raise where one is no such file's name."""
-    found: set[str] = set()
+def _look_at_names(names: Iterable[str]) -> None:
+    """Raise where one is no name of a file of a sealed trace, or the header's is missing."""
     has_header = False
     for name in names:
         log, separator, file = name.partition("/")
         if separator:
             if log not in LOGS or "/" in file or file in _OUTSIDE:
                 raise _NotPlainError
-            found.add(log)
         elif name not in (HEADER, GOAL_TREE):
             raise _NotPlainError
         has_header |= name == HEADER
     if not has_header:
         raise _NotPlainError
-    return found

@@ -26,7 +26,9 @@ from traceark.sync.sides import reading
 
 # What says all of a sealed trace whose logs end where these say.
 PROOFS = (MANIFEST, HEADER, GOAL_TREE)
-PART_ENDING = ".parquet"
+_PART_ENDING = ".parquet"
+# By log, the name of the part that ends it; none where there is no part.
+Ends = list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +60,12 @@ class Listing:
             return await self.storage.read(f"{trace_prefix(trace_id)}/{name}")
 
 
-# By log, the name of the part that ends it; none where there is no part.
-Ends = list[str]
-
-
 def ends_of(names: Iterable[str]) -> Ends | None:
     """Return where the logs end by the names of a trace's files; None where they hold more than their parts."""
     ends: Ends = []
     for log in LOGS:
         files = log_names(names, log)
-        if len(files) == 1 and files[0].endswith(PART_ENDING):
+        if len(files) == 1 and files[0].endswith(_PART_ENDING):
             ends += files  # as nearly always
             continue
         parsed = {name: parse_log_name(name) for name in files}

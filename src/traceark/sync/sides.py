@@ -12,9 +12,9 @@ from traceark.errors import CorruptFileError, IncompleteTraceError, StorageError
 from traceark.headers import Header, TreeFile
 from traceark.layout import GOAL_TREE, HEADER, LOGS, MANIFEST, LogName, PartName, parse_log_name, trace_prefix
 from traceark.lifecycle import versions
-from traceark.log import LogRead, log_names, read_log
+from traceark.log import log_names
 from traceark.manifest import decode_manifest, sha256
-from traceark.reading import StoredTrace, why_unreadable
+from traceark.reading import StoredTrace, is_still, why_unreadable
 from traceark.storage.base import Entry, KeyMissingError, Storage
 from traceark.sync.compare import Content, Copy
 
@@ -166,28 +166,23 @@ class Side:
         parsed = [parse_log_name(name) for name in log_names(self.entries, log)]
         parts = [each for each in parsed if isinstance(each, PartName) and each.incarnation == self.header.incarnation]
         last = max((each.last for each in parts), default=0)
-        read = await self._read(log, last)
+        stored = self.stored()
+        read = await stored.read(log, after=last)
         if read.damaged:
-            read = await self._read(log, 0)  # what a part that does not count held must lie elsewhere
+            read = await stored.read(log)  # what a part that does not count held must lie elsewhere
         return read.runs
-
-    async def _read(self, log: LogName, after: int) -> LogRead:
-        return await read_log(
-            self.storage,
-            self.prefix,
-            log,
-            self.header.incarnation,
-            self.entries,
-            self.parts,
-            after=after,
-            as_listed=True,
-            kept=self.kept,
-        )
 
     def stored(self) -> StoredTrace:
         """Return it for reading."""
         return StoredTrace(
-            self.storage, self.trace_id, self.prefix, self.entries, self.header, self.parts, as_listed=True
+            self.storage,
+            self.trace_id,
+            self.prefix,
+            self.entries,
+            self.header,
+            self.parts,
+            as_listed=True,
+            kept=self.kept,
         )
 
 
@@ -210,8 +205,12 @@ async def look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | No
                 return side
         while True:
             side = await _look(storage, trace_id, None)
-            # What proves itself by its manifest is whole; of anything else the files must be the header's.
-            if side is None or side.manifest is not None or await _is_there_still(side):
+            if side is None or side.manifest is not None:
+                return side  # what proves itself by its manifest is whole
+            now = await storage.list(side.prefix)
+            side.is_still = side.is_of_one_moment and versions(now) == versions(side.entries)
+            # Of anything else the files must be the header's: the trace may have been replaced between the two.
+            if side.is_still or await is_still(storage, side.prefix, side.header.incarnation):
                 return side
 
 
@@ -227,18 +226,6 @@ async def look_at_once(storage: Storage, trace_id: str, listed: Mapping[str, Ent
             break
         side = await look(storage, trace_id)
     return side
-
-
-async def _is_there_still(side: Side) -> bool:
-    """Say whether a trace was not replaced by another incarnation, between its header and its listing."""
-    now = await side.storage.list(side.prefix)
-    side.is_still = side.is_of_one_moment and versions(now) == versions(side.entries)
-    if side.is_still:
-        return True
-    data = await _read_if_there(side.storage, f"{side.prefix}/{HEADER}")
-    if data is None or data == side.header_data:
-        return data is not None
-    return Header.decode(data, f"{side.prefix}/{HEADER}").incarnation == side.header.incarnation
 
 
 async def _look(storage: Storage, trace_id: str, listed: Mapping[str, Entry] | None) -> Side | None:
